@@ -1,0 +1,51 @@
+# `make demo` and `make test` do all the set-up they need; the first time takes some minutes.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+STAMP := .venv/.installed
+DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check unit wheel-test clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: $(STAMP) ## compare methods on a tiny embedded model and write a report, in some minutes
+	$(BIN)/agentopd compare configs/quickstart.yaml --out $(DEMO)
+	@echo "The report: $(DEMO)/report.html"
+
+test: check wheel-test unit ## everything that must pass
+
+check: $(STAMP) ## lint and types
+	$(BIN)/ruff check --quiet
+	$(BIN)/pyright
+
+unit: $(STAMP) ## the tests that need no GPU
+	$(BIN)/pytest -q -m "not gpu"
+
+# The archives must hold what stands behind the links: the source archive is built, the wheel from
+# it, and what the wheel installs is compared with the tree and imported from elsewhere.
+wheel-test: $(STAMP) ## build the wheel and import it elsewhere
+	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
+	$(BIN)/python -m build --outdir "$$tmp" . > "$$tmp/log" 2>&1 || { cat "$$tmp/log"; exit 1; }; \
+	$(PIP) install --no-deps --no-compile --target "$$tmp/site" "$$tmp"/*.whl; \
+	find -L agentopd -type f ! -name '*.pyc' | LC_ALL=C sort > "$$tmp/tree"; \
+	(cd "$$tmp/site" && find agentopd -type f | LC_ALL=C sort) > "$$tmp/wheel"; \
+	diff "$$tmp/tree" "$$tmp/wheel" || { echo "the wheel (>) differs from the tree (<)"; exit 1; }; \
+	python=$$PWD/$(BIN)/python; cd "$$tmp"; PYTHONPATH="$$tmp/site" "$$python" -c "import agentopd, \
+	agentopd.envs.sokoban.env, agentopd.teachers as last; \
+	assert last.__file__.startswith('$$tmp'), last.__file__"; \
+	echo "the wheel is whole"
+
+# Constrained torch first, by itself: nothing else gets to choose its build.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) install -c constraints.txt torch
+	$(PIP) install -c constraints.txt -e ".[dev]"
+	@touch $@
+
+clean: ## remove build products and caches; runs/ and .venv/ stay
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

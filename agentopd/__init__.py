@@ -1,0 +1,7 @@
+"""On-policy distillation of language-model agents in multi-turn text environments."""
+
+from agentopd.env import Text, TextEnv, make, parse_action, register
+
+__all__ = ["Text", "TextEnv", "make", "parse_action", "register"]
+
+register("agentopd/Sokoban-v0", "agentopd.envs.sokoban.env:Sokoban")

@@ -1,0 +1,1 @@
+"""The checks of `agentopd.check.check_env`: form, repeatability and play."""

@@ -1,0 +1,167 @@
+"""Checks by playing: unreadable answers, the oracle, what the student gets to see, the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import gymnasium
+
+from agentopd.checks.subject import (
+    PATIENCE,
+    Finding,
+    Findings,
+    Subject,
+    as_action,
+    attempt,
+    by_oracle,
+    short,
+    steps,
+    turn_limit,
+    words,
+)
+
+_TELLING = 12
+"""Characters from which a text that turns up in an observation is no coincidence."""
+_UNREADABLE = ("", "\x00", "x" * 20_000, "<action>", "<think>never closed")
+_ODD = as_action("\u221a \U0001f642 \u05d0\u0301 \u202e")
+"""Perhaps an action somewhere, but nothing an environment may stumble over."""
+_TOLD_LATER = ("feedback", "oracle")
+_TOLD_FIRST = ("oracle", "reference", "guide")
+
+
+def unreadable(subject: Subject) -> Findings:
+    """An answer that cannot be read is flagged, raises nothing and ends nothing."""
+    for action in (*_UNREADABLE, _ODD):
+        env = subject.build()
+        env.reset(seed=0)
+        result, failure = attempt(env, action)
+        if failure:
+            yield failure
+            return
+        _, _, terminated, truncated, info = result
+        if info["action_valid"]:
+            if action != _ODD:
+                message = (
+                    f"step({short(action)}) counts as valid: set info['action_valid'] to False "
+                    "where no action can be read from the answer"
+                )
+                yield Finding("error", "unreadable-valid", message)
+                return
+        elif terminated or (truncated and turn_limit(env) != 1):
+            yield _ends(f"step({short(action)}), an answer that cannot be read, ends the episode")
+            return
+
+
+def end(subject: Subject) -> Findings:
+    """With unreadable answers alone the episode ends at the limit, neither before nor after."""
+    env = subject.build()
+    limit = turn_limit(env)
+    _, info = env.reset(seed=0)
+    turns, over, lost = 0, False, False
+    for _, result in steps(env, info, lambda turn, info: _UNREADABLE[0], PATIENCE):
+        turns, over, lost = turns + 1, result[2] or result[3], result[2]
+    if limit and turns > limit:
+        message = (
+            f"the episode took {turns} turns or more, its limit is {limit}: truncate it there, and "
+            "count the turns whose answer cannot be read too"
+        )
+        yield Finding("error", "turn-limit", message)
+    elif not over:
+        if not limit:
+            message = (
+                f"after {turns} unreadable answers the episode still goes on: set max_turns and "
+                "return truncated=True when it is reached"
+            )
+            yield Finding("warning", "endless", message)
+    elif limit and turns < limit:
+        yield _ends(f"{turns} answers that cannot be read end the episode")
+    elif lost and not limit:
+        # Perhaps it is the time that ran out: without a declared limit nobody can tell.
+        yield _ends(f"{turns} answers that cannot be read lose the episode", "warning")
+
+
+def _ends(what: str, level: Literal["error", "warning"] = "error") -> Finding:
+    message = (
+        f"{what}: let them cost a turn each, truncate at max_turns, and terminate only where the "
+        "task itself is over"
+    )
+    return Finding(level, "unreadable-ends", message)
+
+
+def oracle(subject: Subject) -> Findings:
+    """Following the oracle solves every task."""
+    plans = {
+        seed: subject.build().reset(seed=seed)[1].get("oracle") for seed in range(subject.seeds)
+    }
+    planned = [seed for seed, plan in plans.items() if plan]
+    if not planned:
+        message = (
+            "no task has info['oracle'], so a teacher cannot be told the next actions: set it to "
+            "the best actions from the current state, separated by spaces, if they are known"
+        )
+        yield Finding("warning", "no-oracle", message)
+    failed = [
+        seed
+        for seed in planned
+        if not any(_follow(subject.build(), seed, split) for split in (words, _lines, _whole))
+    ]
+    if failed:
+        message = (
+            f"following info['oracle'] fails on {len(failed)} of {len(planned)} seeds, first on "
+            f"seed {failed[0]} with {short(plans[failed[0]])}: after every step it has to hold the "
+            "actions, in order, that solve the task from there within the turns that are left"
+        )
+        yield Finding("error", "oracle", message)
+
+
+def _follow(env: gymnasium.Env[str, str], seed: int, split: Callable[[Any], list[str]]) -> bool:
+    """Whether the first action of each oracle leads to success.
+
+    A step without an oracle goes on with the rest of the last one.
+    """
+    plan = split(env.reset(seed=seed)[1].get("oracle"))
+    for _ in range(PATIENCE):
+        if not plan:
+            return False
+        _, _, terminated, truncated, info = env.step(as_action(plan[0]))
+        if info["success"] or terminated or truncated:
+            return info["success"]
+        plan = split(info["oracle"]) if info.get("oracle") else plan[1:]
+    return False
+
+
+def _lines(text: Any) -> list[str]:
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def _whole(text: Any) -> list[str]:
+    return [text]
+
+
+def told(subject: Subject) -> Findings:
+    """What only the teacher may know does not stand in what the student reads.
+
+    Words that an unreadable answer earns may: the student is told what was wrong with it.
+    """
+    found: dict[str, tuple[str, int]] = {}
+    for seed in subject.few:
+        env = subject.build()
+        observation, first = env.reset(seed=seed)
+        rules = getattr(env.unwrapped, "system_prompt", "") or ""
+        read = [(observation + "\0" + rules, {key: first.get(key) for key in _TOLD_FIRST})]
+        for _, result in steps(env, first, by_oracle, PATIENCE):
+            if result[4]["action_valid"]:
+                secrets = {key: result[4].get(key) for key in _TOLD_LATER}
+                read.append((result[0], secrets | {"reference": first.get("reference")}))
+        for text, secrets in read:
+            for key, secret in secrets.items():
+                if isinstance(secret, str) and len(secret) >= _TELLING and secret in text:
+                    found[key] = secret, found.get(key, ("", 0))[1] + 1
+    for key, (secret, count) in found.items():
+        message = (
+            f"info[{key!r}] stands word for word in {count} texts that the student reads "
+            f"({short(secret)}): leave it out of observations and system_prompt, or out of info"
+        )
+        # Feedback that everybody hears is no lead for the teacher, but it gives nothing away.
+        yield Finding("warning" if key == "feedback" else "error", "told-to-student", message)

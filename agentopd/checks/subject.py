@@ -1,0 +1,142 @@
+"""What every check shares: the environment under test, ways to play it, what is found."""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal
+
+import gymnasium
+
+from agentopd.env import Info, make
+
+TURNS = 6
+"""Turns of an episode that is compared with another."""
+PATIENCE = 1_000
+"""Turns after which an episode counts as endless."""
+_FEW = 5
+_GUESSES = ("up", "1", "a", "help")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: an `error` breaks training, a `warning` wastes some of it.
+
+    `name` is short and stable; `message` says what is wrong and what to change.
+    """
+
+    level: Literal["error", "warning"]
+    name: str
+    message: str
+
+
+Findings = Iterator[Finding]
+Step = tuple[Any, Any, Any, Any, Info]
+Choose = Callable[[int, Info], str]
+"""The answer to give in a turn, from its number and the last `info`."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The environment under test."""
+
+    spec: str
+    options: Mapping[str, Any]
+    seeds: int
+
+    def build(self) -> gymnasium.Env[str, str]:
+        """A fresh instance."""
+        return make(self.spec, self.options)
+
+    @property
+    def few(self) -> range:
+        """Seeds for the checks that play several episodes of each."""
+        return range(min(self.seeds, _FEW))
+
+
+@dataclass
+class Caught:
+    """Keeps what the environment's own code raised: a check reports it and goes on."""
+
+    error: Exception | None = field(default=None, init=False)
+
+    def __enter__(self) -> Caught:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> bool:
+        self.error = error if isinstance(error, Exception) else None
+        return self.error is not None
+
+    @property
+    def said(self) -> str:
+        """The error, and the line that raised it."""
+        assert self.error is not None
+        where = traceback.extract_tb(self.error.__traceback__)[-1]
+        name = os.path.basename(where.filename)
+        return f"{type(self.error).__name__}: {self.error} ({name}, line {where.lineno})"
+
+
+def steps(
+    env: gymnasium.Env[str, str], info: Info, choose: Choose, bound: int
+) -> Iterator[tuple[str, Step]]:
+    """Actions and results from the reset that gave `info`, to the end or `bound` turns."""
+    for turn in range(bound):
+        action = choose(turn, info)
+        result = env.step(action)
+        yield action, result
+        if result[2] or result[3]:
+            return
+        info = result[4]
+
+
+def by_oracle(turn: int, info: Info) -> str:
+    """The first word of the oracle as an action; a guess where there is no oracle."""
+    planned = words(info.get("oracle"))
+    return as_action(planned[0] if planned else _GUESSES[turn % len(_GUESSES)])
+
+
+def probe(turn: int, info: Info) -> str:
+    """By the oracle and unreadable in turns, to see both ways through `step`."""
+    return "" if turn % 2 else by_oracle(turn, info)
+
+
+def as_action(text: str) -> str:
+    """`text` as a model would give it."""
+    return f"<action>{text}</action>"
+
+
+def words(text: Any) -> list[str]:
+    """The single actions of an oracle written in one line."""
+    return [w for w in re.split(r"[\s,;|]+", text) if w] if isinstance(text, str) else []
+
+
+def turn_limit(env: gymnasium.Env[str, str]) -> int | None:
+    """The number of turns the environment declares, or was registered with."""
+    declared = getattr(env.unwrapped, "max_turns", None)
+    return declared or (env.spec.max_episode_steps if env.spec else None)
+
+
+def attempt(env: gymnasium.Env[str, str], action: str) -> tuple[Any, Finding | None]:
+    """What `step` returned, or what is wrong with it if it raised."""
+    result = None
+    with Caught() as caught:
+        result = env.step(action)
+    if not caught.error:
+        return result, None
+    message = (
+        f"step({short(action)}) raised {caught.said}; an action that cannot be read costs a turn: "
+        'set info["action_valid"] to False and say in the observation what is wrong'
+    )
+    return result, Finding("error", "action-raises", message)
+
+
+def short(value: Any) -> str:
+    """`value` for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,246 @@
+"""The configuration of a run: a YAML file, a method's row, and `key=value` overrides, in that order of precedence.
+
+Importing this module makes every built-in part known by its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+
+import agentopd.signal.rubrics
+import agentopd.teachers.external  # noqa: F401  (imported for the kinds they define)
+from agentopd.model import ModelSettings
+from agentopd.parts import Settings, closest
+from agentopd.privilege.sources import SkillSummary, Source
+from agentopd.rollout.policies import EnvSettings, Rollout, StudentRollout
+from agentopd.signal.divergences import Divergence, ReverseKL
+from agentopd.signal.mix import DistilOnly, Mix
+from agentopd.signal.schedules import Schedule
+from agentopd.signal.units import TokenUnit, Unit
+from agentopd.signal.weights import Weight
+from agentopd.teacher import Teacher
+from agentopd.teachers.copies import FrozenTeacher
+from agentopd.view import SystemView, ViewBuilder
+
+FOLDER = Path(__file__).parent / "configs"
+AXES = ("rollout", "privilege", "view", "teacher", "unit", "divergence", "weight", "mix", "schedule")
+
+
+_DEFAULT_KINDS = {
+    "rollout": "student",
+    "view": "system",
+    "teacher": "frozen",
+    "unit": "token",
+    "divergence": "reverse_kl",
+    "mix": "distil",
+}
+
+
+class ConfigError(ValueError):
+    """A configuration cannot be used; the message is for the person who wrote it."""
+
+
+class LearnerSettings(Settings):
+    """The optimizer, and how much is learnt at once.
+
+    Args:
+        clip: the gradient's norm is clipped to this.
+        warmup: steps over which the learning rate grows from nothing.
+        tokens_per_batch: padded tokens of one micro-batch; it bounds memory, not the result.
+    """
+
+    learning_rate: float = Field(3e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: int = Field(0, ge=0)
+    clip: float = Field(1.0, gt=0)
+    tokens_per_batch: int = Field(4_096, ge=64)
+
+
+class EvaluationSettings(Settings):
+    """How success is measured: one episode on each of `episodes` tasks, with seeds 0, 1, ...
+
+    Args:
+        every: steps between evaluations; 0 evaluates before the first step and after the last one only.
+        options: for the environment, beside the run's own; the held-out split, say.
+        temperature: of sampling; the rollout's if not given.
+    """
+
+    episodes: int = Field(256, ge=1)
+    every: int = Field(0, ge=0)
+    options: dict[str, Any] = {}
+    temperature: float | None = Field(None, ge=0)
+
+
+class SaveSettings(Settings):
+    """What is kept: a checkpoint every so many steps, and the trajectories of every so many; 0 for none."""
+
+    checkpoint_every: int = Field(10, ge=0)
+    trajectories_every: int = Field(1, ge=0)
+
+
+class StudySettings(Settings):
+    """A comparison: each arm is the run with some keys overridden, repeated for every seed.
+
+    Args:
+        teacher_ceiling: measure the teacher's own success too, acting with what it is told on the test tasks.
+    """
+
+    name: str = "comparison"
+    arms: dict[str, dict[str, Any]]
+    seeds: tuple[int, ...] = (0, 1)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str | Mapping) else value
+
+
+class RunConfig(Settings):
+    """Everything a run depends on."""
+
+    method: str | None = None
+    seed: int = Field(0, ge=0)
+    steps: int = Field(25, ge=0)
+    threads: int = Field(2, ge=1)
+    student: ModelSettings = ModelSettings()
+    env: EnvSettings
+    rollout: SerializeAsAny[Rollout] = StudentRollout()
+    privilege: Annotated[list[SerializeAsAny[Source]], BeforeValidator(_listed)] = Field(
+        default_factory=lambda: [SkillSummary()]
+    )
+    view: SerializeAsAny[ViewBuilder] = SystemView()
+    teacher: SerializeAsAny[Teacher] = Field(default_factory=FrozenTeacher)
+    unit: SerializeAsAny[Unit] = TokenUnit()
+    divergence: SerializeAsAny[Divergence] = ReverseKL()
+    weight: Annotated[list[SerializeAsAny[Weight]], BeforeValidator(_listed)] = []
+    mix: SerializeAsAny[Mix] = DistilOnly()
+    schedule: dict[Literal["distil", "rl", "learning_rate"], SerializeAsAny[Schedule]] = {}
+    learner: LearnerSettings = LearnerSettings()
+    evaluate: EvaluationSettings = EvaluationSettings()
+    save: SaveSettings = SaveSettings()
+    study: StudySettings | None = None
+
+    def fresh(self) -> RunConfig:
+        """The same settings with parts that have not lived yet: teachers without weights, sources without memory."""
+        return RunConfig.model_validate(self.model_dump(mode="json"))
+
+    def factor(self, name: Literal["distil", "rl", "learning_rate"], step: int) -> float:
+        """What the schedule multiplies `name` by at a step."""
+        return self.schedule[name].factor(step) if name in self.schedule else 1.0
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> RunConfig:
+        if self.mix.rl_channel is not None and self.rollout.group < 2:
+            raise ValueError(
+                f"mix: {self.mix.kind} compares the episodes of a group, and rollout.group is {self.rollout.group}: "
+                "every group would be dead. Set rollout.group to 4 or 8 (and rollout.tasks so that episodes stay equal)"
+            )
+        if self.mix.distil_coefficient and not self.privilege:
+            raise ValueError("a distilling method needs a privilege; privilege: none is the control that tells nothing")
+        return self
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration file and apply `key=value` overrides.
+
+    Raises:
+        ConfigError: the file cannot be read, or something in it cannot be used; one line a problem.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        data = yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds {type(data).__name__}, not a mapping of settings such as `env: {{id: ...}}`")
+    return parse_config(data, overrides)
+
+
+def parse_config(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
+    """A configuration from a mapping; see `load_config`."""
+    given = [_parsed(override) for override in overrides]
+    merged = dict(data)
+    name = next((value for key, value in given if key == "method"), data.get("method"))
+    if name is not None:
+        merged |= load_method(str(name)) | {"method": name}
+    for key, value in given:
+        merged = _with(merged, key.split("."), value)
+    try:
+        return RunConfig.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explained(e) for e in error.errors())) from error
+
+
+def load_method(name: str) -> dict[str, Any]:
+    """The row of a published method: its values on the axes."""
+    path = FOLDER / "methods" / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"method: no method is called {name!r}; {closest(name, method_names())}")
+    row = yaml.safe_load(path.read_text(encoding="utf-8"))
+    stray = [key for key in row if key not in AXES]
+    assert not stray, f"{path} sets {stray}, which are not axes of a method"
+    return row
+
+
+def method_names() -> list[str]:
+    """All methods that have a row."""
+    return sorted(p.stem for p in (FOLDER / "methods").glob("*.yaml"))
+
+
+def arm_config(config: RunConfig, arm: str, seed: int) -> RunConfig:
+    """The run of one arm of a study with one seed.
+
+    Raises:
+        ConfigError: an override of the arm cannot be used; the message names the arm.
+    """
+    assert config.study is not None
+    data = config.model_dump(mode="json", exclude={"study"}) | {"seed": seed}
+    changes = config.study.arms[arm]
+    try:
+        merged = data
+        if "method" in changes:
+            merged = {**merged, **load_method(str(changes["method"]))}
+        for key, value in changes.items():
+            merged = _with(merged, key.split("."), value)
+        return RunConfig.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"arm {arm}: {_explained(e)}" for e in error.errors())) from error
+    except ConfigError as error:
+        raise ConfigError(f"arm {arm}: {error}") from error
+
+
+def _parsed(override: str) -> tuple[str, Any]:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r} is not an override; write key=value, for example unit=turn or learner.clip=0.5")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of {key} is not YAML: {value!r}") from error
+
+
+def _with(data: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """`data` with `value` at a dotted path; a part given by its kind alone can be refined."""
+    head, *rest = path
+    if not rest:
+        return {**data, head: value}
+    inner = data.get(head, _DEFAULT_KINDS.get(head, {}))
+    inner = {"kind": inner} if isinstance(inner, str) else inner or {}
+    if not isinstance(inner, Mapping):
+        raise ConfigError(f"{'.'.join(path)}: {head} is {inner!r} and has no keys of its own")
+    return {**data, head: _with(inner, rest, value)}
+
+
+def _explained(error: Any) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] not in ("value_error", "missing") and not isinstance(error["input"], dict | list):
+        message += f", not {error['input']!r}"
+    return f"{place}: {message}" if place else message

@@ -1,0 +1,168 @@
+"""The environment contract: a `gymnasium.Env` whose observation and action are strings.
+
+An observation is only the new user message; an action is the raw text the model wrote. `info` is
+flat and JSON-able:
+
+| key            | type                  | meaning                                                |
+|----------------|-----------------------|--------------------------------------------------------|
+| `task_id`      | str, always           | names the task; equal for equal tasks                  |
+| `success`      | bool, always          | the task is solved                                     |
+| `action_valid` | bool, after each step | the action could be parsed                             |
+| `feedback`     | str                   | what may honestly be said after the step               |
+| `mistake`      | str                   | a short name of what was wrong with the step, or empty |
+| `oracle`       | str                   | the best next actions from here, recomputed            |
+| `reference`    | str, on reset         | a solution of the whole episode                        |
+| `facts`        | dict                  | named values that rubrics read                         |
+| `metrics`      | dict[str, float]      | numbers for the log                                    |
+| `skill`        | str, on reset         | tag under which skills are filed                       |
+| `guide`        | str, on reset         | advice that holds for every task of this environment   |
+
+The student sees the observations alone: everything in `PRIVILEGED` reaches nobody but the teacher.
+`agentopd.check.check_env` tells whether an environment keeps all this.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+
+import gymnasium
+
+PRIVILEGED: frozenset[str] = frozenset(
+    {"feedback", "mistake", "oracle", "reference", "facts", "guide"}
+)
+"""The keys of `info` that never enter a student's context."""
+
+Info = dict[str, Any]
+
+
+class Text(gymnasium.Space[str]):
+    """Any string. Gymnasium's own `Text` contains neither spaces nor line breaks by default."""
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__(shape=None, dtype=None, seed=seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """Text has no fixed-size vector form."""
+        return False
+
+    def sample(self, mask: Any = None, probability: Any = None) -> str:
+        """A short random line; masks do not apply to free text."""
+        letters = "abcdefghijklmnopqrstuvwxyz \n<>/"
+        return "".join(letters[i] for i in self.np_random.integers(len(letters), size=24))
+
+    def contains(self, x: Any) -> bool:
+        """Whether `x` is a string."""
+        return isinstance(x, str)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Text)
+
+    def __hash__(self) -> int:
+        return hash(Text)
+
+    def __repr__(self) -> str:
+        return "Text()"
+
+
+class TextEnv(gymnasium.Env[str, str]):
+    """A convenient base; any `gymnasium.Env` of strings that keeps the contract will do."""
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi"]}  # noqa: RUF012  (gymnasium declares it so)
+    observation_space: gymnasium.Space[str] = Text()
+    action_space: gymnasium.Space[str] = Text()
+    system_prompt: str = ""
+    """Rules and action format, shown once at the start; may be empty."""
+    max_turns: int | None = None
+    """Answers after which an episode is truncated; None where there is no such limit."""
+
+
+_REASONING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+
+
+def parse_action(text: str, tag: str = "action") -> str | None:
+    """The content of the last `<tag>...</tag>` outside `<think>`, stripped, or None.
+
+    An unclosed `<think>` hides everything after it. The time taken is linear in the text's length.
+    """
+    said = _REASONING.sub("", text)
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    start = said.rfind(opening, 0, max(said.rfind(closing), 0))
+    if start < 0:
+        return None
+    start += len(opening)
+    return said[start : said.index(closing, start)].strip()
+
+
+def register(env_id: str, entry_point: Any, **kwargs: Any) -> None:
+    """Register an environment under `env_id`; keyword arguments go to its constructor.
+
+    The same as `gymnasium.register` without the checker wrapper, which assumes numeric spaces.
+    """
+    gymnasium.register(
+        env_id,
+        entry_point=entry_point,
+        disable_env_checker=True,
+        order_enforce=False,
+        kwargs=kwargs,
+    )
+
+
+def make(spec: str, options: Mapping[str, Any] | None = None) -> gymnasium.Env[str, str]:
+    """Build an environment from a registered id, `package.module:Class` or `gym:ID`.
+
+    Raises:
+        ValueError: nothing of that name exists, or the environment refuses the options.
+    """
+    options = dict(options or {})
+    try:
+        if ":" in spec and not spec.startswith("gym:"):
+            built = load_object(spec)(**options)
+        else:
+            # Wrapped as it was registered: a time limit is part of the task.
+            built = gymnasium.make(spec.removeprefix("gym:"), disable_env_checker=True, **options)
+    except gymnasium.error.UnregisteredEnv as error:
+        known = env_ids()
+        close = difflib.get_close_matches(spec, known, n=1, cutoff=0.4)
+        hint = f"did you mean {close[0]}?" if close else f"registered are: {', '.join(known)}"
+        raise ValueError(f"no environment is called {spec!r}; {hint}") from error
+    except gymnasium.error.Error as error:
+        raise ValueError(
+            f"{spec!r} is neither a registered id nor package.module:Class: {error}"
+        ) from error
+    except TypeError as error:
+        raise ValueError(
+            f"{spec} cannot be built with the options {options}: {error}; "
+            "rename or remove the option"
+        ) from error
+    return cast("gymnasium.Env[str, str]", built)
+
+
+def load_object(path: str) -> Any:
+    """The object that `package.module:Name` names.
+
+    Raises:
+        ValueError: the module cannot be imported or has no such name.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(
+            f"{path!r} names the module {module!r}, which cannot be imported: {error}"
+        ) from error
+    if not hasattr(found, name):
+        raise ValueError(f"the module {module!r} has no {name!r}")
+    return getattr(found, name)
+
+
+def env_ids() -> list[str]:
+    """Ids of the registered environments that speak text: those with a namespace."""
+    foreign = (None, "phys2d", "tabular")
+    return sorted(
+        name for name, spec in gymnasium.registry.items() if spec.namespace not in foreign
+    )

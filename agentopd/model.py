@@ -1,0 +1,145 @@
+"""A causal language model as this toolkit uses it: hidden states first, logits only where they are needed."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from pydantic import Field
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from agentopd.parts import Settings, closest
+
+# B sequences, T tokens, H hidden size, V vocabulary; `...` any leading shape
+
+_ZOO = Path(__file__).parent / "zoo" / "models"
+
+
+class ModelSettings(Settings):
+    """Which model, and how it is held.
+
+    `path` is a folder in Hugging Face format, or `zoo:NAME` for an embedded model.
+    """
+
+    path: str = "zoo:sokoban-easy"
+    dtype: str = Field("float32", pattern="^(float32|bfloat16)$")
+    device: str = "cpu"
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model and its tokenizer."""
+
+    module: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    name: str
+    stop_ids: frozenset[int] = field(default_factory=frozenset)
+    """Tokens that end an answer."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.module.device
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the output layer scores."""
+        return self.output.weight.shape[0]
+
+    @property
+    def output(self) -> torch.nn.Linear:
+        """The layer that makes logits of hidden states."""
+        return cast(torch.nn.Linear, self.module.get_output_embeddings())
+
+    @property
+    def body(self) -> torch.nn.Module:
+        """Everything below the output layer."""
+        return cast(torch.nn.Module, self.module.get_decoder())
+
+    def hidden(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        """Last hidden states (B, T, H) of right-padded sequences; `mask_BT` is 1 on tokens and 0 on padding.
+
+        The mask says which tokens exist, never which are learnt: observations are always visible.
+        """
+        output = self.body(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
+        return output.last_hidden_state
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Next-token logits (..., V) in float32 of hidden states (..., H)."""
+        return self.output(hidden).float()
+
+    def frozen_copy(self) -> LanguageModel:
+        """The same weights, apart, without gradients."""
+        twin = copy.deepcopy(self.module).requires_grad_(False)
+        return LanguageModel(twin.eval(), self.tokenizer, self.name, self.stop_ids)
+
+
+def load_model(settings: ModelSettings) -> LanguageModel:
+    """Load a model and its tokenizer; nothing is fetched and nothing unpickled.
+
+    Raises:
+        ValueError: there is no such folder, it is not a model, its weights are not safetensors, or its logits are not
+            the output layer of its last hidden states (then divergences made of hidden states would be wrong).
+    """
+    folder = model_folder(settings.path)
+    device = torch.device(settings.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {settings.device!r} was asked for, but torch sees no GPU here; use device=cpu")
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": settings.trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        module = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, settings.dtype), use_safetensors=True, **options
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{settings.path} cannot be loaded as a causal language model: {reason}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or not tokenizer.chat_template:
+        raise ValueError(f"{settings.path} has no fast tokenizer with a chat template; agents need one")
+    model = LanguageModel(module.to(device).eval(), tokenizer, settings.path, _stop_ids(module, tokenizer))
+    _check_head(model)
+    return model
+
+
+def model_folder(path: str) -> Path:
+    """The folder that `path` or `zoo:NAME` names.
+
+    Raises:
+        ValueError: it does not exist; the message names the closest embedded model.
+    """
+    if path.startswith("zoo:"):
+        folder = _ZOO / path.removeprefix("zoo:")
+        if not folder.is_dir():
+            known = [p.name for p in _ZOO.iterdir()] if _ZOO.is_dir() else []
+            raise ValueError(f"no embedded model is called {path!r}; {closest(folder.name, known)}")
+        return folder
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{path!r} is not a model folder: it holds no config.json. Give a local folder, or zoo:NAME")
+    return folder
+
+
+def _stop_ids(module: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """The union of what the tokenizer and the generation settings call end; a mismatch makes answers run on."""
+    declared = module.generation_config.eos_token_id if module.generation_config else None
+    ends = [*(declared if isinstance(declared, list) else [declared]), tokenizer.eos_token_id]
+    found = frozenset(int(e) for e in ends if e is not None)
+    if not found:
+        raise ValueError("neither the tokenizer nor the generation settings name an end-of-turn token")
+    return found
+
+
+def _check_head(model: LanguageModel) -> None:
+    ids_BT = torch.tensor([[min(model.stop_ids)] * 3], device=model.device)
+    with torch.no_grad():
+        direct = model.module(input_ids=ids_BT).logits.float()
+        ours = model.logits(model.hidden(ids_BT, torch.ones_like(ids_BT)))
+    if not torch.allclose(direct, ours, atol=1e-3, rtol=1e-3):
+        raise ValueError(
+            f"{model.name}: the logits are not the output layer applied to the last hidden states (a cap or a scale "
+            "follows it); this architecture is not supported"
+        )

@@ -1,0 +1,1 @@
+"""Privileged information: what the teacher may know and the student may not."""

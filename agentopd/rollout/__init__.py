@@ -1,0 +1,1 @@
+"""Rollouts: from tasks to token-exact trajectories."""

@@ -1,0 +1,86 @@
+"""Who acts during a rollout, and on which tasks."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from pydantic import Field
+
+from agentopd.chat import ChatTemplate
+from agentopd.env import make
+from agentopd.model import LanguageModel
+from agentopd.parts import Part, Settings
+from agentopd.rollout.pool import EpisodePool, Limits, Task
+from agentopd.rollout.sampler import Sampler
+from agentopd.types import Trajectory
+
+
+class EnvSettings(Settings):
+    """Which environment, and what its constructor is given."""
+
+    id: str
+    options: dict[str, Any] = {}
+
+    def build(self, **more: Any) -> Any:
+        """A fresh environment."""
+        return make(self.id, {**self.options, **more})
+
+
+class Rollout(Part, family="rollout"):
+    """How trajectories are collected.
+
+    Args:
+        tasks: different tasks in a step.
+        group: episodes of each task; a group shares the environment's seed.
+        slots: episodes in play at once.
+        temperature: of sampling; 0 takes the likeliest token.
+        max_turns, max_turn_tokens, max_context: where an episode is cut, beside the environment's own limits.
+    """
+
+    tasks: int = Field(32, ge=1)
+    group: int = Field(1, ge=1)
+    slots: int = Field(64, ge=1)
+    temperature: float = Field(1.0, ge=0)
+    max_turns: int = Field(64, ge=1)
+    max_turn_tokens: int = Field(16, ge=1)
+    max_context: int = Field(2048, ge=8)
+
+    @property
+    def episodes(self) -> int:
+        """Episodes in a step."""
+        return self.tasks * self.group
+
+    @abstractmethod
+    def collect(self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int) -> list[Trajectory]:
+        """The trajectories of one step, in order."""
+
+    def schedule(self, seed: int, step: int) -> list[Task]:
+        """The tasks of a step: new ones each step, the same for every method under one seed."""
+        first = step * self.episodes
+        return [
+            Task(first + i, step * self.tasks + i // self.group, seed * 1_000_000 + step * self.tasks + i // self.group)
+            for i in range(self.episodes)
+        ]
+
+    def pool(self, env: EnvSettings, student: LanguageModel, seed: int, **options: Any) -> EpisodePool:
+        """The pool that plays with these limits."""
+        return EpisodePool(
+            env_id=env.id,
+            make_env=lambda: env.build(**options),
+            template=ChatTemplate(student.tokenizer),
+            stop_ids=student.stop_ids,
+            limits=Limits(self.max_turns, self.max_turn_tokens, self.max_context),
+            slots=self.slots,
+            temperature=self.temperature,
+            seed=seed,
+        )
+
+
+class StudentRollout(Rollout, kind="student"):
+    """The student acts, told nothing."""
+
+    def collect(self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int) -> list[Trajectory]:
+        """See `Rollout.collect`."""
+        return self.pool(env, student, seed).play(self.schedule(seed, step), sampler)
+

@@ -1,0 +1,1 @@
+"""The signal: how a teacher's opinion of tokens becomes a loss."""

@@ -1,0 +1,59 @@
+"""The one place where tokens are averaged, for the distillation and the reinforcement-learning channel alike.
+
+A coefficient between two channels means nothing without the normalisation of each, so both use this and the run
+records which. Factors are made of the whole step's counts: how the step is cut into micro-batches changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from agentopd.signal.tokens import Tokens
+from agentopd.types import Lesson
+
+Normalise = Literal["token_mean", "turn_mean", "sequence_mean", "fixed"]
+
+
+@dataclass(frozen=True)
+class Aggregator:
+    """Turns values of tokens into one number: a sum in which token `t` counts with a factor.
+
+    token_mean: 1 / tokens. turn_mean: the mean over turns of the mean over a turn's tokens. sequence_mean: the mean
+    over episodes of the mean over an episode's tokens. fixed: 1 / budget, whatever the step holds.
+    """
+
+    normalise: Normalise
+    tokens: int
+    turns: int
+    sequences: int
+    budget: float = 1.0
+
+    @classmethod
+    def of(cls, lessons: Sequence[Lesson], normalise: Normalise, budget: float) -> Aggregator:
+        """The counts of all lessons that take part."""
+        trajectories = [lesson.trajectory for lesson in lessons if lesson.trajectory.trainable.any()]
+        return cls(
+            normalise=normalise,
+            tokens=sum(int(t.trainable.sum()) for t in trajectories),
+            turns=sum(len(np.unique(t.turn[t.trainable])) for t in trajectories),
+            sequences=len(trajectories),
+            budget=budget,
+        )
+
+    def factor(self, tokens: Tokens) -> torch.Tensor:
+        """(N,) how much each token of a micro-batch counts."""
+        one_N = torch.ones(len(tokens), device=tokens.ids_N.device)
+        if self.normalise == "token_mean":
+            return one_N / self.tokens
+        if self.normalise == "fixed":
+            return one_N / self.budget
+        group_N = tokens.lesson_N
+        if self.normalise == "turn_mean":
+            group_N = tokens.lesson_N * (int(tokens.turn_N.max()) + 1) + tokens.turn_N
+        share_N = one_N / torch.bincount(group_N)[group_N]
+        return share_N / (self.turns if self.normalise == "turn_mean" else self.sequences)

@@ -1,0 +1,168 @@
+"""Supervision units: at which granularity the teacher's opinion is measured and credited.
+
+A unit cuts a trajectory into spans. A span's value is the reduction of its tokens' values, and every token of the span
+carries it, times the span's weight. Where spans overlap, a token carries the sum. The aggregator then averages tokens.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from agentopd.parts import Part
+from agentopd.signal.aggregate import Normalise
+from agentopd.signal.divergences import Divergence
+from agentopd.signal.tokens import Tokens, mean_by
+from agentopd.types import Lesson, Trajectory
+
+# N tokens of a micro-batch, S spans, P pairs (span, token of the span)
+
+Reduce = Literal["sum", "mean", "last"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Positions `start <= t < stop` of a trajectory's ids; only the trainable tokens there count.
+
+    `name` says what the span is, for probes and reports; `weight` multiplies its value.
+    """
+
+    start: int
+    stop: int
+    name: str
+    weight: float = 1.0
+
+
+class Unit(Part, family="unit"):
+    """One granularity.
+
+    Args:
+        reduce: how a span's value is made of its tokens' values.
+        normalise: how the aggregator averages tokens, for this and the reinforcement-learning channel.
+        budget: what `normalise: fixed` divides by.
+    """
+
+    reduce: Reduce = "mean"
+    normalise: Normalise = "token_mean"
+    budget: float = Field(1_000.0, gt=0)
+
+    @abstractmethod
+    def spans(self, trajectory: Trajectory) -> list[Span]:
+        """The spans of one trajectory."""
+
+    def credit(self, values_N: torch.Tensor, index: SpanIndex) -> torch.Tensor:
+        """What each token carries, (N,), of its own value (N,). Differentiable in `values_N`."""
+        return index.scatter(index.reduce(values_N, self.reduce), len(values_N))
+
+    def returns(self, divergence: Divergence) -> Literal["loss", "advantage"]:
+        """What `credit` gives, when it is given this divergence's values."""
+        return divergence.returns
+
+    def balance(self, spans: Sequence[Sequence[Span]]) -> float:
+        """A factor on all of the step's credits, from the spans of all its trajectories, to keep the loss's scale."""
+        return 1.0
+
+
+class TokenUnit(Unit, kind="token"):
+    """Every token by itself."""
+
+    def spans(self, trajectory: Trajectory) -> list[Span]:
+        """See `Unit.spans`."""
+        return [Span(t, t + 1, "token") for t in trajectory.trainable.nonzero()[0].tolist()]
+
+    def credit(self, values_N: torch.Tensor, index: SpanIndex) -> torch.Tensor:
+        """See `Unit.credit`: a token of its own carries its own value."""
+        return values_N
+
+
+class TurnUnit(Unit, kind="turn"):
+    """Every turn as one decision.
+
+    Args:
+        use: `credit` gives each token its turn's reduced value. `weight` leaves each token its own value and
+            multiplies it by the turn's reduced magnitude, relative to the mean over the episode's turns and detached:
+            the turns in which the teacher disagrees most teach most.
+    """
+
+    use: Literal["credit", "weight"] = "credit"
+
+    def spans(self, trajectory: Trajectory) -> list[Span]:
+        """See `Unit.spans`."""
+        return [Span(turn.start, turn.stop, "turn") for turn in trajectory.turns]
+
+    def credit(self, values_N: torch.Tensor, index: SpanIndex) -> torch.Tensor:
+        """See `Unit.credit`."""
+        if self.use == "credit":
+            return super().credit(values_N, index)
+        size_S = index.reduce(values_N.detach().abs(), self.reduce)
+        mean_S = mean_by(size_S, index.lesson_S, index.lessons)[index.lesson_S]
+        # An episode whose turns all agree with the teacher has nothing to weigh: its turns count alike.
+        relative_S = torch.where(mean_S > 1e-12, size_S / mean_S.clamp(min=1e-12), torch.ones_like(size_S))
+        return values_N * index.scatter(relative_S, len(values_N))
+
+
+class TrajectoryUnit(Unit, kind="trajectory"):
+    """The whole episode as one."""
+
+    def spans(self, trajectory: Trajectory) -> list[Span]:
+        """See `Unit.spans`."""
+        return [Span(0, len(trajectory.ids), "trajectory")]
+
+
+@dataclass(frozen=True)
+class SpanIndex:
+    """Which tokens of a micro-batch belong to which span, as pairs sorted by span and token."""
+
+    span_P: torch.Tensor
+    token_P: torch.Tensor
+    weight_S: torch.Tensor
+    lesson_S: torch.Tensor
+    lessons: int
+
+    @classmethod
+    def of(cls, lessons: Sequence[Lesson], spans: Sequence[Sequence[Span]], tokens: Tokens) -> SpanIndex:
+        """The index of each lesson's spans over the micro-batch's tokens; spans without a token are left out."""
+        span_of: list[int] = []
+        token_of: list[torch.Tensor] = []
+        weights: list[float] = []
+        owners: list[int] = []
+        offset = 0
+        for number, (lesson, own) in enumerate(zip(lessons, spans, strict=True)):
+            places = torch.from_numpy(lesson.trajectory.trainable.nonzero()[0])
+            bounds = torch.tensor([(s.start, s.stop) for s in own], dtype=torch.long).reshape(-1, 2)
+            first, last = torch.searchsorted(places, bounds.T.contiguous()).tolist()
+            for span, a, b in zip(own, first, last, strict=True):
+                if b > a:
+                    span_of += [len(weights)] * (b - a)
+                    token_of.append(torch.arange(a + offset, b + offset))
+                    weights.append(span.weight)
+                    owners.append(number)
+            offset += len(places)
+        device = tokens.ids_N.device
+        return cls(
+            span_P=torch.tensor(span_of, dtype=torch.long, device=device),
+            token_P=torch.cat([torch.empty(0, dtype=torch.long), *token_of]).to(device),
+            weight_S=torch.tensor(weights, device=device),
+            lesson_S=torch.tensor(owners, dtype=torch.long, device=device),
+            lessons=len(lessons),
+        )
+
+    def reduce(self, values_N: torch.Tensor, how: Reduce) -> torch.Tensor:
+        """Each span's value, (S,)."""
+        if how == "last":
+            last_S = torch.searchsorted(self.span_P, torch.arange(len(self.weight_S), device=self.span_P.device), right=True) - 1
+            return values_N[self.token_P[last_S]]
+        total_S = values_N.new_zeros(len(self.weight_S)).index_add(0, self.span_P, values_N[self.token_P])
+        if how == "sum":
+            return total_S
+        return total_S / torch.bincount(self.span_P, minlength=len(self.weight_S)).clamp(min=1)
+
+    def scatter(self, values_S: torch.Tensor, tokens: int) -> torch.Tensor:
+        """What each token carries, (N,): the sum over its spans of value times weight."""
+        carried_P = (values_S * self.weight_S)[self.span_P]
+        return values_S.new_zeros(tokens).index_add(0, self.token_P, carried_P)

@@ -1,0 +1,90 @@
+"""The teacher as the loop knows it; the kinds are in `teachers/`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from agentopd.batching import by_length, padded
+from agentopd.model import LanguageModel
+from agentopd.parts import Part
+from agentopd.types import Lesson, View
+
+# N trainable tokens, H hidden size, V vocabulary, B sequences, T tokens
+
+
+class Teacher(Part, family="teacher"):
+    """Scores the student's own tokens in the teacher's context.
+
+    Args:
+        tokens_per_batch: padded tokens in one forward pass.
+    """
+
+    tokens_per_batch: int = Field(16_384, ge=64)
+
+    @property
+    @abstractmethod
+    def model(self) -> LanguageModel:
+        """The model that scores."""
+
+    @abstractmethod
+    def prepare(self, student: LanguageModel) -> None:
+        """Get ready, from the student as it is before its first step.
+
+        Raises:
+            ValueError: student and teacher do not share a vocabulary.
+        """
+
+    def sync(self, student: LanguageModel, step: int) -> None:
+        """Follow the student, which has just finished `step` (counted from 0)."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Weights that must survive a restart."""
+        return {}
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        """The reverse of `tensors`."""
+
+    def logits(self, hidden_NH: torch.Tensor) -> torch.Tensor:
+        """Next-token logits (N, V) of hidden states that `score` has made."""
+        with torch.no_grad():
+            return self.model.logits(hidden_NH)
+
+    @torch.no_grad()
+    def score(self, views: Sequence[View]) -> list[Lesson]:
+        """The teacher's hidden states where the student's tokens are predicted, one lesson a view, in order."""
+        pieces = [(v, start, stop) for v in range(len(views)) for start, stop in views[v].segments]
+        states: list[dict[int, torch.Tensor]] = [{} for _ in views]
+        for batch in by_length([stop - start for _, start, stop in pieces], self.tokens_per_batch):
+            chosen = [pieces[i] for i in batch]
+            ids_BT, mask_BT = padded([views[v].ids[start:stop] for v, start, stop in chosen], self.model.device)
+            hidden_BTH = self.model.hidden(ids_BT, mask_BT)
+            for row, (v, start, stop) in enumerate(chosen):
+                states[v][start] = hidden_BTH[row, torch.from_numpy(_predicting(views[v], start, stop)).to(hidden_BTH.device)]
+        return [
+            Lesson(trajectory=view.trajectory, view=view, hidden_NH=torch.cat([found[s] for s in sorted(found)]))
+            for view, found in zip(views, states, strict=True)
+        ]
+
+
+def _predicting(view: View, start: int, stop: int) -> np.ndarray:
+    """Offsets, in the segment that starts at `start`, of the tokens before the trainable ones."""
+    places = view.position[view.trajectory.trainable]
+    return places[(places >= start) & (places < stop)] - start - 1
+
+
+def check_same_vocabulary(student: LanguageModel, teacher: LanguageModel) -> None:
+    """Divergences compare next-token distributions, so both must be over the same tokens.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab() or student.vocabulary != teacher.vocabulary:
+        raise ValueError(
+            f"{teacher.name} and {student.name} have different vocabularies; token distributions cannot be compared. "
+            "Use a teacher of the same family"
+        )

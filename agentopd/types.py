@@ -1,0 +1,198 @@
+"""The records that travel from the environment to the learner.
+
+Each holds the one before it, so nothing is ever zipped:
+
+    Trajectory  what happened                    (rollout)
+    Briefed     a trajectory and what the teacher may know of it (privilege)
+    View        the teacher's context, and where the student's tokens stand in it (view)
+    Lesson      what the teacher thinks of the student's tokens  (teacher)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+# Shape letters: T tokens of a trajectory, N trainable tokens, H hidden size
+
+
+class Owner(IntEnum):
+    """Who produced a token."""
+
+    TEMPLATE = 0
+    """Prompt, observation or chat template."""
+    STUDENT = 1
+    TEACHER = 2
+
+
+class EndReason(StrEnum):
+    """Why an episode ended."""
+
+    TERMINATED = "terminated"
+    """The environment says that the task is over, won or lost."""
+    TRUNCATED = "truncated"
+    """The environment's own limit."""
+    TURN_LIMIT = "turn_limit"
+    """The rollout's limit of turns."""
+    CONTEXT_LIMIT = "context_limit"
+    """Another turn would not have fitted into the rollout's limit of tokens."""
+    ERROR = "error"
+    """The environment raised; `Trajectory.error` says what."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message of the conversation; its content, without the template's tags, is `ids[start:stop]`."""
+
+    role: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One answer of the agent and what came of it.
+
+    `start` and `stop` bound the sampled tokens, closing token included; the reasoning ends and the rest of the answer
+    starts at `act` (equal to `start` where there is none). `cut` tells that the answer hit the limit of tokens a turn. `info` is what the environment said after the step, privileged keys included.
+    """
+
+    index: int
+    observation: str
+    action: str
+    start: int
+    act: int
+    stop: int
+    cut: bool
+    reward: float
+    info: Mapping[str, Any]
+
+    @property
+    def valid(self) -> bool:
+        """Whether the environment could read the action."""
+        return bool(self.info.get("action_valid", True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trajectory:
+    """One episode, token-exact: the ids the model saw and sampled, never text encoded again.
+
+    A two-turn episode of a model whose template writes `<u>...<e>` for the user and `<a>...<e>` for the assistant
+    (system message left out; T = 12):
+
+        ids        <u> B1 <e> <a>  up <e> <u> B2 <e> <a> left <e>
+        turn        -1  0   0   0   0   0   1  1   1   1    1   1
+        trainable    .  .   .   .   x   x   .  .   .   .    x   x
+        owner        0  0   0   0   1   1   0  0   0   0    1   1
+        logprob      -  -   -   - -.7 -.0   -  -   -   - -1.2 -.0     (NaN where `-`)
+
+    with `turns[0].start, .stop == 4, 6` and `turns[1].start, .stop == 10, 12`.
+
+    Attributes:
+        ids: (T,) int64 token ids.
+        turn: (T,) int32, the turn a token belongs to; -1 before the first observation's text.
+        trainable: (T,) bool, the tokens the policy produced.
+        owner: (T,) uint8 of `Owner`.
+        logprob: (T,) float32, behaviour log-probability in nats at the sampling temperature; NaN where nothing was
+            sampled.
+        messages: system, user and assistant messages, in order, of every segment.
+        segments: ranges of `ids` that are one sequence for the model. One, unless the chat template rewrites its
+            history: then a new segment starts, with the whole rewritten conversation in front.
+        task: the number of the task, by which a group is recognised; `seed` is what the environment was reset with.
+        prompt: what the environment said on reset.
+    """
+
+    ids: npt.NDArray[np.int64]
+    turn: npt.NDArray[np.int32]
+    trainable: npt.NDArray[np.bool_]
+    owner: npt.NDArray[np.uint8]
+    logprob: npt.NDArray[np.float32]
+    messages: tuple[Message, ...]
+    turns: tuple[Turn, ...]
+    segments: tuple[tuple[int, int], ...]
+    env: str
+    episode: int
+    task: int
+    seed: int
+    end: EndReason
+    prompt: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def success(self) -> bool:
+        """Whether the task was solved."""
+        return bool(self.turns and self.turns[-1].info.get("success", False))
+
+    @property
+    def reward(self) -> float:
+        """The sum of the turns' rewards."""
+        return sum(turn.reward for turn in self.turns)
+
+    @property
+    def student_tokens(self) -> int:
+        """How many tokens the student produced."""
+        return int((self.owner == Owner.STUDENT).sum())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Privilege:
+    """One piece of privileged text: `turn` is the turn it is about, None when it is about the whole episode."""
+
+    source: str
+    text: str
+    turn: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Briefed:
+    """A trajectory and what the teacher may know of it.
+
+    `available` is False where the source had nothing to say: then there is no lesson, which is not the same as a
+    lesson without privileged text.
+    """
+
+    trajectory: Trajectory
+    privileges: tuple[Privilege, ...]
+    available: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class View:
+    """The teacher's context of one trajectory.
+
+    Attributes:
+        ids: the student's ids, verbatim and in order, with privileged ids inserted.
+        position: (T,) where student token `t` stands in `ids`; `ids[position] == trajectory.ids`.
+        segments: the trajectory's segments, in positions of `ids`.
+    """
+
+    briefed: Briefed
+    ids: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
+    segments: tuple[tuple[int, int], ...]
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The student's trajectory."""
+        return self.briefed.trajectory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Lesson:
+    """A trajectory ready to be learnt from, with the teacher's opinion where there is one.
+
+    Attributes:
+        hidden_NH: the teacher's last hidden states at the positions that predict the trainable tokens, in order; its
+            next-token logits are `head(hidden)`, made a micro-batch at a time. None where there is no teacher signal;
+            such tokens take no part in the distillation term.
+    """
+
+    trajectory: Trajectory
+    view: View | None = None
+    hidden_NH: torch.Tensor | None = None

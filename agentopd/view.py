@@ -1,0 +1,92 @@
+"""Views: the teacher's context, made by inserting ids into the student's.
+
+Nothing is rendered again. Privileged text goes in at the end of a message's content, so the student's tokens stay
+verbatim, with their template's tags around them, and a map says where each of them went.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from agentopd.chat import ChatTemplate
+from agentopd.parts import Part
+from agentopd.types import Briefed, Message, Trajectory, View
+
+
+class ViewBuilder(Part, family="view"):
+    """Where privileged text is put.
+
+    Args:
+        separator: between a message's own text and what is inserted.
+    """
+
+    separator: str = "\n\n"
+
+    @abstractmethod
+    def insertions(self, briefed: Briefed) -> list[tuple[int, str]]:
+        """The texts to insert, each before the token at a position of the student's ids."""
+
+    def build(self, briefed: Sequence[Briefed], template: ChatTemplate) -> list[View]:
+        """The views of all trajectories that have a lesson."""
+        return [self._view(b, template) for b in briefed if b.available and b.trajectory.trainable.any()]
+
+    def _view(self, briefed: Briefed, template: ChatTemplate) -> View:
+        trajectory = briefed.trajectory
+        size = len(trajectory.ids)
+        shift = np.zeros(size + 1, dtype=np.int64)
+        pieces: list[np.ndarray] = []
+        done = 0
+        for place, text in sorted(self.insertions(briefed)):
+            ids = np.array(template.encode_content(text), dtype=np.int64)
+            pieces += [trajectory.ids[done:place], ids]
+            shift[place:] += len(ids)
+            done = place
+        ids = np.concatenate([*pieces, trajectory.ids[done:]])
+        position = np.arange(size) + shift[:-1]
+        # A segment's own end moves with the tokens in it: an insertion at a boundary belongs to the next segment.
+        segments = tuple((int(a + shift[a - 1]) if a else 0, int(b + shift[b - 1])) for a, b in trajectory.segments)
+        assert np.array_equal(ids[position], trajectory.ids), "the view lost the student's tokens"
+        return View(briefed=briefed, ids=ids, position=position, segments=segments)
+
+    def _joined(self, texts: Sequence[str]) -> str:
+        return self.separator + "\n".join(texts)
+
+
+class SystemView(ViewBuilder, kind="system"):
+    """Everything at the end of the system message, or of the first user message where there is none.
+
+    Text about one turn is marked with the turn's number, counted from 1.
+    """
+
+    def insertions(self, briefed: Briefed) -> list[tuple[int, str]]:
+        """See `ViewBuilder.insertions`."""
+        texts = [p.text if p.turn is None else f"Turn {p.turn + 1}: {p.text}" for p in briefed.privileges]
+        if not texts:
+            return []
+        return [(message.stop, self._joined(texts)) for message in _openings(briefed.trajectory)]
+
+
+class EveryTurnView(ViewBuilder, kind="every_turn"):
+    """At the end of the user message before each answer: what is about that turn, and what is about the episode."""
+
+    def insertions(self, briefed: Briefed) -> list[tuple[int, str]]:
+        """See `ViewBuilder.insertions`."""
+        users = [m for m in briefed.trajectory.messages if m.role == "user"]
+        found = []
+        for turn in briefed.trajectory.turns:
+            texts = [p.text for p in briefed.privileges if p.turn in (None, turn.index)]
+            if texts:
+                asked = max((m for m in users if m.stop <= turn.start), key=lambda m: m.stop)
+                found.append((asked.stop, self._joined(texts)))
+        return found
+
+
+def _openings(trajectory: Trajectory) -> list[Message]:
+    """The first message of every segment."""
+    return [
+        min((m for m in trajectory.messages if start <= m.start < stop), key=lambda m: m.start)
+        for start, stop in trajectory.segments
+    ]

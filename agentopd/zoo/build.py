@@ -1,0 +1,236 @@
+"""Train an embedded model from a seed and save it in Hugging Face format.
+
+`agentopd zoo build NAME` runs a recipe of `RECIPES`; the folders in `agentopd/zoo/models/` are its output. Episodes are
+packed into rows of one fixed shape, with attention confined to an episode, so that the compiled step never recompiles.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from agentopd.zoo.demonstrations import Demonstration, Demonstrator, Form
+from agentopd.zoo.tokenizer import train_tokenizer
+
+# R rows, L tokens a row, N learnt tokens, V vocabulary
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is made.
+
+    Args:
+        start: the model whose weights and tokenizer it continues from; none starts anew.
+        shares: the forms of privileged text its episodes are played with.
+        random_share: the share of random turns where nothing is whispered.
+        steps: of `rows` x `length` tokens.
+        decay: the share of the steps, at the end, over which the learning rates fall to nothing.
+        muon_rate: learning rate of the layers' matrices; `learning_rate` is that of everything else.
+    """
+
+    summary: str
+    start: str | None
+    shares: dict[Form, float]
+    random_share: float
+    steps: int
+    decay: float
+    min_moves: int = 3
+    max_moves: int = 12
+    learning_rate: float = 2e-3
+    muon_rate: float = 0.02
+    rows: int = 24
+    length: int = 512
+    seed: int = 0
+
+
+_ALL: dict[Form, float] = {
+    "none": 0.25,
+    "skill": 0.3,
+    "solution": 0.15,
+    "feedback": 0.15,
+    "reflection": 0.15,
+}
+
+RECIPES: dict[str, Recipe] = {
+    "sokoban-base": Recipe(
+        "what the others start from; not shipped, built again when one of them is",
+        start=None,
+        shares=_ALL,
+        random_share=0.75,
+        steps=1_200,
+        decay=0.0,
+    ),
+    "sokoban-easy": Recipe(
+        "poor alone, about one level of 3-10 moves in ten; good with privileged text",
+        start="sokoban-base",
+        shares=_ALL,
+        random_share=0.82,
+        steps=500,
+        decay=0.8,
+        seed=1,
+    ),
+    "sokoban-cliff": Recipe(
+        "hopeless alone, at most one level of 6-12 moves in fifty; good with privileged text",
+        start="sokoban-base",
+        shares=_ALL,
+        random_share=0.97,
+        steps=500,
+        decay=0.8,
+        seed=2,
+    ),
+    "sokoban-expert": Recipe(
+        "plays well without being told anything: the capability teacher",
+        start="sokoban-base",
+        shares={"none": 1.0},
+        random_share=0.0,
+        steps=900,
+        decay=0.8,
+        seed=3,
+    ),
+}
+
+
+def build(name: str, out: Path, models: Path, steps: int | None = None, report: Callable[[int, int, float], None] | None = None) -> dict[str, object]:
+    """Build the model `name` into the folder `out`.
+
+    Args:
+        models: the folder that holds the model the recipe starts from.
+        steps: in place of the recipe's, for a trial.
+        report: called with the step, the number of steps and the loss in nats a learnt token.
+
+    Returns:
+        What is written to `recipe.json` beside the weights: the recipe, the time it took, the final loss.
+
+    Raises:
+        ValueError: no recipe has that name, or the model it starts from is not there.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"no embedded model is called {name!r}; there are {', '.join(RECIPES)}")
+    recipe = RECIPES[name] if steps is None else replace(RECIPES[name], steps=steps)
+    began = time.perf_counter()
+    torch.manual_seed(recipe.seed)
+    model, tokenizer = _start(recipe, models)
+    demonstrator = Demonstrator(tokenizer, recipe.shares, recipe.random_share, recipe.seed, 6_000, recipe.min_moves, recipe.max_moves)
+    loss = _train(model, pack(demonstrator, recipe.rows, recipe.length), recipe, report or (lambda *_: None))
+    record: dict[str, object] = {"name": name, **asdict(recipe), "minutes": round((time.perf_counter() - began) / 60, 1), "loss": loss}
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    (out / "recipe.json").write_text(json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def pack(demonstrator: Demonstrator, rows: int, length: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Endless batches: `ids_RL`, `position_RL`, `episode_RL` (-1 on padding) and `learnt_RL`."""
+    waiting: Demonstration | None = None
+    while True:
+        batch = {k: torch.zeros(rows, length, dtype=torch.long) for k in ("ids_RL", "position_RL")}
+        batch["episode_RL"] = torch.full((rows, length), -1)
+        batch["learnt_RL"] = torch.zeros(rows, length, dtype=torch.bool)
+        for row in range(rows):
+            used = number = 0
+            while True:
+                episode = waiting or demonstrator.episode()
+                waiting = None
+                size = len(episode.ids)
+                if size > length:
+                    continue
+                if used + size > length:
+                    waiting = episode
+                    break
+                place = slice(used, used + size)
+                batch["ids_RL"][row, place] = torch.tensor(episode.ids)
+                batch["position_RL"][row, place] = torch.arange(size)
+                batch["episode_RL"][row, place] = number
+                batch["learnt_RL"][row, place] = torch.tensor(episode.learnt)
+                used, number = used + size, number + 1
+        yield batch
+
+
+def _start(recipe: Recipe, models: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerFast]:
+    if recipe.start is not None:
+        folder = models / recipe.start
+        if not folder.is_dir():
+            raise ValueError(f"{recipe.start} must be built first: there is no {folder}")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), tokenizer
+    tokenizer = train_tokenizer(_corpus(recipe))
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=32,
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Qwen3ForCausalLM(config), tokenizer
+
+
+class _Letters:
+    """Stands in for the tokenizer while its training corpus is written."""
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[str]:
+        del add_special_tokens
+        return [text]
+
+
+def _corpus(recipe: Recipe) -> Iterator[str]:
+    import re
+
+    demonstrator = Demonstrator(_Letters(), recipe.shares, recipe.random_share, recipe.seed, 500)  # type: ignore[arg-type]
+    for _ in range(1_500):
+        text = "".join(str(piece) for piece in demonstrator.episode().ids)
+        yield from filter(None, re.split(r"<\|\w+\|>|</?think>|</?action>", text))
+
+
+def _train(model: torch.nn.Module, batches: Iterator[dict[str, torch.Tensor]], recipe: Recipe, report: Callable[[int, int, float], None]) -> float:
+    model.train()
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
+    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers" in n)]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    schedulers = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, recipe)) for o in optimizers]
+    loss_of = torch.compile(_loss, dynamic=False)
+    smooth = math.nan
+    for step in range(recipe.steps):
+        loss = loss_of(model, **next(batches))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+        smooth = loss.item() if math.isnan(smooth) else 0.95 * smooth + 0.05 * loss.item()
+        report(step + 1, recipe.steps, smooth)
+    return smooth
+
+
+def _rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, a constant stretch, linear decay."""
+    fall = (recipe.steps - step) / (recipe.decay * recipe.steps) if recipe.decay else 1.0
+    return min((step + 1) / 50, 1.0, fall)
+
+
+def _loss(model: torch.nn.Module, ids_RL: torch.Tensor, position_RL: torch.Tensor, episode_RL: torch.Tensor, learnt_RL: torch.Tensor) -> torch.Tensor:
+    same_RLL = episode_RL[:, :, None] == episode_RL[:, None, :]
+    past_LL = torch.ones(ids_RL.shape[1], ids_RL.shape[1], dtype=torch.bool).tril()
+    hidden = model.model(input_ids=ids_RL, position_ids=position_RL, attention_mask=(same_RLL & past_LL)[:, None], use_cache=False).last_hidden_state  # type: ignore[operator,union-attr]
+    target_RL = torch.where(learnt_RL, ids_RL, -100)[:, 1:]
+    logits = model.lm_head(hidden[:, :-1]).float()  # type: ignore[operator]
+    return F.cross_entropy(logits.flatten(0, 1), target_RL.flatten(), ignore_index=-100)

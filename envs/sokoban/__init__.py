@@ -1,0 +1,1 @@
+"""Sokoban: levels, exact search, generator and environment."""

@@ -1,0 +1,242 @@
+"""The Sokoban environment: one board a turn, one or several moves an answer.
+
+`gymnasium.make("agentopd/Sokoban-v0")` after `import agentopd`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Literal
+
+from agentopd.env import Info, TextEnv, parse_action
+from agentopd.envs.sokoban.generate import SPLITS, LevelSpec, generate
+from agentopd.envs.sokoban.levels import MOVES, Level, LevelError, State, parse_level, read_levels
+from agentopd.envs.sokoban.search import Plan, Solver, Verdict, step
+
+GUIDE = "Go to the far side of the box, then push it to the goal. Keep the box out of corners."
+
+_RULES = """You play Sokoban: push every box onto a goal.
+# wall, _ floor, . goal, $ box, * box on a goal, @ you, + you on a goal.
+You walk up, down, left or right; walking into a box pushes it, if the cell behind it is free. \
+Boxes cannot be pulled.
+You may think first inside <think></think>. End your answer with {amount} inside \
+<action></action>, for example
+<action>{example}</action>."""
+_BRIEF = "Sokoban: push $ onto . with up, down, left, right."
+_LETTERS = {move[0]: move for move in MOVES}
+
+
+class Sokoban(TextEnv):
+    """Push every box onto a goal.
+
+    Args:
+        split: which boards `reset(seed=...)` draws from; splits never share a board, nor a mirror
+            image of one.
+        levels: a file or folder of levels in the standard text format, all played in place of
+            generated ones; `reset(seed=s)` plays number `s` modulo their count.
+        max_turns: answers before the episode is truncated.
+        moves_per_turn: the most moves one answer may hold; those after the solving one are left.
+        stop_when_stuck: end the episode, as lost, when the level provably can no longer be solved.
+        prompt: the full rules, or one line for models that were trained on the game.
+        **spec: the fields of `LevelSpec`: size, boxes, inner walls and the difficulty band.
+
+    `reset(options={"level": TEXT})` plays a level of your own. The reward is 1 for solving the
+    level, else 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        split: Literal["train", "validation", "test"] = "train",
+        levels: str | None = None,
+        max_turns: int = 12,
+        moves_per_turn: int = 1,
+        stop_when_stuck: bool = False,
+        prompt: Literal["full", "brief"] = "full",
+        **spec: int,
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split is one of {', '.join(SPLITS)}, not {split!r}")
+        if prompt not in ("full", "brief"):
+            raise ValueError(f"prompt is full or brief, not {prompt!r}")
+        if max_turns < 1 or moves_per_turn < 1:
+            raise ValueError(
+                "max_turns and moves_per_turn must be at least 1; "
+                f"got {max_turns} and {moves_per_turn}"
+            )
+        self.spec_of_levels = _level_spec(spec)
+        self.split = split
+        self.collection = read_levels(levels) if levels else None
+        self.turn_limit = self.max_turns = max_turns
+        self.moves_per_turn = moves_per_turn
+        self.stop_when_stuck = stop_when_stuck
+        amount = "one move" if moves_per_turn == 1 else f"up to {moves_per_turn} moves"
+        example = "up" if moves_per_turn == 1 else "up left"
+        full = _RULES.format(amount=amount, example=example)
+        self.system_prompt = _BRIEF if prompt == "brief" else full
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, Info]:
+        """Start the level of `seed`, or the one in `options["level"]`.
+
+        Raises:
+            ValueError: the options hold anything else, the level cannot be read or is solved
+                already, or no level of the wanted difficulty exists.
+        """
+        super().reset(seed=seed)
+        number = int(self.np_random.integers(2**31)) if seed is None else seed
+        self.task_id, self.level, plan = self._choose(number, options or {})
+        self.solver = Solver(self.level)
+        if plan:
+            self.solver.remember(self.level.start, plan)
+        return self.restart()
+
+    def restart(self) -> tuple[str, Info]:
+        """Play the same level again; what its search has found is kept."""
+        self.state: State = self.level.start
+        self.turns = 0
+        info = self._info(self.solver.plan(self.state))
+        told = {"reference": info["oracle"]} if "oracle" in info else {}
+        return self.level.render(), info | told | {"skill": "sokoban", "guide": GUIDE}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+        """Play the moves of `action`.
+
+        An action that cannot be read leaves the board as it is and costs the turn.
+        """
+        self.turns += 1
+        before, start = self.solver.plan(self.state), self.state
+        moves, problem = self._parse(action)
+        played, blocked = self._play(moves)
+        # No move mends a lost level; searching it again would cost the most where it helps least.
+        lost = before.verdict is Verdict.UNSOLVABLE
+        plan = before if lost else self.solver.plan(self.state)
+        solved = self.solved
+        stuck = plan.verdict is Verdict.UNSOLVABLE
+        closer = _solvable(plan) and _solvable(before) and plan.cost < before.cost
+        info: Info = self._info(plan) | {"action_valid": not problem}
+        info["facts"] |= {
+            "well_formed": not problem,
+            "moved": self.state != start,
+            "hit_wall": blocked,
+            "moves_closer": closer,
+            "keeps_solvable": not stuck or lost,
+        }
+        info["mistake"], comment = self._comment(plan, before, bool(problem), blocked, closer)
+        info["feedback"] = f"{problem or ' '.join(played)} {comment}".strip()
+        terminated = solved or (stuck and self.stop_when_stuck)
+        truncated = not terminated and self.turns >= self.turn_limit
+        board = self.level.render(self.state)
+        shown = f"{problem}\n{board}" if problem else board
+        return shown, float(solved), terminated, truncated, info
+
+    def render(self) -> str:
+        """The board as it stands."""
+        return self.level.render(self.state)
+
+    @property
+    def solved(self) -> bool:
+        """Whether every box is on a goal."""
+        return self.state[1] <= self.level.goals
+
+    def _choose(self, number: int, options: Mapping[str, Any]) -> tuple[str, Level, Plan | None]:
+        """The task's name, its level, and the level's plan where it is known already."""
+        plan = None
+        if unknown := set(options) - {"level"}:
+            raise ValueError(f"reset takes the option 'level' only, not {sorted(unknown)}")
+        if (text := options.get("level")) is not None:
+            level = parse_level(text)
+            name = f"level/{level.key}"
+        elif self.collection:
+            number %= len(self.collection)
+            level = self.collection[number]
+            name = f"collection/{level.key}/{number}"
+        else:
+            level, plan = generate(self.spec_of_levels, number, self.split)
+            name = f"{self.split}/{level.key}/{number}"
+        if level.boxes <= level.goals:
+            raise LevelError(f"{name}: every box is on a goal at the start; move one off its goal")
+        return f"sokoban/{name}", level, plan
+
+    def _play(self, moves: list[str]) -> tuple[list[str], bool]:
+        """Play `moves` until the level is solved; those played, and whether one was blocked."""
+        blocked = False
+        for count, move in enumerate(moves, 1):
+            after = step(self.level, self.state, MOVES.index(move))
+            blocked |= after == self.state
+            self.state = after
+            if self.solved:
+                return moves[:count], blocked
+        return moves, blocked
+
+    def _parse(self, action: str) -> tuple[list[str], str]:
+        """The moves, or an empty list and what is wrong."""
+        content = parse_action(action)
+        if content is None:
+            return [], "No <action></action> in the answer."
+        words = [w for w in re.split(r"[\s,;|]+", content.lower()) if w]
+        moves = [_LETTERS.get(w, w) for w in words]
+        unknown = [m for m in moves if m not in MOVES]
+        if unknown or not moves:
+            shown = (unknown or [content])[0][:20]
+            return [], f"{shown!r} is not a move: use up, down, left or right."
+        if len(moves) > self.moves_per_turn:
+            most = self.moves_per_turn
+            return [], f"{len(moves)} moves in one answer; at most {most} are allowed."
+        return moves, ""
+
+    def _comment(
+        self, plan: Plan, before: Plan, problem: bool, blocked: bool, closer: bool
+    ) -> tuple[str, str]:
+        """The mistake's short name, and the rest of the sentence that began with the moves."""
+        left = f"{len(plan.moves)} to go."
+        if self.solved:
+            return "", "solves it."
+        if problem:
+            return "unreadable action", ""
+        if plan.verdict is Verdict.UNSOLVABLE:
+            if before.verdict is Verdict.UNSOLVABLE:
+                return "", "changes nothing, it can no longer be solved."
+            if self.solver.cornered(self.state[1]):
+                return "corner", "pushes the box where it is stuck, it can no longer be solved."
+            return "stuck", "makes it impossible, it can no longer be solved."
+        if blocked:
+            return "wall", f"hits a wall, {left}" if _solvable(plan) else "hits a wall."
+        if not _solvable(plan) or not _solvable(before):
+            return "", "is done."
+        return ("", f"moves closer, {left}") if closer else ("away", f"moves away, {left}")
+
+    def _info(self, plan: Plan) -> Info:
+        boxes_on_goal = len(self.state[1] & self.level.goals)
+        facts: dict[str, Any] = {"boxes": len(self.state[1]), "boxes_on_goal": boxes_on_goal}
+        if plan.verdict is not Verdict.UNKNOWN:
+            facts["solvable"] = _solvable(plan)
+        if _solvable(plan):
+            facts |= {"pushes_left": plan.pushes, "moves_left": len(plan.moves)}
+        info: Info = {
+            "task_id": self.task_id,
+            "success": self.solved,
+            "action_valid": True,
+            "facts": facts,
+        }
+        return info | {"oracle": " ".join(plan.moves)} if _solvable(plan) else info
+
+
+def _solvable(plan: Plan) -> bool:
+    return plan.verdict is Verdict.SOLVABLE
+
+
+def _level_spec(given: Mapping[str, int]) -> LevelSpec:
+    known = [field.name for field in fields(LevelSpec)]
+    for name, value in given.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
+            raise ValueError(f"Sokoban has no option {name!r}; {hint}")
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"Sokoban's option {name!r} is a whole number, not {value!r}")
+    return LevelSpec(**given)

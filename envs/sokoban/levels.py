@@ -1,0 +1,170 @@
+"""Sokoban levels in the standard text format, and the board geometry that never changes.
+
+Symbols: `#` wall, `.` goal, `$` box, `*` box on goal, `@` player, `+` player on goal; floor is a
+space, `-` or `_` when read and `_` when written, because a run of spaces is where tokenizers
+disagree most. Cells are numbered row by row, so a state is `(player, boxes)` with small integers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+MOVES: tuple[str, ...] = ("up", "down", "left", "right")
+_SYMBOLS = frozenset("#.$*@+ -_")
+_SUFFIXES = (".txt", ".xsb", ".sok")
+
+State = tuple[int, frozenset[int]]
+"""The player's cell and the boxes' cells."""
+
+
+class LevelError(ValueError):
+    """A level's text cannot be played; the message names the line or what is missing."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """Walls, goals and a starting state on a `height` x `width` grid."""
+
+    height: int
+    width: int
+    walls: frozenset[int]
+    goals: frozenset[int]
+    boxes: frozenset[int]
+    player: int
+
+    @property
+    def start(self) -> State:
+        """The state an episode begins in."""
+        return self.player, self.boxes
+
+    @cached_property
+    def neighbours(self) -> tuple[tuple[int, int, int, int], ...]:
+        """For each cell the cell reached by up, down, left, right; -1 for a wall or the edge."""
+        table = []
+        for cell in range(self.height * self.width):
+            row, column = divmod(cell, self.width)
+            around = (
+                cell - self.width if row > 0 else -1,
+                cell + self.width if row < self.height - 1 else -1,
+                cell - 1 if column > 0 else -1,
+                cell + 1 if column < self.width - 1 else -1,
+            )
+            table.append(tuple(-1 if c in self.walls or cell in self.walls else c for c in around))
+        return tuple(table)
+
+    def render(self, state: State | None = None) -> str:
+        """The board as text, one line a row, in the standard symbols."""
+        player, boxes = state or self.start
+        cells = []
+        for cell in range(self.height * self.width):
+            goal = cell in self.goals
+            if cell in self.walls:
+                cells.append("#")
+            elif cell == player:
+                cells.append("+" if goal else "@")
+            elif cell in boxes:
+                cells.append("*" if goal else "$")
+            else:
+                cells.append("." if goal else "_")
+        rows = ("".join(cells[r * self.width : (r + 1) * self.width]) for r in range(self.height))
+        return "\n".join(rows)
+
+    @cached_property
+    def key(self) -> str:
+        """A hash that is equal for the eight rotations and reflections of one board.
+
+        Splits are made by it, so that a mirrored training level never turns up in the test set.
+        """
+        rows = self.render().split("\n")
+        variants = []
+        for _ in range(4):
+            rows = ["".join(column) for column in zip(*rows[::-1], strict=True)]
+            variants += ["\n".join(rows), "\n".join(row[::-1] for row in rows)]
+        return hashlib.sha256(min(variants).encode()).hexdigest()[:16]
+
+
+def parse_level(text: str) -> Level:
+    """Read one level in the standard text format.
+
+    Raises:
+        LevelError: an unknown symbol, no player or two, no box, or fewer goals than boxes.
+    """
+    rows = [row.rstrip() for row in text.strip("\n").split("\n")]
+    width = max(map(len, rows))
+    found: dict[str, set[int]] = {symbol: set() for symbol in _SYMBOLS}
+    for r, row in enumerate(rows):
+        for c, symbol in enumerate(row.ljust(width)):
+            if symbol not in _SYMBOLS:
+                raise LevelError(
+                    f"line {r + 1}, column {c + 1} of the level holds {symbol!r}; allowed are "
+                    "# . $ * @ + and space, - or _ for floor"
+                )
+            found[symbol].add(r * width + c)
+    players = found["@"] | found["+"]
+    goals = found["."] | found["*"] | found["+"]
+    boxes = found["$"] | found["*"]
+    if len(players) != 1:
+        raise LevelError(
+            f"a level has exactly one player (@ or +); this one has {len(players)}: "
+            + (f"keep the one on line {min(players) // width + 1}" if players else "add one")
+        )
+    if not boxes or len(goals) < len(boxes):
+        raise LevelError(
+            f"a level has at least one box and a goal for each; this one has {len(boxes)} boxes "
+            f"($ or *) and {len(goals)} goals (. * or +)"
+        )
+    walls = frozenset(found["#"])
+    return Level(len(rows), width, walls, frozenset(goals), frozenset(boxes), players.pop())
+
+
+def read_levels(path: str | Path) -> list[Level]:
+    """All levels of a file, or of every `.txt`, `.xsb` and `.sok` file of a folder.
+
+    A level is a run of lines made of board symbols that hold a `#`; every other line (titles,
+    authors, comments) separates.
+
+    Raises:
+        LevelError: nothing is there, or a level cannot be read; the message names the file and the
+            line the level begins on.
+    """
+    path = Path(path)
+    files = [path]
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix in _SUFFIXES and p.is_file())
+    levels: list[Level] = []
+    for file in files:
+        if not file.is_file():
+            raise LevelError(f"no level file at {file}: give an existing file or folder")
+        for number, block in _blocks(file):
+            try:
+                levels.append(parse_level("\n".join(block)))
+            except LevelError as error:
+                raise LevelError(f"{file}, level at line {number}: {error}") from error
+    if not levels:
+        raise LevelError(
+            f"{path} holds no level; a level is made of the symbols # . $ * @ + and floor"
+            + (f", in a file that ends in {', '.join(_SUFFIXES)}" if path.is_dir() else "")
+        )
+    return levels
+
+
+def _blocks(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """The runs of board lines in `file`, each with the number of its first line.
+
+    A line that stands in a run and is walled at both ends belongs to the level even where it holds
+    an unknown symbol: taken for a title it would cut the level in two and hide the mistake.
+    """
+    block: list[str] = []
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate([*lines, ""], 1):
+        bare = line.strip(" -_")
+        board = "#" in line and set(line.rstrip()) <= _SYMBOLS
+        if board or (block and len(bare) > 1 and bare[0] == bare[-1] == "#"):
+            block.append(line)
+        elif block:
+            yield number - len(block), block
+            block = []

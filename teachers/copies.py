@@ -1,0 +1,68 @@
+"""Teachers that are the student itself: as it was, as it is, as it was a while ago, as it is on average."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field, PrivateAttr
+
+from agentopd.model import LanguageModel
+from agentopd.teacher import Teacher
+
+
+class LiveTeacher(Teacher, kind="live"):
+    """The student as it is now. It can drift with its own teaching and collapse; a warning, and a baseline."""
+
+    _model: LanguageModel | None = PrivateAttr(default=None)
+
+    @property
+    def model(self) -> LanguageModel:
+        """See `Teacher.model`."""
+        assert self._model is not None, "prepare() comes first"
+        return self._model
+
+    def prepare(self, student: LanguageModel) -> None:
+        """See `Teacher.prepare`."""
+        self._model = student
+
+
+class FrozenTeacher(LiveTeacher, kind="frozen"):
+    """The student as it was before its first step (OPSD 2601.18734)."""
+
+    def prepare(self, student: LanguageModel) -> None:
+        """See `Teacher.prepare`."""
+        self._model = student.frozen_copy()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """See `Teacher.tensors`."""
+        return dict(self.model.module.state_dict())
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        """See `Teacher.restore`."""
+        self.model.module.load_state_dict(tensors)
+
+
+class LaggedTeacher(FrozenTeacher, kind="lagged"):
+    """The student as it was at the last multiple of `every` steps; `every: 1` follows each step (Skill-SD 2604.10674)."""
+
+    every: int = Field(10, ge=1)
+
+    def sync(self, student: LanguageModel, step: int) -> None:
+        """See `Teacher.sync`."""
+        if (step + 1) % self.every == 0:
+            self.model.module.load_state_dict(student.module.state_dict())
+
+
+class EmaTeacher(FrozenTeacher, kind="ema"):
+    """An exponential moving average of the student's weights, started at the student (SDPO 2601.20802).
+
+    After each step every weight moves by `rate` of its distance to the student's.
+    """
+
+    rate: float = Field(0.05, gt=0, le=1)
+
+    @torch.no_grad()
+    def sync(self, student: LanguageModel, step: int) -> None:
+        """See `Teacher.sync`."""
+        current = dict(student.module.named_parameters())
+        for name, weight in self.model.module.named_parameters():
+            weight.lerp_(current[name], self.rate)

@@ -1,0 +1,141 @@
+"""The environment checker: every broken environment is caught by the check made for it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import broken_envs
+import gymnasium
+import numpy as np
+import pytest
+
+from agentopd.check import Finding, check_env
+
+SOKOBAN = "agentopd.envs.sokoban.env:Sokoban"
+
+ERRORS = [
+    ("AlphanumericSpace", "spaces", "agentopd.Text()"),
+    ("ResetReturnsText", "reset-result", "the pair (observation, info)"),
+    ("ObservesNumbers", "reset-result", "return a str"),
+    ("FourResults", "step-result", "(observation, reward, terminated, truncated, info)"),
+    ("NumpyBool", "step-result", "terminated is np.False_, not a Python bool"),
+    ("TextReward", "step-result", "the reward is '1.0'"),
+    ("EndsTwice", "step-result", "both true"),
+    ("NoTaskId", "info-required", "info['task_id'] after reset() is missing"),
+    ("NestedFacts", "info-form", "info['facts']"),
+    ("ArrayInInfo", "info-form", "info['board']"),
+    ("OracleIsList", "info-form", "info['oracle']"),
+    ("OneInfo", "info-reused", "a new info each time"),
+    ("Unseeded", "seeding", "self.np_random"),
+    ("CountsInClass", "seeding", "keep nothing in the class"),
+    ("ReadsGlobalRandom", "global-random", "self.np_random"),
+    ("SeedsGlobalRandom", "global-random", "self.np_random"),
+    ("SeedsGlobalNumpy", "global-random", "self.np_random"),
+    ("CarriesTurnsOver", "carry-over", "set in reset()"),
+    ("SharesPlace", "interleaving", "into the instance"),
+    ("RaisesOnUnreadable", "action-raises", "KeyError: '' (broken_envs.py, line"),
+    ("RaisesOnReset", "raises", "RuntimeError: no such level (broken_envs.py, line"),
+    ("AcceptsAnything", "unreadable-valid", "info['action_valid'] to False"),
+    ("DiesOfNonsense", "unreadable-ends", "step('')"),
+    ("DiesOfRepeatedNonsense", "unreadable-ends", "3 answers that cannot be read end"),
+    ("LateLimit", "turn-limit", "took 21 turns or more, its limit is 20"),
+    ("NonsenseIsFree", "turn-limit", "count the turns whose answer cannot be read"),
+    ("WrongOracle", "oracle", "fails on 20 of 20 seeds"),
+    ("StaleOracle", "oracle", "from there"),
+    ("ShortLimit", "oracle", "within the turns that are left"),
+    ("TellsOracle", "told-to-student", "info['oracle'] stands word for word"),
+    ("TellsReference", "told-to-student", "system_prompt"),
+]
+WARNINGS = [
+    ("OneTask", "one-task", "20 seeds"),
+    ("NoLimit", "endless", "set max_turns"),
+    ("NoOracle", "no-oracle", "info['oracle']"),
+    ("TellsFeedback", "told-to-student", "info['feedback']"),
+]
+
+
+def check(name: str, strict: bool = False) -> list[Finding]:
+    return check_env(f"{broken_envs.__name__}:{name}", strict=strict)
+
+
+@pytest.fixture
+def limited_line() -> Iterator[str]:
+    gymnasium.register("tests/Line-v0", f"{broken_envs.__name__}:Line", max_episode_steps=7)
+    yield "tests/Line-v0"
+    del gymnasium.registry["tests/Line-v0"]
+
+
+def test_a_good_environment_has_no_findings() -> None:
+    assert check("Line") == []
+
+
+def test_sokoban_has_no_findings_in_strict_mode() -> None:
+    assert check_env(SOKOBAN, strict=True) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stop_when_stuck": True, "prompt": "brief"},
+        {"moves_per_turn": 4, "max_turns": 20},
+        {"boxes": 2, "max_moves": 60, "max_turns": 60},
+    ],
+)
+def test_sokoban_has_no_findings_with_other_options(options: dict[str, int]) -> None:
+    assert check_env(SOKOBAN, options, seeds=10) == []
+
+
+@pytest.mark.parametrize(("name", "finding", "says"), ERRORS)
+def test_an_error_is_caught_by_its_own_check_alone(name: str, finding: str, says: str) -> None:
+    found = check(name)
+    assert {f.name for f in found if f.level == "error"} == {finding}
+    assert any(says in f.message for f in found if f.name == finding)
+
+
+@pytest.mark.parametrize(("name", "finding", "says"), WARNINGS)
+def test_a_warning_comes_without_errors(name: str, finding: str, says: str) -> None:
+    found = check(name)
+    assert [(f.level, f.name) for f in found] == [("warning", finding)]
+    assert says in found[0].message
+
+
+def test_tasks_that_depend_on_the_hash_seed_are_found_in_strict_mode_only() -> None:
+    assert "hash-seed" not in {f.name for f in check("HashSeeded")}
+    assert [f.name for f in check("HashSeeded", strict=True)] == ["hash-seed"]
+
+
+def test_an_environment_another_process_cannot_build_is_found(limited_line: str) -> None:
+    assert "not-importable" in {f.name for f in check_env(limited_line, strict=True)}
+
+
+def test_a_registered_step_limit_is_in_force(limited_line: str) -> None:
+    assert "oracle" in {f.name for f in check_env(limited_line)}
+
+
+def test_errors_come_before_warnings_and_nothing_comes_twice() -> None:
+    found = check("WrongOracle") + check("OneTask")
+    assert len(set(found)) == len(found)
+    levels = [f.level for f in check_env(SOKOBAN, {"max_moves": 30, "max_turns": 3})]
+    assert levels == sorted(levels)
+
+
+def test_the_checker_leaves_the_global_random_state_alone() -> None:
+    random.seed(5)
+    np.random.seed(5)
+    expected = random.random(), np.random.random()
+    random.seed(5)
+    np.random.seed(5)
+    check("SeedsGlobalRandom")
+    check("SeedsGlobalNumpy")
+    assert (random.random(), np.random.random()) == expected
+
+
+def test_an_unknown_environment_is_the_callers_error() -> None:
+    with pytest.raises(ValueError, match="cannot be imported"):
+        check_env("no_such_package.maze:Maze")
+
+
+def test_one_seed_is_too_few_to_compare_tasks() -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        check_env(SOKOBAN, seeds=1)
