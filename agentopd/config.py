@@ -28,7 +28,17 @@ from agentopd.teachers.copies import FrozenTeacher
 from agentopd.view import SystemView, ViewBuilder
 
 FOLDER = Path(__file__).parent / "configs"
-AXES = ("rollout", "privilege", "view", "teacher", "unit", "divergence", "weight", "mix", "schedule")
+AXES = (
+    "rollout",
+    "privilege",
+    "view",
+    "teacher",
+    "unit",
+    "divergence",
+    "weight",
+    "mix",
+    "schedule",
+)
 
 
 _DEFAULT_KINDS = {
@@ -54,42 +64,39 @@ class LearnerSettings(Settings):
         tokens_per_batch: padded tokens of one micro-batch; it bounds memory, not the result.
     """
 
-    learning_rate: float = Field(3e-4, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = Field(0.0, ge=0)
-    warmup: int = Field(0, ge=0)
-    clip: float = Field(1.0, gt=0)
-    tokens_per_batch: int = Field(4_096, ge=64)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: int = Field(default=0, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    tokens_per_batch: int = Field(default=4_096, ge=64)
 
 
 class EvaluationSettings(Settings):
     """How success is measured: one episode on each of `episodes` tasks, with seeds 0, 1, ...
 
     Args:
-        every: steps between evaluations; 0 evaluates before the first step and after the last one only.
+        every: steps between evaluations; 0 evaluates before the first step and after the last one
+            only.
         options: for the environment, beside the run's own; the held-out split, say.
         temperature: of sampling; the rollout's if not given.
     """
 
-    episodes: int = Field(256, ge=1)
-    every: int = Field(0, ge=0)
+    episodes: int = Field(default=256, ge=1)
+    every: int = Field(default=0, ge=0)
     options: dict[str, Any] = {}
-    temperature: float | None = Field(None, ge=0)
+    temperature: float | None = Field(default=None, ge=0)
 
 
 class SaveSettings(Settings):
     """What is kept: a checkpoint every so many steps, and the trajectories of every so many; 0 for none."""
 
-    checkpoint_every: int = Field(10, ge=0)
-    trajectories_every: int = Field(1, ge=0)
+    checkpoint_every: int = Field(default=10, ge=0)
+    trajectories_every: int = Field(default=1, ge=0)
 
 
 class StudySettings(Settings):
-    """A comparison: each arm is the run with some keys overridden, repeated for every seed.
-
-    Args:
-        teacher_ceiling: measure the teacher's own success too, acting with what it is told on the test tasks.
-    """
+    """A comparison: each arm is the run with some keys overridden, repeated for every seed."""
 
     name: str = "comparison"
     arms: dict[str, dict[str, Any]]
@@ -104,9 +111,9 @@ class RunConfig(Settings):
     """Everything a run depends on."""
 
     method: str | None = None
-    seed: int = Field(0, ge=0)
-    steps: int = Field(25, ge=0)
-    threads: int = Field(2, ge=1)
+    seed: int = Field(default=0, ge=0)
+    steps: int = Field(default=25, ge=0)
+    threads: int = Field(default=2, ge=1)
     student: ModelSettings = ModelSettings()
     env: EnvSettings
     rollout: SerializeAsAny[Rollout] = StudentRollout()
@@ -141,7 +148,9 @@ class RunConfig(Settings):
                 "every group would be dead. Set rollout.group to 4 or 8 (and rollout.tasks so that episodes stay equal)"
             )
         if self.mix.distil_coefficient and not self.privilege:
-            raise ValueError("a distilling method needs a privilege; privilege: none is the control that tells nothing")
+            raise ValueError(
+                "a distilling method needs a privilege; privilege: none is the control that tells nothing"
+            )
         return self
 
 
@@ -159,7 +168,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds {type(data).__name__}, not a mapping of settings such as `env: {{id: ...}}`")
+        raise ConfigError(
+            f"{path} holds {type(data).__name__}, not a mapping of settings such as `env: {{id: ...}}`"
+        )
     return parse_config(data, overrides)
 
 
@@ -211,7 +222,9 @@ def arm_config(config: RunConfig, arm: str, seed: int) -> RunConfig:
             merged = _with(merged, key.split("."), value)
         return RunConfig.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"arm {arm}: {_explained(e)}" for e in error.errors())) from error
+        raise ConfigError(
+            "\n".join(f"arm {arm}: {_explained(e)}" for e in error.errors())
+        ) from error
     except ConfigError as error:
         raise ConfigError(f"arm {arm}: {error}") from error
 
@@ -219,7 +232,9 @@ def arm_config(config: RunConfig, arm: str, seed: int) -> RunConfig:
 def _parsed(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"{override!r} is not an override; write key=value, for example unit=turn or learner.clip=0.5")
+        raise ConfigError(
+            f"{override!r} is not an override; write key=value, for example unit=turn or learner.clip=0.5"
+        )
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError as error:
@@ -241,6 +256,8 @@ def _with(data: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str,
 def _explained(error: Any) -> str:
     place = ".".join(str(part) for part in error["loc"])
     message = error["msg"].removeprefix("Value error, ")
-    if error["type"] not in ("value_error", "missing") and not isinstance(error["input"], dict | list):
+    if error["type"] not in ("value_error", "missing") and not isinstance(
+        error["input"], dict | list
+    ):
         message += f", not {error['input']!r}"
     return f"{place}: {message}" if place else message

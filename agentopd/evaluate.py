@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from agentopd.model import LanguageModel
+import gymnasium
+import numpy as np
+
+from agentopd.config import RunConfig
+from agentopd.env import Info, TextEnv
+from agentopd.model import LanguageModel, load_model
+from agentopd.privilege.sources import Source
 from agentopd.rollout.policies import EnvSettings, Rollout
 from agentopd.rollout.pool import Task
-from agentopd.rollout.sampler import Sampler
+from agentopd.rollout.sampler import Sampler, TransformersSampler
 from agentopd.statistics import wilson
-from agentopd.types import Trajectory
+from agentopd.types import EndReason, Trajectory
+from agentopd.view import SystemView
 
 # An evaluation's sampling is apart from any run's, whose seeds count from 0.
 _SEED = 2**31 - 1
 
 
 def play_tasks(
-    env: EnvSettings, student: LanguageModel, sampler: Sampler, rollout: Rollout, episodes: int, options: dict[str, Any], seed: int = 0
+    env: EnvSettings,
+    student: LanguageModel,
+    sampler: Sampler,
+    rollout: Rollout,
+    episodes: int,
+    options: dict[str, Any],
+    seed: int = 0,
 ) -> list[Trajectory]:
     """One episode on each of `episodes` tasks, with environment seeds `seed`, `seed + 1`, ..."""
     tasks = [Task(i, i, seed + i) for i in range(episodes)]
@@ -36,3 +49,82 @@ def score(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
         "turns": sum(len(t.turns) for t in trajectories) / max(played, 1),
         "errors": sum(bool(t.error) for t in trajectories),
     }
+
+
+def teacher_success(config: RunConfig) -> dict[str, Any] | None:
+    """How well the teacher itself acts on the held-out tasks, told what it is told at the start of a run.
+
+    None where that question has no answer: no teacher is asked, its text comes only after the fact, or it is not put
+    where an actor could read it from the start.
+    """
+    config = config.fresh()
+    if not config.mix.distil_coefficient or not isinstance(config.view, SystemView):
+        return None
+    student = load_model(config.student)
+    config.teacher.prepare(student)
+    actor = config.teacher.model
+    settings = _Whispered(id=config.env.id, options=config.env.options, sources=tuple(config.privilege))
+    options = {**config.evaluate.options}
+    played = play_tasks(
+        settings, actor, TransformersSampler(actor), config.rollout, config.evaluate.episodes, options
+    )
+    if any(t.end is EndReason.ERROR for t in played):
+        return None
+    found = score(played)
+    told = ", ".join(source.kind for source in config.privilege)
+    return {
+        "success": found["success"],
+        "interval": found["interval"],
+        "note": f"the {config.teacher.kind} teacher, acting on the test tasks with {told} in its system prompt",
+    }
+
+
+class _Whispered(EnvSettings):
+    """Environments whose system prompt ends with what the sources say of the task."""
+
+    sources: tuple[Source, ...]
+
+    def build(self, **more: Any) -> gymnasium.Env[str, str]:
+        return _WhisperingEnv(super().build(**more), self.sources, SystemView())
+
+
+class _WhisperingEnv(TextEnv):
+    """Adds privileged text to the system prompt, where `SystemView` would have inserted it."""
+
+    def __init__(self, env: gymnasium.Env[str, str], sources: Sequence[Source], view: SystemView) -> None:
+        self.env, self.sources, self.view = env, sources, view
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        told = [source.whisper(_unplayed(info), ()) for source in self.sources]
+        if not any(privileges is not None for privileges in told):
+            raise ValueError("no source has anything to say before the episode is played")
+        texts = [p.text for privileges in told for p in privileges or ()]
+        rules = getattr(self.env.unwrapped, "system_prompt", "")
+        self.system_prompt = rules + (self.view.separator + "\n".join(texts) if texts else "")
+        return observation, info
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, float(reward), terminated, truncated, info
+
+
+def _unplayed(prompt: Info) -> Trajectory:
+    """A trajectory of which nothing is known but what the environment said on reset."""
+    empty: Callable[..., Any] = np.empty
+    return Trajectory(
+        ids=empty(0, np.int64),
+        turn=empty(0, np.int32),
+        trainable=empty(0, np.bool_),
+        owner=empty(0, np.uint8),
+        logprob=empty(0, np.float32),
+        messages=(),
+        turns=(),
+        segments=(),
+        env="",
+        episode=0,
+        task=0,
+        seed=0,
+        end=EndReason.TRUNCATED,
+        prompt=prompt,
+    )

@@ -64,11 +64,17 @@ class Learner:
             weight_decay=self.settings.weight_decay,
         )
 
-    def update(self, trajectories: Sequence[Trajectory], lessons: Sequence[Lesson], step: int) -> Update:
+    def update(
+        self, trajectories: Sequence[Trajectory], lessons: Sequence[Lesson], step: int
+    ) -> Update:
         """Learn from a step's trajectories; those without a lesson take part in the reinforcement-learning term alone."""
         taught = [x for x in lessons if x.trajectory.end is not EndReason.ERROR]
         episodes = {x.trajectory.episode for x in lessons}
-        untaught = [Lesson(trajectory=t) for t in trajectories if t.episode not in episodes and _learnable(t)]
+        untaught = [
+            Lesson(trajectory=t)
+            for t in trajectories
+            if t.episode not in episodes and _learnable(t)
+        ]
         plan = self._plan(taught, untaught, step)
         if not taught and not any(plan.advantages.values()):
             return Update(None, {}, Collector().result(), "no teacher signal and no advantage")
@@ -76,7 +82,11 @@ class Learner:
         probes, totals = Collector(), dict[str, float]()
         for batch in batches:
             for name, value in self._accumulate(batch, plan, probes).items():
-                totals[name] = max(totals.get(name, 0.0), value) if name == "sampler_gap" else totals.get(name, 0.0) + value
+                totals[name] = (
+                    max(totals.get(name, 0.0), value)
+                    if name == "sampler_gap"
+                    else totals.get(name, 0.0) + value
+                )
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip))
         skipped = self._apply(norm, step)
         scalars = {**totals, "gradient_norm": norm, "learning_rate": self._rate(step)}
@@ -97,7 +107,10 @@ class Learner:
 
     def _batches(self, lessons: list[Lesson]) -> list[list[Lesson]]:
         lengths = [len(x.trajectory.ids) for x in lessons]
-        return [[lessons[i] for i in batch] for batch in by_length(lengths, self.settings.tokens_per_batch)]
+        return [
+            [lessons[i] for i in batch]
+            for batch in by_length(lengths, self.settings.tokens_per_batch)
+        ]
 
     def _accumulate(self, batch: list[Lesson], plan: _Plan, probes: Collector) -> dict[str, float]:
         """Add one micro-batch's gradient; returns its part of the step's numbers."""
@@ -110,14 +123,23 @@ class Learner:
             teacher_NV = self._teacher_logprobs(batch)
             probes.add(token_probes(student_NV, teacher_NV, tokens), tokens, batch)
             factor = self.method.mix.distil_coefficient * self.method.factor("distil", plan.step)
-            terms["distil"] = factor * self._distil(student_NV, teacher_NV, logprob_N, tokens, batch, plan)
+            terms["distil"] = factor * self._distil(
+                student_NV, teacher_NV, logprob_N, tokens, batch, plan
+            )
         if plan.advantages:
-            terms["rl"] = self.method.factor("rl", plan.step) * self._reinforce(logprob_N, tokens, batch, plan)
+            terms["rl"] = self.method.factor("rl", plan.step) * self._reinforce(
+                logprob_N, tokens, batch, plan
+            )
         norms = self._channel_norms(terms, hidden_NH) if len(terms) == 2 else {}
         loss = torch.stack(list(terms.values())).sum()
         loss.backward()
         gap = (logprob_N.detach() - tokens.behaviour_N).abs().max().item()
-        return {"loss": loss.item(), "sampler_gap": gap, **norms, **{f"loss_{k}": v.item() for k, v in terms.items()}}
+        return {
+            "loss": loss.item(),
+            "sampler_gap": gap,
+            **norms,
+            **{f"loss_{k}": v.item() for k, v in terms.items()},
+        }
 
     def _distil(
         self,
@@ -139,18 +161,26 @@ class Learner:
             credit_N = policy_gradient(logprob_N, tokens.behaviour_N, credit_N, clip=None)
         return (plan.distil.factor(tokens) * credit_N).sum()
 
-    def _reinforce(self, logprob_N: torch.Tensor, tokens: Tokens, batch: list[Lesson], plan: _Plan) -> torch.Tensor:
+    def _reinforce(
+        self, logprob_N: torch.Tensor, tokens: Tokens, batch: list[Lesson], plan: _Plan
+    ) -> torch.Tensor:
         """The reinforcement-learning term: every token of an episode carries the episode's advantage."""
         rl = self.method.mix.rl_channel
         assert rl is not None
-        episode_L = torch.tensor([plan.advantages[x.trajectory.episode] for x in batch], device=logprob_N.device)
+        episode_L = torch.tensor(
+            [plan.advantages[x.trajectory.episode] for x in batch], device=logprob_N.device
+        )
         loss_N = policy_gradient(logprob_N, tokens.behaviour_N, episode_L[tokens.lesson_N], rl.clip)
         return (plan.rl.factor(tokens) * loss_N).sum()
 
     def _hidden(self, batch: list[Lesson]) -> torch.Tensor:
         """The student's last hidden states (N, H) before each trainable token."""
-        pieces = [(x.trajectory, start, stop) for x in batch for start, stop in x.trajectory.segments]
-        ids_BT, mask_BT = padded([t.ids[start:stop] for t, start, stop in pieces], self.student.device)
+        pieces = [
+            (x.trajectory, start, stop) for x in batch for start, stop in x.trajectory.segments
+        ]
+        ids_BT, mask_BT = padded(
+            [t.ids[start:stop] for t, start, stop in pieces], self.student.device
+        )
         hidden_BTH = self.student.hidden(ids_BT, mask_BT)
         before = [t.trainable[start:stop].nonzero()[0] - 1 for t, start, stop in pieces]
         row_N = np.repeat(np.arange(len(pieces)), [len(b) for b in before])
@@ -164,9 +194,13 @@ class Learner:
         """Log-probabilities at the rollout's temperature: of both sides, or the two could not be compared."""
         return torch.log_softmax(logits_NV / (self.method.rollout.temperature or 1.0), dim=-1)
 
-    def _channel_norms(self, terms: dict[str, torch.Tensor], hidden_NH: torch.Tensor) -> dict[str, float]:
+    def _channel_norms(
+        self, terms: dict[str, torch.Tensor], hidden_NH: torch.Tensor
+    ) -> dict[str, float]:
         """Each channel's gradient norm at the last hidden states, where it costs no second backward pass."""
-        grads = {k: torch.autograd.grad(v, hidden_NH, retain_graph=True)[0] for k, v in terms.items()}
+        grads = {
+            k: torch.autograd.grad(v, hidden_NH, retain_graph=True)[0] for k, v in terms.items()
+        }
         return {f"hidden_gradient_{k}": g.norm().item() for k, g in grads.items()}
 
     def _rate(self, step: int) -> float:

@@ -1,4 +1,4 @@
-"""A causal language model as this toolkit uses it: hidden states first, logits only where they are needed."""
+"""A causal language model as this toolkit uses it: hidden states first, logits where needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from typing import Any, cast
 
 import torch
 from pydantic import Field
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from agentopd.parts import Settings, closest
 
@@ -25,7 +30,7 @@ class ModelSettings(Settings):
     """
 
     path: str = "zoo:sokoban-easy"
-    dtype: str = Field("float32", pattern="^(float32|bfloat16)$")
+    dtype: str = Field(default="float32", pattern="^(float32|bfloat16)$")
     device: str = "cpu"
     trust_remote_code: bool = False
 
@@ -61,9 +66,9 @@ class LanguageModel:
         return cast(torch.nn.Module, self.module.get_decoder())
 
     def hidden(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-        """Last hidden states (B, T, H) of right-padded sequences; `mask_BT` is 1 on tokens and 0 on padding.
+        """Last hidden states (B, T, H) of right-padded sequences.
 
-        The mask says which tokens exist, never which are learnt: observations are always visible.
+        `mask_BT` is 1 on tokens and 0 on padding. It says which tokens exist, never which are learnt: observations are always visible.
         """
         output = self.body(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
         return output.last_hidden_state
@@ -82,14 +87,20 @@ def load_model(settings: ModelSettings) -> LanguageModel:
     """Load a model and its tokenizer; nothing is fetched and nothing unpickled.
 
     Raises:
-        ValueError: there is no such folder, it is not a model, its weights are not safetensors, or its logits are not
-            the output layer of its last hidden states (then divergences made of hidden states would be wrong).
+        ValueError: there is no such folder, it is not a model, its weights are not safetensors, or
+            its logits are not the output layer of its last hidden states (then divergences made of
+            hidden states would be wrong).
     """
     folder = model_folder(settings.path)
     device = torch.device(settings.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {settings.device!r} was asked for, but torch sees no GPU here; use device=cpu")
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": settings.trust_remote_code}
+        raise ValueError(
+            f"device {settings.device!r} was asked for, but torch sees no GPU here; use device=cpu"
+        )
+    options: dict[str, Any] = {
+        "local_files_only": True,
+        "trust_remote_code": settings.trust_remote_code,
+    }
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         module = AutoModelForCausalLM.from_pretrained(
@@ -97,10 +108,16 @@ def load_model(settings: ModelSettings) -> LanguageModel:
         )
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(f"{settings.path} cannot be loaded as a causal language model: {reason}") from error
+        raise ValueError(
+            f"{settings.path} cannot be loaded as a causal language model: {reason}"
+        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or not tokenizer.chat_template:
-        raise ValueError(f"{settings.path} has no fast tokenizer with a chat template; agents need one")
-    model = LanguageModel(module.to(device).eval(), tokenizer, settings.path, _stop_ids(module, tokenizer))
+        raise ValueError(
+            f"{settings.path} has no fast tokenizer with a chat template; agents need one"
+        )
+    model = LanguageModel(
+        module.to(device).eval(), tokenizer, settings.path, _stop_ids(module, tokenizer)
+    )
     _check_head(model)
     return model
 
@@ -119,17 +136,22 @@ def model_folder(path: str) -> Path:
         return folder
     folder = Path(path)
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{path!r} is not a model folder: it holds no config.json. Give a local folder, or zoo:NAME")
+        raise ValueError(
+            f"{path!r} is not a model folder: it holds no config.json. "
+            "Give a local folder, or zoo:NAME"
+        )
     return folder
 
 
 def _stop_ids(module: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
-    """The union of what the tokenizer and the generation settings call end; a mismatch makes answers run on."""
+    """All that the tokenizer or the generation settings call end: one forgotten, answers run on."""
     declared = module.generation_config.eos_token_id if module.generation_config else None
     ends = [*(declared if isinstance(declared, list) else [declared]), tokenizer.eos_token_id]
     found = frozenset(int(e) for e in ends if e is not None)
     if not found:
-        raise ValueError("neither the tokenizer nor the generation settings name an end-of-turn token")
+        raise ValueError(
+            "neither the tokenizer nor the generation settings name an end-of-turn token"
+        )
     return found
 
 
@@ -140,6 +162,6 @@ def _check_head(model: LanguageModel) -> None:
         ours = model.logits(model.hidden(ids_BT, torch.ones_like(ids_BT)))
     if not torch.allclose(direct, ours, atol=1e-3, rtol=1e-3):
         raise ValueError(
-            f"{model.name}: the logits are not the output layer applied to the last hidden states (a cap or a scale "
-            "follows it); this architecture is not supported"
+            f"{model.name}: the logits are not the output layer applied to the last hidden states "
+            "(a cap or a scale follows it); this architecture is not supported"
         )

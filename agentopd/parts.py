@@ -1,22 +1,30 @@
 """Parts: the values on the axes of a method.
 
-A part is a pydantic model whose fields are its configuration, so that a YAML mapping with a `kind` *is* the part. A
-family is a direct subclass with `family=`; a member names itself with `kind=`:
+A part is a pydantic model whose fields are its configuration, so that a YAML mapping with a `kind`
+*is* the part. A family is a direct subclass with `family=`; a member names itself with `kind=`:
 
     class Unit(Part, family="unit"): ...
     class TurnUnit(Unit, kind="turn"): ...
 
-    Unit.model_validate({"kind": "turn", "reduce": "sum"})      # a TurnUnit
-    Unit.model_validate("my_package.units:Halves")             # a class of your own, registered or not
+    Unit.model_validate({"kind": "turn", "reduce": "sum"})  # a TurnUnit
+    Unit.model_validate("my_package.units:Halves")          # your own class, registered or not
 """
 
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from agentopd.env import load_object
 
@@ -53,9 +61,11 @@ class Part(Settings):
         super().__init_subclass__(**kwargs)
         if family:
             cls.family = family
-        cls.kind = kind
-        if kind and any(other.kind == kind for other in cls._root().members() if other is not cls):
+        # Named last: a refused class lives on until it is collected, and must not be found by then.
+        cls.kind = ""
+        if kind and any(other.kind == kind for other in cls._root().members()):
             raise ValueError(f"there are two {cls.family} parts of kind {kind!r}: rename one")
+        cls.kind = kind
 
     def __class_getitem__(cls, item: Any) -> Any:
         raise TypeError(f"{cls.__name__} is not generic")
@@ -63,7 +73,11 @@ class Part(Settings):
     @classmethod
     def _root(cls) -> type[Part]:
         """The class that opened this family."""
-        return next(c for c in reversed(cls.__mro__) if isinstance(c, type) and issubclass(c, Part) and c.__dict__.get("family"))
+        return next(
+            c
+            for c in reversed(cls.__mro__)
+            if isinstance(c, type) and issubclass(c, Part) and c.__dict__.get("family")
+        )
 
     @classmethod
     def members(cls) -> list[type[Self]]:
@@ -83,7 +97,12 @@ class Part(Settings):
         if ":" in kind:
             found = load_object(kind)
             if not (isinstance(found, type) and issubclass(found, cls)):
-                raise ValueError(f"{kind} is not a {cls.family}: derive it from {cls.__module__}.{cls.__name__}")
+                raise ValueError(
+                    f"{kind} is not a {cls.family}: derive it from {cls.__module__}.{cls.__name__}"
+                )
+            if inspect.isabstract(found):
+                missing = ", ".join(sorted(found.__abstractmethods__))
+                raise ValueError(f"{kind} cannot be used before it defines {missing}")
             return found
         kinds = {member.kind: member for member in cls.members()}
         if kind not in kinds:
@@ -100,8 +119,10 @@ class Part(Settings):
         value = dict(value)
         kind = value.pop("kind", None)
         if kind is None and cls is cls._root():
-            raise ValueError(f"a {cls.family} needs a kind; there are: {', '.join(sorted(m.kind for m in cls.members()))}")
-        target = cls if kind in (None, cls.kind) else cls.of_kind(str(kind))
+            known = ", ".join(sorted(member.kind for member in cls.members()))
+            raise ValueError(f"the {cls.family} needs a kind; there are: {known}")
+        named = kind is None or (kind == cls.kind and cls.kind)
+        target = cls if named else cls.of_kind(str(kind))
         return handler(value) if target is cls else target.model_validate(value)
 
     @model_serializer(mode="wrap")

@@ -21,11 +21,13 @@ _TOP = 8
 
 
 @torch.no_grad()
-def token_probes(student_NV: torch.Tensor, teacher_NV: torch.Tensor, tokens: Tokens) -> dict[str, torch.Tensor]:
+def token_probes(
+    student_NV: torch.Tensor, teacher_NV: torch.Tensor, tokens: Tokens
+) -> dict[str, torch.Tensor]:
     """Values of each token, (N,).
 
-    divergence: KL(student || teacher) in nats. log_ratio: |log p(y) - log q(y)|. student_entropy, teacher_entropy.
-    overlap: share of the student's eight likeliest tokens among the teacher's.
+    divergence: KL(student || teacher) in nats. log_ratio: |log p(y) - log q(y)|.
+    student_entropy, teacher_entropy: in nats. overlap: share of the student's eight likeliest tokens among the teacher's.
     """
     at_N1 = tokens.ids_N[:, None]
     k = min(_TOP, student_NV.shape[1])
@@ -44,17 +46,27 @@ class Collector:
     """Sums probes over a step's micro-batches."""
 
     def __init__(self) -> None:
-        self._by_turn: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
-        self._by_success: dict[str, dict[bool, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
+        self._by_turn: dict[str, dict[int, list[float]]] = defaultdict(
+            lambda: defaultdict(lambda: [0.0, 0.0])
+        )
+        self._by_success: dict[str, dict[bool, list[float]]] = defaultdict(
+            lambda: defaultdict(lambda: [0.0, 0.0])
+        )
 
-    def add(self, probes: dict[str, torch.Tensor], tokens: Tokens, lessons: Sequence[Lesson]) -> None:
+    def add(
+        self, probes: dict[str, torch.Tensor], tokens: Tokens, lessons: Sequence[Lesson]
+    ) -> None:
         """Take in a micro-batch."""
-        solved = torch.tensor([lesson.trajectory.success for lesson in lessons], device=tokens.ids_N.device)
+        solved = torch.tensor(
+            [lesson.trajectory.success for lesson in lessons], device=tokens.ids_N.device
+        )
         turns = int(tokens.turn_N.max()) + 1
         for name, value_N in probes.items():
             for turn, (total, count) in enumerate(_sums(value_N, tokens.turn_N, turns)):
                 _add(self._by_turn[name][turn], total, count)
-            for success, (total, count) in enumerate(_sums(value_N, solved[tokens.lesson_N].long(), 2)):
+            for success, (total, count) in enumerate(
+                _sums(value_N, solved[tokens.lesson_N].long(), 2)
+            ):
                 _add(self._by_success[name][bool(success)], total, count)
 
     def result(self) -> dict[str, Any]:
@@ -76,7 +88,7 @@ class Collector:
 
 
 def rollout_probes(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Means over a step's episodes: success, reward, turns, and the shares of invalid and cut answers and of ends."""
+    """Means over a step's episodes, and the shares of answers and ends of each sort."""
     turns = [turn for t in trajectories for turn in t.turns]
     return {
         "success": _share(t.success for t in trajectories),
@@ -84,7 +96,9 @@ def rollout_probes(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "turns": len(turns) / max(len(trajectories), 1),
         "invalid": _share(not turn.valid for turn in turns),
         "cut": _share(turn.cut for turn in turns),
-        "truncated": _share(t.end not in (EndReason.TERMINATED, EndReason.ERROR) for t in trajectories),
+        "truncated": _share(
+            t.end not in (EndReason.TERMINATED, EndReason.ERROR) for t in trajectories
+        ),
         "errors": _share(t.end is EndReason.ERROR for t in trajectories),
         "new_segments": sum(len(t.segments) - 1 for t in trajectories) / max(len(trajectories), 1),
     }
@@ -92,7 +106,9 @@ def rollout_probes(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 def _sums(value_N: torch.Tensor, group_N: torch.Tensor, groups: int) -> list[tuple[float, float]]:
     total = value_N.new_zeros(groups).index_add(0, group_N, value_N)
-    return list(zip(total.tolist(), torch.bincount(group_N, minlength=groups).tolist(), strict=True))
+    return list(
+        zip(total.tolist(), torch.bincount(group_N, minlength=groups).tolist(), strict=True)
+    )
 
 
 def _add(pair: list[float], total: float, count: float) -> None:

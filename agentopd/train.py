@@ -25,6 +25,7 @@ from agentopd.model import load_model
 from agentopd.privilege.sources import gather
 from agentopd.probes import rollout_probes
 from agentopd.rollout.sampler import TransformersSampler
+from agentopd.showcase import describe_episode
 from agentopd.signal.advantages import dead_groups
 from agentopd.storage import save_trajectories
 from agentopd.types import Lesson, Trajectory
@@ -36,8 +37,11 @@ class Interrupted(Exception):
     """The run was asked to stop and has saved a checkpoint; `step` steps are done."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"stopped after {step} steps")
+        super().__init__(step)
         self.step = step
+
+    def __str__(self) -> str:
+        return f"stopped after {self.step} steps"
 
 
 def train(config: RunConfig, out: Path, resume: bool = False, watch: Watch | None = None) -> dict[str, Any]:
@@ -60,6 +64,7 @@ def train(config: RunConfig, out: Path, resume: bool = False, watch: Watch | Non
         run.begin()
         for step in range(run.step, config.steps):
             trajectories, lessons = run.collect(step)
+            run.show(lessons, step)
             update = run.learn(trajectories, lessons, step)
             run.record(step, trajectories, update)
             if stop.is_set() and step + 1 < config.steps:
@@ -92,6 +97,7 @@ class Run:
         torch.manual_seed(config.seed)
         self.config, self.out, self.watch = config.fresh(), out, watch
         self.clock, self.step = Clock(), 0
+        self._told: tuple[dict[str, float], dict[str, int]] = ({}, {})
         checkpoint = _open_folder(self.config, out, resume)
         self.student = load_model(self.config.student)
         self.config.env.build()
@@ -119,6 +125,13 @@ class Run:
         clock.teacher_tokens += sum(len(view.ids) for view in views)
         return trajectories, lessons
 
+    def show(self, lessons: list[Lesson], step: int) -> None:
+        """Keep one episode of the first step for people to look at, as the teacher sees it before anything is learnt."""
+        if step == 0:
+            described = describe_episode(self.student, self.config.teacher, lessons, self.config.unit.kind)
+            if described is not None:
+                (self.out / "episode.json").write_text(json.dumps(described, indent=1) + "\n")
+
     def learn(self, trajectories: list[Trajectory], lessons: list[Lesson], step: int) -> Update:
         """One optimizer step; sampler and teacher follow."""
         with self.clock.stage("learner"):
@@ -128,6 +141,14 @@ class Run:
         self.clock.student_tokens += sum(t.student_tokens for t in trajectories)
         self.step = step + 1
         return update
+
+    def _since_last_line(self) -> tuple[dict[str, float], dict[str, int]]:
+        """Seconds by stage and tokens spent since the last line of metrics."""
+        stages, tokens = dict(self.clock.stages), {"student": self.clock.student_tokens, "teacher": self.clock.teacher_tokens}
+        spent = {k: v - self._told[0].get(k, 0.0) for k, v in stages.items()}
+        used = {k: v - self._told[1].get(k, 0) for k, v in tokens.items()}
+        self._told = (stages, tokens)
+        return spent, used
 
     def record(self, step: int, trajectories: list[Trajectory], update: Update) -> None:
         """Write the step's line, its trajectories and, when due, a checkpoint and an evaluation."""
@@ -145,6 +166,7 @@ class Run:
         if self.step == 0:
             self.evaluation = self._measure()
             self.success_before = self.evaluation["success"]
+            self._since_last_line()
             self._write_line({"step": -1, "episodes": 0, "seconds": 0.0, "evaluation": self.evaluation})
 
     def save(self) -> None:
@@ -193,6 +215,7 @@ class Run:
         return sum(self.clock.stages.values())
 
     def _line(self, step: int, trajectories: list[Trajectory], update: Update) -> dict[str, Any]:
+        stages, tokens = self._since_last_line()
         line: dict[str, Any] = {
             "step": step,
             "episodes": self.step * self.config.rollout.episodes,
@@ -200,8 +223,8 @@ class Run:
             "train": {**rollout_probes(trajectories), "dead_groups": dead_groups(trajectories)},
             "loss": update.loss,
             "probes": {**update.probes, "scalars": update.scalars},
-            "stages": dict(self.clock.stages),
-            "tokens": {"student": self.clock.student_tokens, "teacher": self.clock.teacher_tokens},
+            "stages": stages,
+            "tokens": tokens,
         }
         if update.skipped:
             line["skipped"] = update.skipped
@@ -222,6 +245,7 @@ class Run:
         self.sampler.sync(self.student)
         self.step, self.success_before = progress.step, progress.success_before
         self.clock = Clock(progress.stages, progress.student_tokens, progress.teacher_tokens)
+        self._since_last_line()
         metrics = self.out / "metrics.jsonl"
         lines = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] < self.step]
         metrics.write_text("".join(f"{line}\n" for line in lines))

@@ -262,6 +262,10 @@ class WrongOracle(Line):
         return super().tell() | {"oracle": "left left left left"}
 
 
+class OneWrongTask(OneTask, WrongOracle):
+    """Its warning is found before its error."""
+
+
 class StaleOracle(Line):
     def tell(self) -> Info:
         return super().tell() | {"oracle": "left right right" + " right" * (self.goal - 1)}

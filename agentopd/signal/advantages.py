@@ -1,4 +1,4 @@
-"""Reinforcement learning from the episode's reward: advantages and the policy-gradient surrogate."""
+"""Reinforcement learning from the episode's reward: advantages and the policy-gradient loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from agentopd.parts import Part
-from agentopd.types import Trajectory
+from agentopd.types import EndReason, Trajectory
 
 # N tokens
 
@@ -20,11 +20,11 @@ class Advantage(Part, family="rl"):
     """How episodes' rewards become advantages.
 
     Args:
-        clip: PPO's clip of the importance ratio, the same on both sides (1707.06347); only matters when the weights have moved
-            since the rollout.
+        clip: PPO's clip of the importance ratio, the same on both sides (1707.06347); only matters
+            when the weights have moved since the rollout.
     """
 
-    clip: float = Field(0.2, gt=0)
+    clip: float = Field(default=0.2, gt=0)
 
     @abstractmethod
     def of(self, trajectories: Sequence[Trajectory]) -> dict[int, float]:
@@ -32,20 +32,22 @@ class Advantage(Part, family="rl"):
 
 
 class Grpo(Advantage, kind="grpo"):
-    """Reward less the group's mean (GRPO 2402.03300), over its standard deviation unless `std` is off.
+    """Reward less the group's mean (GRPO 2402.03300).
 
-    A group whose rewards are all equal is dead: it teaches nothing.
+    Over the group's standard deviation, unless `std` is off. A group whose rewards are all equal is dead: its
+    advantages are exactly zero and it teaches nothing.
     """
 
     std: bool = True
-    epsilon: float = Field(1e-6, gt=0)
+    epsilon: float = Field(default=1e-6, gt=0)
 
     def of(self, trajectories: Sequence[Trajectory]) -> dict[int, float]:
         """See `Advantage.of`."""
         found: dict[int, float] = {}
         for group in groups(trajectories):
             rewards = np.array([t.reward for t in group])
-            centred = rewards - rewards.mean()
+            # The mean of equal numbers may be off by a rounding, which the division would magnify.
+            centred = rewards - rewards.mean() if np.ptp(rewards) else np.zeros(len(rewards))
             scaled = centred / (rewards.std() + self.epsilon) if self.std else centred
             found |= {t.episode: float(a) for t, a in zip(group, scaled, strict=True)}
         return found
@@ -60,15 +62,29 @@ def groups(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
 
 
 def dead_groups(trajectories: Sequence[Trajectory]) -> float | None:
-    """The share of groups whose rewards are all equal; None when no group has two episodes."""
-    shared = [group for group in groups(trajectories) if len(group) > 1]
+    """The share of groups whose rewards are all equal; None when no group has two episodes.
+
+    Episodes that ended in an error take no part, as they take none in learning.
+    """
+    played = [t for t in trajectories if t.end is not EndReason.ERROR]
+    shared = [group for group in groups(played) if len(group) > 1]
     if not shared:
         return None
     return sum(len({t.reward for t in group}) == 1 for group in shared) / len(shared)
 
 
-def policy_gradient(logprob_N: torch.Tensor, behaviour_N: torch.Tensor, advantage_N: torch.Tensor, clip: float | None) -> torch.Tensor:
-    """(N,) surrogate losses whose gradient is `-ratio * advantage * grad log p`; with `clip`, PPO's pessimistic bound."""
+def policy_gradient(
+    logprob_N: torch.Tensor,
+    behaviour_N: torch.Tensor,
+    advantage_N: torch.Tensor,
+    clip: float | None,
+) -> torch.Tensor:
+    """(N,) surrogate losses whose gradient is `-ratio * advantage * grad log p`.
+
+    The advantage is a number: nothing is differentiated through it. With `clip`, PPO's pessimistic
+    bound (1707.06347).
+    """
+    advantage_N = advantage_N.detach()
     ratio_N = (logprob_N - behaviour_N).exp()
     plain_N = ratio_N * advantage_N
     if clip is None:

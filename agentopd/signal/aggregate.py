@@ -1,7 +1,8 @@
-"""The one place where tokens are averaged, for the distillation and the reinforcement-learning channel alike.
+"""The one place where tokens are averaged, for the distillation and the RL channel alike.
 
-A coefficient between two channels means nothing without the normalisation of each, so both use this and the run
-records which. Factors are made of the whole step's counts: how the step is cut into micro-batches changes nothing.
+A coefficient between two channels means nothing without the normalisation of each, so both use this
+and the run records which. Factors are made of the whole step's counts: how the step is cut into
+micro-batches changes nothing.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ Normalise = Literal["token_mean", "turn_mean", "sequence_mean", "fixed"]
 class Aggregator:
     """Turns values of tokens into one number: a sum in which token `t` counts with a factor.
 
-    token_mean: 1 / tokens. turn_mean: the mean over turns of the mean over a turn's tokens. sequence_mean: the mean
-    over episodes of the mean over an episode's tokens. fixed: 1 / budget, whatever the step holds.
+    token_mean: 1 / tokens. turn_mean: the mean over turns of the mean over a turn's tokens.
+    sequence_mean: the mean over episodes of the mean over an episode's tokens. fixed: 1 / budget,
+    whatever the step holds.
     """
 
     normalise: Normalise
@@ -36,7 +38,9 @@ class Aggregator:
     @classmethod
     def of(cls, lessons: Sequence[Lesson], normalise: Normalise, budget: float) -> Aggregator:
         """The counts of all lessons that take part."""
-        trajectories = [lesson.trajectory for lesson in lessons if lesson.trajectory.trainable.any()]
+        trajectories = [
+            lesson.trajectory for lesson in lessons if lesson.trajectory.trainable.any()
+        ]
         return cls(
             normalise=normalise,
             tokens=sum(int(t.trainable.sum()) for t in trajectories),

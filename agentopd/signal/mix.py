@@ -48,7 +48,7 @@ class Auxiliary(RlOnly, kind="auxiliary"):
     Both are averaged the same way; the metrics hold each channel's gradient norm on its own.
     """
 
-    coefficient: float = Field(0.1, gt=0)
+    coefficient: float = Field(default=0.1, gt=0)
 
     @property
     def distil_coefficient(self) -> float:

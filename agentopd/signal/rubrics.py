@@ -1,7 +1,8 @@
-"""Rubric spans: named criteria, judged from the environment's facts, that pay exactly the tokens they speak of.
+"""Rubric spans: criteria, judged from the environment's facts, that pay exactly their own tokens.
 
-A criterion speaks of some turns and of a part of each: the whole answer, its reasoning or its action. A judge reads
-the facts of the turn. A turn without the fact is not judged, and the criterion does not speak of it.
+A criterion speaks of some turns and of a part of each: the whole answer, its reasoning or its
+action. A judge reads the facts of the turn. A turn without the fact is not judged, and the
+criterion does not speak of it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agentopd.parts import Settings
 from agentopd.signal.divergences import Divergence
@@ -32,7 +33,7 @@ class Criterion(Settings):
     name: str
     fact: str
     want: bool | int | float | str = True
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(default=1.0, ge=0)
     turns: Literal["every", "last"] = "every"
     part: Literal["turn", "reasoning", "action"] = "turn"
 
@@ -43,6 +44,7 @@ class Criterion(Settings):
         return None if value is None else value == self.want
 
 
+_FLOOR = "floor"
 _DEFAULT = (
     Criterion(name="moves closer", fact="moves_closer", weight=1.0),
     Criterion(name="keeps the level solvable", fact="keeps_solvable", weight=2.0),
@@ -54,9 +56,10 @@ _DEFAULT = (
 class RubricSpanUnit(Unit, kind="rubric_span"):
     """A span for each criterion and turn it speaks of.
 
-    `use: weight` sends the teacher where the agent failed: a token counts `floor` plus the weights of the criteria its
-    turn violates, rescaled so that the step's tokens count 1 on average. `use: reward` gives, in place of the
-    teacher's value, the verdict as a reward in [-1, 1] times the weight, to exactly the tokens of the span.
+    `use: weight` sends the teacher where the agent failed: a token counts `floor` plus the weights
+    of the criteria its turn violates, rescaled so that the step's tokens count 1 on average.
+    `use: reward` gives, in place of the teacher's value, the verdict as a reward of 1 or -1 times
+    the weight, to exactly the tokens of the span.
 
     Args:
         floor: what a token counts where every criterion is satisfied.
@@ -64,11 +67,25 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
 
     criteria: tuple[Criterion, ...] = _DEFAULT
     use: Literal["weight", "reward"] = "weight"
-    floor: float = Field(0.25, ge=0)
+    floor: float = Field(default=0.25, ge=0)
+
+    @model_validator(mode="after")
+    def _names_tell_apart(self) -> RubricSpanUnit:
+        names = [criterion.name for criterion in self.criteria]
+        if len({*names, _FLOOR}) <= len(names):
+            raise ValueError(
+                f"the criteria are called {', '.join(names)}: reports and probes tell them apart by "
+                f"name, so give each its own, and none the name {_FLOOR!r}"
+            )
+        return self
 
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`; the weight of a span is what its verdict makes of the criterion's weight."""
-        found = [Span(t.start, t.stop, "floor", self.floor) for t in trajectory.turns] if self.use == "weight" else []
+        found = (
+            [Span(t.start, t.stop, _FLOOR, self.floor) for t in trajectory.turns]
+            if self.use == "weight"
+            else []
+        )
         for criterion in self.criteria:
             turns = trajectory.turns if criterion.turns == "every" else trajectory.turns[-1:]
             for turn in turns:
@@ -84,14 +101,14 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
         return weights_N if self.use == "reward" else values_N * weights_N
 
     def returns(self, divergence: Divergence) -> Literal["loss", "advantage"]:
-        """See `Unit.returns`: a verdict paid as a reward is an advantage, whatever the divergence."""
+        """See `Unit.returns`: a verdict paid as a reward is an advantage in any case."""
         return "advantage" if self.use == "reward" else divergence.returns
 
     def balance(self, spans: Sequence[Sequence[Span]]) -> float:
         """See `Unit.balance`: rescales weights to a mean of 1 over the step's tokens."""
         if self.use == "reward":
             return 1.0
-        floor_spans = [s for own in spans for s in own if s.name == "floor"]
+        floor_spans = [s for own in spans for s in own if s.name == _FLOOR]
         tokens = sum(s.stop - s.start for s in floor_spans)
         total = sum((s.stop - s.start) * s.weight for own in spans for s in own)
         return tokens / total if total else 1.0

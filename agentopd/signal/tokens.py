@@ -38,7 +38,9 @@ class Tokens:
         chosen = [lesson.trajectory.trainable for lesson in lessons]
 
         def joined(values: Sequence[np.ndarray]) -> torch.Tensor:
-            return torch.from_numpy(np.concatenate([v[m] for v, m in zip(values, chosen, strict=True)])).to(device)
+            return torch.from_numpy(
+                np.concatenate([v[m] for v, m in zip(values, chosen, strict=True)])
+            ).to(device)
 
         trajectories = [lesson.trajectory for lesson in lessons]
         return cls(

@@ -1,7 +1,8 @@
 """Supervision units: at which granularity the teacher's opinion is measured and credited.
 
-A unit cuts a trajectory into spans. A span's value is the reduction of its tokens' values, and every token of the span
-carries it, times the span's weight. Where spans overlap, a token carries the sum. The aggregator then averages tokens.
+A unit cuts a trajectory into spans. A span's value is the reduction of its tokens' values, and
+every token of the span carries it, times the span's weight. Where spans overlap, a token carries
+the sum. The aggregator then averages tokens.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ class Unit(Part, family="unit"):
 
     Args:
         reduce: how a span's value is made of its tokens' values.
-        normalise: how the aggregator averages tokens, for this and the reinforcement-learning channel.
+        normalise: how the aggregator averages tokens, for this and the RL channel.
         budget: what `normalise: fixed` divides by.
     """
 
     reduce: Reduce = "mean"
     normalise: Normalise = "token_mean"
-    budget: float = Field(1_000.0, gt=0)
+    budget: float = Field(default=1_000.0, gt=0)
 
     @abstractmethod
     def spans(self, trajectory: Trajectory) -> list[Span]:
@@ -64,7 +65,7 @@ class Unit(Part, family="unit"):
         return divergence.returns
 
     def balance(self, spans: Sequence[Sequence[Span]]) -> float:
-        """A factor on all of the step's credits, from the spans of all its trajectories, to keep the loss's scale."""
+        """A factor on a step's credits, from all its trajectories' spans, to keep the scale."""
         return 1.0
 
 
@@ -84,9 +85,9 @@ class TurnUnit(Unit, kind="turn"):
     """Every turn as one decision.
 
     Args:
-        use: `credit` gives each token its turn's reduced value. `weight` leaves each token its own value and
-            multiplies it by the turn's reduced magnitude, relative to the mean over the episode's turns and detached:
-            the turns in which the teacher disagrees most teach most.
+        use: `credit` gives each token its turn's reduced value. `weight` leaves each token its own
+            value and multiplies it by the turn's reduced magnitude, relative to the mean over the
+            episode's turns and detached: the turns in which the teacher disagrees most teach most.
     """
 
     use: Literal["credit", "weight"] = "credit"
@@ -101,8 +102,10 @@ class TurnUnit(Unit, kind="turn"):
             return super().credit(values_N, index)
         size_S = index.reduce(values_N.detach().abs(), self.reduce)
         mean_S = mean_by(size_S, index.lesson_S, index.lessons)[index.lesson_S]
-        # An episode whose turns all agree with the teacher has nothing to weigh: its turns count alike.
-        relative_S = torch.where(mean_S > 1e-12, size_S / mean_S.clamp(min=1e-12), torch.ones_like(size_S))
+        # Where every turn agrees with the teacher there is nothing to weigh: turns count alike.
+        relative_S = torch.where(
+            mean_S > 1e-12, size_S / mean_S.clamp(min=1e-12), torch.ones_like(size_S)
+        )
         return values_N * index.scatter(relative_S, len(values_N))
 
 
@@ -125,8 +128,10 @@ class SpanIndex:
     lessons: int
 
     @classmethod
-    def of(cls, lessons: Sequence[Lesson], spans: Sequence[Sequence[Span]], tokens: Tokens) -> SpanIndex:
-        """The index of each lesson's spans over the micro-batch's tokens; spans without a token are left out."""
+    def of(
+        cls, lessons: Sequence[Lesson], spans: Sequence[Sequence[Span]], tokens: Tokens
+    ) -> SpanIndex:
+        """The index of each lesson's spans over the tokens; spans without a token are left out."""
         span_of: list[int] = []
         token_of: list[torch.Tensor] = []
         weights: list[float] = []
@@ -155,9 +160,18 @@ class SpanIndex:
     def reduce(self, values_N: torch.Tensor, how: Reduce) -> torch.Tensor:
         """Each span's value, (S,)."""
         if how == "last":
-            last_S = torch.searchsorted(self.span_P, torch.arange(len(self.weight_S), device=self.span_P.device), right=True) - 1
+            last_S = (
+                torch.searchsorted(
+                    self.span_P,
+                    torch.arange(len(self.weight_S), device=self.span_P.device),
+                    right=True,
+                )
+                - 1
+            )
             return values_N[self.token_P[last_S]]
-        total_S = values_N.new_zeros(len(self.weight_S)).index_add(0, self.span_P, values_N[self.token_P])
+        total_S = values_N.new_zeros(len(self.weight_S)).index_add(
+            0, self.span_P, values_N[self.token_P]
+        )
         if how == "sum":
             return total_S
         return total_S / torch.bincount(self.span_P, minlength=len(self.weight_S)).clamp(min=1)

@@ -1,4 +1,4 @@
-"""Weights of tokens: detached, and by default rescaled to a mean of 1 over each episode to keep the loss's scale."""
+"""Weights of tokens: detached, and by default of mean 1 over each episode, to keep the scale."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ class Weight(Part, family="weight"):
     renormalise: bool = True
 
     @abstractmethod
-    def raw(self, student_NV: torch.Tensor, teacher_NV: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    def raw(
+        self, student_NV: torch.Tensor, teacher_NV: torch.Tensor, tokens: Tokens
+    ) -> torch.Tensor:
         """(N,) non-negative weights of log-probabilities (N, V)."""
 
     @torch.no_grad()
-    def of(self, student_NV: torch.Tensor, teacher_NV: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    def of(
+        self, student_NV: torch.Tensor, teacher_NV: torch.Tensor, tokens: Tokens
+    ) -> torch.Tensor:
         """The weights as they are used."""
         raw_N = self.raw(student_NV, teacher_NV, tokens)
         if not self.renormalise:
@@ -37,19 +41,25 @@ class Weight(Part, family="weight"):
 
 
 class GapGate(Weight, kind="gap_gate"):
-    """sigmoid(beta (log q(y) - log p(y))): tokens that the teacher likes better than the student (SDAR 2605.15155)."""
+    """sigmoid(beta (log q(y) - log p(y))): what the teacher likes better (SDAR 2605.15155)."""
 
     beta: float = 5.0
 
-    def raw(self, student_NV: torch.Tensor, teacher_NV: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    def raw(
+        self, student_NV: torch.Tensor, teacher_NV: torch.Tensor, tokens: Tokens
+    ) -> torch.Tensor:
         """See `Weight.raw`."""
         at_N1 = tokens.ids_N[:, None]
-        return torch.sigmoid(self.beta * (teacher_NV.gather(1, at_N1) - student_NV.gather(1, at_N1))).squeeze(1)
+        return torch.sigmoid(
+            self.beta * (teacher_NV.gather(1, at_N1) - student_NV.gather(1, at_N1))
+        ).squeeze(1)
 
 
 class EntropyWeight(Weight, kind="entropy"):
     """The student's entropy: tokens at which it was undecided."""
 
-    def raw(self, student_NV: torch.Tensor, teacher_NV: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    def raw(
+        self, student_NV: torch.Tensor, teacher_NV: torch.Tensor, tokens: Tokens
+    ) -> torch.Tensor:
         """See `Weight.raw`."""
         return entropy(student_NV)

@@ -1,0 +1,242 @@
+"""The command `agentopd`: how each command is called; `agentopd.commands` holds what they do.
+
+Only what help and errors need is imported here, so that both come at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agentopd.commands import acting, listing, running
+from agentopd.console import MistakesToLines
+
+app = typer.Typer(
+    cls=MistakesToLines,
+    help="On-policy distillation of language-model agents in multi-turn text environments.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+zoo = typer.Typer(no_args_is_help=True, help="The embedded models.")
+app.add_typer(zoo, name="zoo")
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file of settings.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings in place of the file's, such as steps=50, unit=turn or learner.clip=0.5.",
+    ),
+]
+RunOut = Annotated[
+    Path | None, typer.Option(help="The folder to write; runs/NAME of CONFIG's name if not given.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what was interrupted.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A model's folder, zoo:NAME, or a run's folder (its last checkpoint)."
+    ),
+]
+Player = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A model's folder, zoo:NAME, a run's folder, or human: you play."
+    ),
+]
+Environment = Annotated[
+    str, typer.Option("--env", metavar="ID", help="A registered id, or package.module:Class.")
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", "-o", metavar="KEY=VALUE", help="For the environment's constructor; repeatable."
+    ),
+]
+Episodes = Annotated[int, typer.Option(min=1, help="Tasks to play, one episode each.")]
+Seed = Annotated[int, typer.Option(min=0, help="The first task's; the others count up from it.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Temperature = Annotated[
+    float | None, typer.Option(min=0, help="Of sampling; 0 takes the likeliest. As in training.")
+]
+TurnTokens = Annotated[
+    int | None, typer.Option(min=1, help="Tokens after which an answer is cut. As in training.")
+]
+Turns = Annotated[
+    int | None, typer.Option(min=1, help="Turns after which an episode is cut. As in training.")
+]
+Context = Annotated[
+    int | None, typer.Option(min=8, help="Tokens that end an episode. As in training.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where an error comes from.")
+    ] = False,
+) -> None:
+    """On-policy distillation of language-model agents in multi-turn text environments."""
+    del traceback  # read by MistakesToLines
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"agentopd {installed('agentopd')}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def train(
+    config: Config, overrides: Overrides = None, out: RunOut = None, resume: Resume = False
+) -> None:
+    """Train a student.
+
+    Ctrl-C finishes the step, saves it and stops; --resume goes on from there.
+
+    agentopd train configs/quickstart.yaml unit=turn steps=50 --out runs/turn
+    """
+    running.train(config, overrides or [], out, resume)
+
+
+@app.command()
+def compare(
+    config: Config,
+    overrides: Overrides = None,
+    out: RunOut = None,
+    resume: Resume = False,
+    workers: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 2,
+) -> None:
+    """Compare the arms of a config's study over its seeds.
+
+    agentopd compare configs/quickstart.yaml steps=10 --out runs/short
+    """
+    running.compare(config, overrides or [], out, resume, workers)
+
+
+@app.command("eval")
+def evaluate(
+    model: Model,
+    env: Environment,
+    option: Options = None,
+    split: Annotated[str | None, typer.Option(help="Short for -o split=NAME.")] = None,
+    episodes: Episodes = 128,
+    seed: Seed = 0,
+    temperature: Temperature = None,
+    max_turn_tokens: TurnTokens = None,
+    max_turns: Turns = None,
+    max_context: Context = None,
+    device: Device = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure how often a model solves an environment's tasks.
+
+    agentopd eval zoo:sokoban-easy --env agentopd/Sokoban-v0 --split test
+    -o prompt=brief -o stop_when_stuck=true
+    """
+    options = acting.parse_options(option or []) | ({"split": split} if split else {})
+    settings = acting.Acting(
+        model=model, env=env, options=options, episodes=episodes, seed=seed, device=device,
+        temperature=temperature, max_turn_tokens=max_turn_tokens, max_turns=max_turns,
+        max_context=max_context,
+    )  # fmt: skip
+    acting.evaluate(settings, as_json)
+
+
+@app.command()
+def play(
+    model: Player,
+    env: Environment,
+    option: Options = None,
+    episodes: Episodes = 1,
+    seed: Seed = 0,
+    delay: Annotated[
+        float, typer.Option(min=0, help="Seconds between what is shown on a terminal.")
+    ] = 0.6,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Do not put what you type into <action></action>.")
+    ] = False,
+    temperature: Temperature = None,
+    max_turn_tokens: TurnTokens = None,
+    max_turns: Turns = None,
+    max_context: Context = None,
+    device: Device = "cpu",
+) -> None:
+    """Watch a model act, or act yourself.
+
+    agentopd play zoo:sokoban-easy --env agentopd/Sokoban-v0 -o prompt=brief -o stop_when_stuck=true
+
+    agentopd play human --env agentopd/Sokoban-v0
+    """
+    settings = acting.Acting(
+        model=model, env=env, options=acting.parse_options(option or []), episodes=episodes,
+        seed=seed, device=device, temperature=temperature, max_turn_tokens=max_turn_tokens,
+        max_turns=max_turns, max_context=max_context,
+    )  # fmt: skip
+    if model == "human":
+        acting.play_yourself(settings, raw)
+    else:
+        acting.watch(settings, delay)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a run or a study.")],
+) -> None:
+    """Write report.html and plots of a run or a study again."""
+    running.report(folder)
+
+
+@app.command()
+def envs() -> None:
+    """List the registered text environments."""
+    listing.envs()
+
+
+@app.command()
+def methods() -> None:
+    """List the methods for method=NAME, and their values on the axes."""
+    listing.methods()
+
+
+@app.command("check-env")
+def check_env(
+    spec: Annotated[
+        str, typer.Argument(metavar="ID", help="A registered id, or package.module:Class.")
+    ],
+    option: Options = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Also compare with a process that hashes differently.")
+    ] = False,
+) -> None:
+    """Say what is wrong with an environment, and what to change.
+
+    The exit code is 1 when something would break training, else 0.
+    """
+    listing.check_env(spec, acting.parse_options(option or []), strict)
+
+
+@zoo.command("list")
+def zoo_list() -> None:
+    """List the embedded models."""
+    listing.zoo()
+
+
+@zoo.command("build")
+def zoo_build(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A model of `agentopd zoo list`.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write; the embedded one's if not given.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="In place of the recipe's, for a trial.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of torch.")] = None,
+) -> None:
+    """Train an embedded model again, from its seed."""
+    listing.build(name, out, steps, threads)

@@ -1,0 +1,1 @@
+"""What the commands of `agentopd` do; `agentopd.cli` says how they are called."""

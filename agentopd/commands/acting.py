@@ -1,0 +1,252 @@
+"""`agentopd eval` and `agentopd play`: agents, or people, in an environment."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+from agentopd.console import quiet_libraries, stdout, table, warn, working
+
+_CELLS = {
+    "#": "bright_black",
+    "_": "bright_black",
+    ".": "bold magenta",
+    "$": "bold yellow",
+    "*": "bold green",
+    "@": "bold cyan",
+    "+": "bold cyan",
+}
+_THOUGHT = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acting:
+    """Who acts where; None stands for what a run would use."""
+
+    model: str
+    env: str
+    options: dict[str, Any]
+    episodes: int
+    seed: int
+    device: str
+    temperature: float | None
+    max_turn_tokens: int | None
+    max_turns: int | None
+    max_context: int | None
+
+    def limits(self) -> dict[str, Any]:
+        """The settings of the rollout that were given."""
+        names = ("temperature", "max_turn_tokens", "max_turns", "max_context")
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def evaluate(acting: Acting, as_json: bool) -> None:
+    """Play tasks and print how many were solved.
+
+    Raises:
+        ValueError: there is no such environment or model, or one of them refuses what it is given.
+    """
+    began = time.perf_counter()
+    trajectories, settings = _play(acting)
+    from agentopd.evaluate import score
+
+    found = score(trajectories)
+    seconds = time.perf_counter() - began
+    tokens = sum(t.student_tokens for t in trajectories)
+    if found["errors"]:
+        first = next(t.error for t in trajectories if t.error)
+        warn(f"{found['errors']} of {found['episodes']} episodes failed; the first: {first}")
+    if as_json:
+        about = {"model": acting.model, "env": acting.env, "options": acting.options}
+        spent = {"student_tokens": tokens, "seconds": round(seconds, 3)}
+        record = about | {"seed": acting.seed} | settings | found | spent
+        typer.echo(json.dumps(record))
+        return
+    from agentopd.report.finding import percent, span
+
+    headings = ("model", "success", "95 % interval", "episodes", "turns", "reward", "seconds")
+    row = (
+        acting.model,
+        percent(found["success"]),
+        span(found["interval"]),
+        found["episodes"],
+        f"{found['turns']:.1f}",
+        f"{found['reward']:.2f}",
+        f"{seconds:.1f}",
+    )
+    stdout().print(table(headings, [row], numbers=len(headings) - 1))
+
+
+def watch(acting: Acting, delay: float) -> None:
+    """Play episodes with a model and show them turn by turn.
+
+    Raises:
+        ValueError: see `evaluate`.
+    """
+    trajectories, _ = _play(acting)
+    console = stdout()
+    pause = delay if console.is_terminal else 0.0
+    for trajectory in trajectories:
+        console.rule(str(trajectory.prompt.get("task_id", f"seed {trajectory.seed}")))
+        for turn in trajectory.turns:
+            _show_text(console, turn.observation)
+            time.sleep(pause)
+            _show_answer(console, turn.index, turn.action)
+            _show_outcome(console, turn.reward, turn.info)
+            time.sleep(pause)
+        if trajectory.error:
+            console.print(trajectory.error, style="bold red")
+        _show_end(console, trajectory.success, len(trajectory.turns), trajectory.end.value)
+
+
+def play_yourself(acting: Acting, raw: bool) -> None:
+    """Let the person at the keyboard play; the end of the input ends the game.
+
+    Args:
+        raw: send what is typed as it stands, not inside `<action></action>`.
+
+    Raises:
+        ValueError: there is no such environment, or it refuses the options.
+    """
+    from agentopd.env import make
+
+    console = stdout()
+    for seed in range(acting.seed, acting.seed + acting.episodes):
+        env = make(acting.env, acting.options)
+        observation, info = env.reset(seed=seed)
+        console.rule(str(info.get("task_id", f"seed {seed}")))
+        console.print(getattr(env.unwrapped, "system_prompt", ""), style="dim", soft_wrap=True)
+        turns, over = 0, ""
+        while not over:
+            _show_text(console, observation)
+            try:
+                typed = console.input("> ").strip()
+            except EOFError:
+                console.print("stopped")
+                return
+            answer = typed if raw or "<action>" in typed else f"<action>{typed}</action>"
+            observation, reward, terminated, truncated, info = env.step(answer)
+            turns += 1
+            _show_outcome(console, float(reward), info)
+            over = "terminated" if terminated else "truncated" if truncated else ""
+        _show_text(console, observation)
+        _show_end(console, bool(info.get("success")), turns, over)
+        env.close()
+
+
+def parse_options(given: Sequence[str]) -> dict[str, Any]:
+    """Options of an environment, from `key=value` with a YAML value.
+
+    Raises:
+        ValueError: one is not of that form.
+    """
+    options: dict[str, Any] = {}
+    for option in given:
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{option!r} is not an option; write key=value, such as max_turns=8")
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"the value of option {key} is not YAML: {value!r}") from error
+    return options
+
+
+def model_path(named: str) -> str:
+    """What `agentopd.model.load_model` takes; of a run's folder, its last checkpoint's student.
+
+    Raises:
+        ValueError: it is the folder of a run without a checkpoint, or of a study.
+    """
+    from agentopd.checkpoint import latest
+
+    folder = Path(named)
+    if named.startswith("zoo:") or (folder / "config.json").is_file():
+        return named
+    if (checkpoint := latest(folder / "checkpoints")) is not None:
+        return str(checkpoint / "student")
+    if (folder / "config.yaml").is_file():
+        raise ValueError(
+            f"{named} holds no checkpoint: let the run get that far, or name a run of the study, "
+            f"such as {folder / 'arms' / 'NAME' / 'seed-0'}"
+        )
+    return named
+
+
+def _play(acting: Acting) -> tuple[list[Any], dict[str, Any]]:
+    """Trajectories, and the rollout's settings that they were played with."""
+    from agentopd.env import make
+
+    make(acting.env, acting.options).close()  # a mistake there is told before torch is loaded
+    with working("loading"):
+        quiet_libraries()
+        from agentopd.evaluate import play_tasks
+        from agentopd.model import ModelSettings, load_model
+        from agentopd.rollout.policies import EnvSettings, StudentRollout
+        from agentopd.rollout.sampler import TransformersSampler
+
+        settings = ModelSettings(path=model_path(acting.model), device=acting.device)
+        student = load_model(settings)
+        sampler = TransformersSampler(student)
+        rollout = StudentRollout.model_validate(acting.limits())
+        env = EnvSettings(id=acting.env, options=acting.options)
+    with working(f"playing {acting.episodes} episodes"):
+        played = play_tasks(env, student, sampler, rollout, acting.episodes, {}, acting.seed)
+    used = rollout.model_dump(mode="json")
+    names = ("temperature", "max_turn_tokens", "max_turns", "max_context")
+    return played, {name: used[name] for name in names}
+
+
+def _show_text(console: Console, text: str) -> None:
+    """An observation; a board in it is coloured."""
+    from agentopd.report.board import split_board
+
+    above, board, below = split_board(text)
+    if above.strip():
+        console.print(above.strip("\n"), soft_wrap=True)
+    if board:
+        drawn = Text()
+        for symbol in board:
+            drawn.append(symbol, _CELLS.get(symbol, ""))
+        console.print(drawn)
+    if below.strip():
+        console.print(below.strip("\n"), soft_wrap=True)
+
+
+def _show_answer(console: Console, index: int, action: str) -> None:
+    """Thought, then what is left of the answer."""
+    thought = "\n".join(found.strip() for found in _THOUGHT.findall(action))
+    if thought:
+        console.print(thought, style="italic dim", soft_wrap=True)
+    said = _THOUGHT.sub("", action).strip()
+    console.print(f"{index + 1}> {said}", style="bold", soft_wrap=True)
+
+
+def _show_outcome(console: Console, reward: float, info: Mapping[str, Any]) -> None:
+    parts = [
+        "" if info.get("action_valid", True) else "not understood",
+        f"reward {reward:g}" if reward else "",
+        str(info.get("feedback", "")),
+    ]
+    told = "; ".join(part for part in parts if part)
+    if told:
+        console.print(f"   {told}", style="green" if reward > 0 else "dim", soft_wrap=True)
+
+
+def _show_end(console: Console, success: bool, turns: int, end: str) -> None:
+    counted = "1 turn" if turns == 1 else f"{turns} turns"
+    if success:
+        console.print(f"solved in {counted}", style="bold green")
+    else:
+        console.print(f"not solved in {counted} ({end.replace('_', ' ')})", style="bold red")

@@ -1,0 +1,131 @@
+"""`agentopd envs`, `methods`, `check-env` and `zoo`: what there is, and whether it is sound."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+
+import agentopd
+from agentopd.commands.progress import build_progress
+from agentopd.console import quiet_libraries, stdout, table, working
+
+_CONFIGS = Path(agentopd.__file__).parent / "configs"
+
+
+def envs() -> None:
+    """Print the registered text environments."""
+    from agentopd.env import env_ids, make
+
+    rows = []
+    for name in env_ids():
+        try:
+            env = make(name)
+        except (ValueError, ImportError) as error:
+            rows.append((name, f"cannot be built: {_first_line(str(error))}", ""))
+            continue
+        prompt = getattr(env.unwrapped, "system_prompt", "") or ""
+        what = _first_line(inspect.getdoc(type(env.unwrapped)) or "")
+        rows.append((name, what, _first_line(prompt)))
+        env.close()
+    stdout().print(table(("id", "what it is", "system prompt"), rows))
+
+
+def methods() -> None:
+    """Print the methods that have a row, and their values on the axes."""
+    rows = []
+    for path in sorted((_CONFIGS / "methods").glob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        row = yaml.safe_load(text)
+        comment = next((line for line in text.splitlines() if line.startswith("#")), "")
+        values = [f"{axis}: {shown}" for axis, value in row.items() if (shown := compact(value))]
+        rows.append((path.stem, comment.lstrip("# "), "\n".join(values)))
+    made = table(("method", "what it is", "values"), rows)
+    made.show_lines = True
+    stdout().print(made)
+
+
+def compact(value: Any) -> str:
+    """A part's configuration in a line: `turn(use=weight)`; empty where it is empty."""
+    if isinstance(value, list):
+        return " + ".join(compact(item) for item in value)
+    if isinstance(value, Mapping):
+        fields = ", ".join(f"{k}={compact(v)}" for k, v in value.items() if k != "kind")
+        kind = str(value.get("kind", ""))
+        return f"{kind}({fields})" if fields else kind
+    return str(value)
+
+
+def check_env(spec: str, options: dict[str, Any], strict: bool) -> None:
+    """Print how an environment breaks the contract.
+
+    Raises:
+        ValueError: see `agentopd.check.check_env`.
+        typer.Exit: with code 1 when there is an error among the findings.
+    """
+    from agentopd.check import check_env as check
+
+    with working(f"playing {spec}"):
+        findings = check(spec, options, strict=strict)
+    colours = {"error": "red", "warning": "yellow"}
+    for finding in findings:
+        level = typer.style(f"{finding.level}:", fg=colours[finding.level], bold=True)
+        typer.echo(f"{level} {finding.name}: {finding.message}")
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(1)
+    if not findings:
+        typer.echo(f"{spec} keeps the contract")
+
+
+def zoo() -> None:
+    """Print the embedded models."""
+    from agentopd.zoo.build import RECIPES
+
+    rows = []
+    for name, recipe in RECIPES.items():
+        folder = _models() / name
+        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+        state = f"{size / 1e6:.1f} MB" if folder.is_dir() else "not built"
+        rows.append((f"zoo:{name}", recipe.summary, state))
+    stdout().print(table(("model", "what it is", "size"), rows, numbers=1))
+
+
+def build(name: str, out: Path | None, steps: int | None, threads: int | None) -> None:
+    """Train an embedded model.
+
+    The model that its recipe starts from is looked for beside `out`, then among the embedded ones.
+
+    Raises:
+        ValueError: see `agentopd.zoo.build.build`; or `out` holds something already.
+    """
+    with working("loading"):
+        quiet_libraries()
+        import torch
+
+        from agentopd.zoo.build import RECIPES
+        from agentopd.zoo.build import build as train
+    if name not in RECIPES:
+        raise ValueError(f"no embedded model is called {name!r}; there are {', '.join(RECIPES)}")
+    folder = out or _models() / name
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} holds something already; name another folder with --out")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    start = RECIPES[name].start
+    beside = start is not None and (folder.parent / start).is_dir()
+    models = folder.parent if beside else _models()
+    with build_progress(name, stdout()) as report:
+        record = train(name, folder, models, steps, report)
+    typer.echo(f"{folder}: loss {record['loss']:.4f} after {record['minutes']} minutes")
+
+
+def _models() -> Path:
+    return Path(agentopd.__file__).parent / "zoo" / "models"
+
+
+def _first_line(text: str) -> str:
+    return text.strip().split("\n")[0]

@@ -1,0 +1,164 @@
+"""How far training is: bars on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+Key = tuple[str, int]
+"""An arm of a study and a seed."""
+_PLAIN_LINES = 10
+
+
+@dataclass
+class Status:
+    """The last numbers of one run, read from its lines of metrics.
+
+    Args:
+        steps: of the whole run.
+        episodes: of one step.
+    """
+
+    steps: int
+    episodes: int
+    done: int = 0
+    train: float | None = None
+    loss: float | None = None
+    test: float | None = None
+    seconds: float = 0.0
+
+    def take(self, line: Mapping[str, Any]) -> None:
+        """Take in one line of `metrics.jsonl`; the first may hold an evaluation alone."""
+        self.done = line["episodes"] // self.episodes
+        self.seconds = line["seconds"]
+        if "train" in line:
+            self.train, self.loss = line["train"]["success"], line["loss"]
+        if line.get("evaluation"):
+            self.test = line["evaluation"]["success"]
+
+    def __str__(self) -> str:
+        parts = [
+            "" if self.train is None else f"train {100 * self.train:3.0f} %",
+            "" if self.loss is None else f"loss {self.loss:8.4f}",
+            "" if self.test is None else f"test {100 * self.test:3.0f} %",
+            f"{self.seconds / self.done:.1f} s/step" if self.done else "",
+        ]
+        return "  ".join(part for part in parts if part)
+
+    def worth_a_line(self, line: Mapping[str, Any]) -> bool:
+        """Whether a reader without bars should be told: at evaluations and some ten times a run."""
+        every = max(1, self.steps // _PLAIN_LINES)
+        return bool(line.get("evaluation")) or self.done % every == 0
+
+
+@contextmanager
+def run_progress(
+    steps: int, episodes: int, console: Console
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Show one run; gives what `agentopd.train.train` calls with each line of metrics."""
+    status = Status(steps, episodes)
+    if not console.is_terminal:
+
+        def tell(line: dict[str, Any]) -> None:
+            status.take(line)
+            if status.worth_a_line(line):
+                typer.echo(f"step {status.done}/{steps}  {status}")
+
+        yield tell
+        return
+    with _bars(console) as bars:
+        bar = bars.add_task("train", total=steps, numbers="Ctrl-C saves and stops")
+
+        def draw(line: dict[str, Any]) -> None:
+            status.take(line)
+            bars.update(bar, completed=status.done, numbers=str(status))
+
+        yield draw
+
+
+@contextmanager
+def study_progress(
+    runs: Mapping[Key, Status], console: Console
+) -> Iterator[Callable[[str, int, dict[str, Any]], None]]:
+    """Show a study's runs; gives what `agentopd.study.compare` calls with each line of metrics."""
+    if not console.is_terminal:
+
+        def tell(arm: str, seed: int, line: dict[str, Any]) -> None:
+            status = runs[arm, seed]
+            status.take(line)
+            if status.worth_a_line(line):
+                typer.echo(f"{arm} seed {seed}  step {status.done}/{status.steps}  {status}")
+
+        yield tell
+        return
+    with _bars(console) as bars:
+        whole = bars.add_task("all runs", total=sum(s.steps for s in runs.values()), numbers="")
+        shown: dict[Key, TaskID] = {}
+
+        def draw(arm: str, seed: int, line: dict[str, Any]) -> None:
+            status = runs[arm, seed]
+            status.take(line)
+            if (arm, seed) not in shown:
+                shown[arm, seed] = bars.add_task(
+                    f"{arm} seed {seed}", total=status.steps, numbers=""
+                )
+            bars.update(
+                shown[arm, seed],
+                completed=status.done,
+                numbers=str(status),
+                visible=status.done < status.steps,
+            )
+            finished = sum(s.done >= s.steps for s in runs.values())
+            bars.update(
+                whole,
+                completed=sum(s.done for s in runs.values()),
+                numbers=f"{finished} of {len(runs)} runs are done",
+            )
+
+        yield draw
+
+
+@contextmanager
+def build_progress(
+    name: str, console: Console
+) -> Iterator[Callable[[int, int, float], None]]:
+    """Show a model's training; gives what `agentopd.zoo.build.build` calls with each step."""
+    if not console.is_terminal:
+
+        def tell(step: int, steps: int, loss: float) -> None:
+            if step % max(1, steps // _PLAIN_LINES) == 0 or step == steps:
+                typer.echo(f"{name}  step {step}/{steps}  loss {loss:.4f}")
+
+        yield tell
+        return
+    with _bars(console) as bars:
+        bar = bars.add_task(name, total=None, numbers="preparing")
+
+        def draw(step: int, steps: int, loss: float) -> None:
+            bars.update(bar, completed=step, total=steps, numbers=f"loss {loss:.4f}")
+
+        yield draw
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}", markup=False),
+        TimeElapsedColumn(),
+        console=console,
+    )

@@ -1,0 +1,154 @@
+"""`agentopd train` and `agentopd compare`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from agentopd.commands.progress import Status, run_progress, study_progress
+from agentopd.console import quiet_libraries, stdout, table, working
+
+
+def train(path: Path, overrides: Sequence[str], out: Path | None, resume: bool) -> None:
+    """Train, say what it changed, and write the report.
+
+    Raises:
+        ValueError: see `agentopd.train.train`.
+        typer.Exit: with code 130 when Ctrl-C came.
+    """
+    with working("loading"):
+        quiet_libraries()
+        from agentopd.config import load_config
+        from agentopd.report import write_report
+        from agentopd.train import train as run
+
+        config = load_config(path, overrides)
+    out = out or _default_out(path)
+    console = stdout()
+    with (
+        _told_how_to_resume("train", path, overrides, out),
+        run_progress(config.steps, config.rollout.episodes, console) as watch,
+    ):
+        summary = run(config, out, resume, watch)
+    typer.echo(_change(summary))
+    typer.echo(f"the report: {write_report(out)}")
+
+
+def compare(
+    path: Path, overrides: Sequence[str], out: Path | None, resume: bool, workers: int
+) -> None:
+    """Compare the arms of a study, and print them in a table.
+
+    Raises:
+        ValueError: see `agentopd.study.compare`.
+        typer.Exit: with code 130 when Ctrl-C came.
+    """
+    with working("loading"):
+        quiet_libraries()
+        from agentopd import study
+        from agentopd.config import RunConfig, arm_config, load_config
+        from agentopd.report.data import Summary
+        from agentopd.report.finding import finding
+
+        config = load_config(path, overrides)
+    out = out or _default_out(path)
+    configs: dict[tuple[str, int], RunConfig] = {}
+    if config.study is not None:
+        configs = {
+            (arm, seed): arm_config(config, arm, seed)
+            for seed in config.study.seeds
+            for arm in config.study.arms
+        }
+    runs = {key: Status(run.steps, run.rollout.episodes) for key, run in configs.items()}
+    console = stdout()
+    with (
+        _told_how_to_resume("compare", path, overrides, out, "--workers", str(workers)),
+        study_progress(runs, console) as watch,
+    ):
+        summary = study.compare(config, out, resume=resume, workers=workers, watch=watch)
+    console.print(_arms_table(summary["arms"]))
+    console.print(finding(Summary.model_validate(summary)), soft_wrap=True)
+    typer.echo(f"the report: {out / 'report.html'}")
+    typer.echo(f"the numbers: {out / 'summary.json'}")
+
+
+def report(folder: Path) -> None:
+    """Write a folder's report again.
+
+    Raises:
+        ValueError: see `agentopd.report.write_report`.
+    """
+    from agentopd.report import write_report
+
+    typer.echo(f"the report: {write_report(folder)}")
+
+
+def _default_out(path: Path) -> Path:
+    return Path("runs") / path.stem
+
+
+@contextmanager
+def _told_how_to_resume(
+    command: str, path: Path, overrides: Sequence[str], out: Path, *more: str
+) -> Iterator[None]:
+    """Turns an interruption into the command that goes on from there, and exit code 130."""
+    from agentopd.train import Interrupted
+
+    words = [command, str(path), *overrides, "--out", str(out), *more, "--resume"]
+    again = f"agentopd {shlex.join(words)}"
+    try:
+        yield
+    except Interrupted as stopped:
+        done = f"after {stopped.step} steps" if command == "train" else "with every step saved"
+        typer.echo(f"stopped {done}; to go on:\n  {again}", err=True)
+        raise typer.Exit(130) from stopped
+    except KeyboardInterrupt as stopped:
+        if (out / "config.yaml").is_file():
+            lost = "what came after the last checkpoint is lost"
+            typer.echo(f"stopped at once, {lost}; to go on:\n  {again}", err=True)
+        else:
+            typer.echo("stopped before anything was written", err=True)
+        raise typer.Exit(130) from stopped
+
+
+def _change(summary: Mapping[str, Any]) -> str:
+    """Success before and after, with the interval of the latter."""
+    from agentopd.report.finding import percent, span
+
+    after = summary["evaluation"]
+    tasks = f" of {after['episodes']} test tasks" if after else ""
+    extent = f" (95 % interval {span(after['interval'])})" if after else ""
+    before, end = percent(summary["success_before"]), percent(summary["success_after"])
+    return f"success{tasks}: {before} -> {end}{extent}"
+
+
+def _arms_table(arms: Mapping[str, Mapping[str, Any]]) -> Any:
+    from agentopd.report.finding import UNKNOWN, percent, span
+
+    def count(value: int | None) -> str:
+        return UNKNOWN if value is None else f"{value:,}"
+
+    headings = (
+        "arm", "before", "after", "95 % interval", "episodes",
+        "student tokens", "teacher tokens", "seconds", "dead groups",
+    )  # fmt: skip
+    rows = [
+        (
+            name,
+            percent(arm["success_before"]),
+            percent(arm["success_after"]),
+            span(arm["interval"]),
+            count(arm["episodes"]),
+            count(arm["student_tokens"]),
+            count(arm["teacher_tokens"]),
+            f"{arm['seconds']['total']:,.0f}",
+            percent(arm["dead_groups"]),
+        )
+        for name, arm in arms.items()
+    ]
+    return table(headings, rows, numbers=len(headings) - 1)

@@ -1,0 +1,65 @@
+"""One episode for people to look at: what the agent wrote, and what the teacher would rather have had."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from agentopd.chat import ChatTemplate
+from agentopd.model import LanguageModel
+from agentopd.signal.divergences import kl
+from agentopd.teacher import Teacher
+from agentopd.types import Lesson
+
+# N trainable tokens of the episode, V vocabulary
+
+
+@torch.no_grad()
+def describe_episode(student: LanguageModel, teacher: Teacher, lessons: Sequence[Lesson], label: str) -> dict[str, Any] | None:
+    """A failed episode of middling length, token by token; None without a lesson.
+
+    A token's `signal` is log q(y) - log p(y) in nats: positive where the teacher wants more of it.
+    """
+    whole = [x for x in lessons if len(x.trajectory.segments) == 1 and x.view is not None and x.hidden_NH is not None]
+    if not whole:
+        return None
+    failed = [x for x in whole if not x.trajectory.success] or whole
+    lesson = sorted(failed, key=lambda x: (abs(len(x.trajectory.turns) - 6), x.trajectory.episode))[0]
+    trajectory, view, hidden_NH = lesson.trajectory, lesson.view, lesson.hidden_NH
+    assert view is not None and hidden_NH is not None
+    ids_BT = torch.from_numpy(trajectory.ids)[None].to(student.device)
+    places = trajectory.trainable.nonzero()[0]
+    states_NH = student.hidden(ids_BT, torch.ones_like(ids_BT))[0, torch.from_numpy(places - 1)]
+    student_NV = torch.log_softmax(student.logits(states_NH), -1)
+    teacher_NV = torch.log_softmax(teacher.logits(hidden_NH), -1).to(student.device)
+    at_N1 = ids_BT[0, torch.from_numpy(places)][:, None]
+    signal_N = (teacher_NV.gather(1, at_N1) - student_NV.gather(1, at_N1)).squeeze(1).tolist()
+    divergence_N = kl(student_NV, teacher_NV).tolist()
+    number = {int(place): n for n, place in enumerate(places)}
+    template = ChatTemplate(student.tokenizer)
+    turns = [
+        {
+            "observation": turn.observation,
+            "tokens": [
+                {
+                    "text": template.decode([int(trajectory.ids[t])]),
+                    "signal": signal_N[number[t]],
+                    "divergence": divergence_N[number[t]],
+                }
+                for t in range(turn.start, turn.stop)
+            ],
+            "feedback": str(turn.info.get("feedback", "")),
+            "reward": turn.reward,
+        }
+        for turn in trajectory.turns
+    ]
+    return {
+        "arm": label,
+        "env": trajectory.env,
+        "task": str(trajectory.prompt.get("task_id", trajectory.task)),
+        "success": trajectory.success,
+        "privilege": "\n".join(p.text for p in view.briefed.privileges),
+        "turns": turns,
+    }
