@@ -1,7 +1,7 @@
 """Grouping sequences into padded batches of few shapes.
 
-Similar lengths go together, up to a budget of padded tokens, and lengths are rounded up: a new shape for every batch
-makes allocators and compilers hoard memory.
+Similar lengths go together, up to a budget of padded tokens, and lengths are rounded up: a new
+shape for every batch makes allocators and compilers hoard memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ _ROUND = 32
 
 
 def by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices in batches of at most `budget` padded tokens; a sequence longer than the budget is a batch of its own."""
+    """Indices in batches of at most `budget` padded tokens.
+
+    A sequence longer than the budget is a batch of its own.
+    """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i), reverse=True):
         width = _rounded(lengths[batches[-1][0]]) if batches else 0
@@ -26,7 +29,9 @@ def by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return batches
 
 
-def padded(sequences: Sequence[npt.NDArray[np.int64]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(
+    sequences: Sequence[npt.NDArray[np.int64]], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded ids (B, T) and the mask (B, T) that is 1 where there is a token."""
     width = _rounded(max(map(len, sequences)))
     ids_BT = np.zeros((len(sequences), width), dtype=np.int64)

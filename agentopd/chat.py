@@ -1,14 +1,16 @@
 """Conversations as token ids that only ever grow.
 
-What the model sampled is kept as the ids it sampled. Around it, the chat template's own text is encoded and appended:
-after an answer, the template is asked for the whole conversation with the next message, and only what it adds is
-encoded. If the template's text no longer begins with what the model has seen (it strips earlier reasoning, say, or
-trims an answer), appending would show the model a history the template never writes: then a new segment starts with
-the rewritten conversation, and the trajectory records it.
+What the model sampled is kept as the ids it sampled. Around it, the chat template's own text is
+encoded and appended: after an answer, the template is asked for the whole conversation with the
+next message, and only what it adds is encoded. If the template's text no longer begins with what
+the model has seen (it strips earlier reasoning, say, or trims an answer), appending would show the
+model a history the template never writes: then a new segment starts with the rewritten
+conversation, and the trajectory records it.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +21,9 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 from agentopd.types import EndReason, Message, Owner, Trajectory, Turn
+
+# Noncharacters, which Unicode keeps out of every text that is exchanged.
+_MARK = re.compile("\ufdd0([0-9]+)\ufdd1")
 
 
 class ChatTemplate:
@@ -41,21 +46,60 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The conversation's text, up to where the model is to answer."""
-        text = self.tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
+        text = self.tokenizer.apply_chat_template(
+            [dict(m) for m in messages], tokenize=False, add_generation_prompt=True
+        )
         assert isinstance(text, str)
         return text
+
+    def places(
+        self, messages: Sequence[Mapping[str, str]], text: str
+    ) -> list[tuple[int, int, int]]:
+        """Where the contents of `messages` stand in `text`, which is their rendering.
+
+        The conversation is rendered again with marks for contents, which tells the template's own
+        text from the contents': a message that says "user" or "<|end|>" is not taken for a tag.
+
+        Returns:
+            `(index, start, stop)` of every message the template writes, in the order of the text.
+            Of a content that the template shortened, the bounds are those of what it wrote.
+
+        Raises:
+            ValueError: the template's own text depends on what the messages say.
+        """
+        marked = [{**m, "content": f"\ufdd0{i}\ufdd1"} for i, m in enumerate(messages)]
+        first, *rest = _MARK.split(self.render(marked))
+        order = [int(number) for number in rest[::2]]
+        contents = [messages[i]["content"] for i in order]
+        exact = text.startswith(first)
+        found: list[tuple[int, int, int]] = []
+        place = len(first)
+        for i, (index, after) in enumerate(zip(order, rest[1::2], strict=True)):
+            stop = _end(text, place, contents[i : i + 2], after)
+            exact = exact and text.startswith(after, stop)
+            found.append((index, place, stop))
+            place = stop + len(after)
+        if not exact or place != len(text):
+            raise ValueError(
+                "where a message begins and ends in the chat template's text cannot be told, "
+                "because the template's tags depend on what the messages say or an answer spells "
+                "them out; use a template whose tags stay the same"
+            )
+        return found
 
     def encode(self, text: str) -> list[int]:
         """Ids of template text, in which tags are control tokens."""
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def encode_content(self, text: str) -> list[int]:
-        """Ids of a message's text, in which nothing is: an observation cannot forge the end of its message."""
+        """Ids of a message's text, in which nothing is a control token: it cannot forge its end."""
         return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of `ids`, byte for byte."""
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
+        text = self.tokenizer.decode(
+            list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
         assert isinstance(text, str)
         return text
 
@@ -68,9 +112,10 @@ class ChatTemplate:
         return bisect_left(range(len(ids)), end + len(tag), key=lambda n: len(self.decode(ids[:n])))
 
     def _takes_system(self) -> bool:
-        probe = [{"role": "system", "content": "rules"}, {"role": "user", "content": "hello"}]
+        rules = "\ufdd0rules\ufdd1"
+        probe = [{"role": "system", "content": rules}, {"role": "user", "content": "hello"}]
         try:
-            return "rules" in self.render(probe)
+            return rules in self.render(probe)
         except TemplateError:
             return False
 
@@ -92,32 +137,36 @@ class Conversation:
     _turn: int = -1
 
     def begin(self, system: str, observation: str) -> None:
-        """Open with the rules and the first observation."""
-        self._spoken = self.template.messages(system, observation)
-        self._append(self.template.render(self._spoken), self._spoken)
+        """Open with the rules and the first observation.
 
-    def answer(self, ids: Sequence[int], logprobs: Sequence[float], owner: Owner) -> tuple[str, int]:
+        Raises:
+            ValueError: see `ChatTemplate.places`.
+        """
+        self._spoken = self.template.messages(system, observation)
+        self._show(0)
+
+    def answer(
+        self, ids: Sequence[int], logprobs: Sequence[float], owner: Owner
+    ) -> tuple[str, int]:
         """Add an answer; returns its text without control tokens, and where it starts."""
         start = len(self.ids)
         closed = bool(ids) and ids[-1] in self.stop_ids
         spoken = ids[:-1] if closed else ids
+        content = self.template.decode(spoken)
         self._grow(ids, owner, logprobs)
         self.messages.append(Message(role="assistant", start=start, stop=start + len(spoken)))
-        self._spoken.append({"role": "assistant", "content": self.template.decode(spoken)})
-        self._shown += self.template.decode(ids)
+        self._spoken.append({"role": "assistant", "content": content})
+        self._shown += content + self.template.decode(ids[len(spoken) :])
         return self.template.decode(spoken, skip_special_tokens=True), start
 
     def observe(self, observation: str) -> None:
-        """Add the next user message; starts a new segment where the template rewrites what was shown."""
-        message = {"role": "user", "content": observation}
-        self._spoken.append(message)
-        text = self.template.render(self._spoken)
-        if text.startswith(self._shown):
-            self._append(text[len(self._shown) :], [message])
-        else:
-            self.starts.append(len(self.ids))
-            self._append(text, self._spoken)
-        self._shown = text
+        """Add the next user message; a new segment starts where the template rewrites history.
+
+        Raises:
+            ValueError: see `ChatTemplate.places`.
+        """
+        self._spoken.append({"role": "user", "content": observation})
+        self._show(len(self._spoken) - 1)
 
     @property
     def context(self) -> list[int]:
@@ -140,29 +189,58 @@ class Conversation:
             **about,
         )
 
-    def _append(self, text: str, messages: Sequence[Mapping[str, str]]) -> None:
-        """Encode template text piece by piece, so that each message's content has exact bounds."""
-        self._shown = text
-        place = 0
-        for message in messages:
-            content = message["content"]
-            at = text.find(content, place)
-            if at < 0:
-                content = content.strip()
-                at = text.find(content, place)
-            if at < 0:
+    def _show(self, new: int) -> None:
+        """Write the messages from number `new` on, or all of them where history is rewritten."""
+        text = self.template.render(self._spoken)
+        places = self.template.places(self._spoken, text)
+        if text.startswith(self._shown):
+            place = len(self._shown)
+        else:
+            self.starts.append(len(self.ids))
+            place = new = 0
+            self._turn = -1
+        for index, start, stop in places:
+            if index < new:
                 continue
-            self._grow(self.template.encode(text[place:at]), Owner.TEMPLATE)
-            if message["role"] == "user":
-                self._turn = self._turn + 1 if message is self._spoken[-1] else self._turn
-            start = len(self.ids)
-            self._grow(self.template.encode_content(content), Owner.TEMPLATE)
-            self.messages.append(Message(role=message["role"], start=start, stop=len(self.ids)))
-            place = at + len(content)
+            assert start >= place, "the template writes messages out of order"
+            self._grow(self.template.encode(text[place:start]), Owner.TEMPLATE)
+            role = self._spoken[index]["role"]
+            if role == "user":
+                self._turn = sum(m["role"] == "user" for m in self._spoken[:index])
+            begun = len(self.ids)
+            self._grow(self.template.encode_content(text[start:stop]), Owner.TEMPLATE)
+            self.messages.append(Message(role=role, start=begun, stop=len(self.ids)))
+            place = stop
         self._grow(self.template.encode(text[place:]), Owner.TEMPLATE)
+        self._shown = text
 
-    def _grow(self, ids: Sequence[int], owner: Owner, logprobs: Sequence[float] | None = None) -> None:
+    def _grow(
+        self, ids: Sequence[int], owner: Owner, logprobs: Sequence[float] | None = None
+    ) -> None:
         self.ids += ids
         self.turn += [self._turn] * len(ids)
         self.owner += [owner] * len(ids)
         self.logprob += [float("nan")] * len(ids) if logprobs is None else logprobs
+
+
+def _end(text: str, start: int, contents: Sequence[str], after: str) -> int:
+    """Where the first of `contents`, or what the template made of it, ends; then comes `after`.
+
+    The second, if there is one, is the content behind that: where the first was rewritten, an end
+    that it spells out itself is told from the true one by what follows.
+    """
+    is_last = len(contents) == 1
+    for whole in _trimmed(contents[0]):
+        stop = start + len(whole)
+        if text.startswith(whole + after, start) and (
+            not is_last or stop + len(after) == len(text)
+        ):
+            return stop
+    if is_last:
+        return len(text) - len(after)
+    ends = (text.find(after + following, start) for following in _trimmed(contents[1]))
+    return next((end for end in ends if end >= 0), max(text.find(after, start), start))
+
+
+def _trimmed(content: str) -> tuple[str, str, str, str]:
+    return content, content.strip(), content.lstrip(), content.rstrip()

@@ -80,7 +80,9 @@ def restore_weights(
     checkpoint: Path, student: LanguageModel, optimizer: torch.optim.Optimizer
 ) -> dict[str, torch.Tensor]:
     """Put the student's and the optimizer's tensors back; returns the teacher's."""
-    weights = load_file(checkpoint / "student" / "model.safetensors", device=str(student.device))
+    weights: dict[str, torch.Tensor] = {}
+    for shard in sorted((checkpoint / "student").glob("*.safetensors")):  # large models have many
+        weights |= load_file(shard, device=str(student.device))
     student.module.load_state_dict(weights, strict=not student.module.config.tie_word_embeddings)
     saved = load_file(checkpoint / "optimizer.safetensors", device=str(student.device))
     for name, parameter in student.module.named_parameters():

@@ -23,6 +23,8 @@ app = typer.Typer(
 zoo = typer.Typer(no_args_is_help=True, help="The embedded models.")
 app.add_typer(zoo, name="zoo")
 
+_AS_IN_A_RUN = " If not given, as in a run."
+
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file of settings.")]
 Overrides = Annotated[
     list[str] | None,
@@ -60,16 +62,16 @@ Episodes = Annotated[int, typer.Option(min=1, help="Tasks to play, one episode e
 Seed = Annotated[int, typer.Option(min=0, help="The first task's; the others count up from it.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Temperature = Annotated[
-    float | None, typer.Option(min=0, help="Of sampling; 0 takes the likeliest. As in training.")
+    float | None, typer.Option(min=0, help="Of sampling; 0 takes the likeliest." + _AS_IN_A_RUN)
 ]
 TurnTokens = Annotated[
-    int | None, typer.Option(min=1, help="Tokens after which an answer is cut. As in training.")
+    int | None, typer.Option(min=1, help="Tokens after which an answer is cut." + _AS_IN_A_RUN)
 ]
 Turns = Annotated[
-    int | None, typer.Option(min=1, help="Turns after which an episode is cut. As in training.")
+    int | None, typer.Option(min=1, help="Turns after which an episode is cut." + _AS_IN_A_RUN)
 ]
 Context = Annotated[
-    int | None, typer.Option(min=8, help="Tokens that end an episode. As in training.")
+    int | None, typer.Option(min=8, help="Tokens that end an episode." + _AS_IN_A_RUN)
 ]
 
 

@@ -1,4 +1,4 @@
-"""The configuration of a run: a YAML file, a method's row, and `key=value` overrides, in that order of precedence.
+"""The configuration of a run: a YAML file, under a method's row, under `key=value` overrides.
 
 Importing this module makes every built-in part known by its kind.
 """
@@ -48,7 +48,12 @@ _DEFAULT_KINDS = {
     "unit": "token",
     "divergence": "reverse_kl",
     "mix": "distil",
+    "rl": "grpo",
 }
+
+
+Channel = Literal["distil", "rl", "learning_rate"]
+"""What a schedule can be attached to."""
 
 
 class ConfigError(ValueError):
@@ -84,12 +89,12 @@ class EvaluationSettings(Settings):
 
     episodes: int = Field(default=256, ge=1)
     every: int = Field(default=0, ge=0)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     temperature: float | None = Field(default=None, ge=0)
 
 
 class SaveSettings(Settings):
-    """What is kept: a checkpoint every so many steps, and the trajectories of every so many; 0 for none."""
+    """What is kept: a checkpoint, and a step's trajectories, every so many steps; 0 for none."""
 
     checkpoint_every: int = Field(default=10, ge=0)
     trajectories_every: int = Field(default=1, ge=0)
@@ -107,6 +112,10 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str | Mapping) else value
 
 
+def _skill() -> list[Source]:
+    return [SkillSummary()]
+
+
 class RunConfig(Settings):
     """Everything a run depends on."""
 
@@ -118,25 +127,27 @@ class RunConfig(Settings):
     env: EnvSettings
     rollout: SerializeAsAny[Rollout] = StudentRollout()
     privilege: Annotated[list[SerializeAsAny[Source]], BeforeValidator(_listed)] = Field(
-        default_factory=lambda: [SkillSummary()]
+        default_factory=_skill
     )
     view: SerializeAsAny[ViewBuilder] = SystemView()
     teacher: SerializeAsAny[Teacher] = Field(default_factory=FrozenTeacher)
     unit: SerializeAsAny[Unit] = TokenUnit()
     divergence: SerializeAsAny[Divergence] = ReverseKL()
-    weight: Annotated[list[SerializeAsAny[Weight]], BeforeValidator(_listed)] = []
+    weight: Annotated[list[SerializeAsAny[Weight]], BeforeValidator(_listed)] = Field(
+        default_factory=list
+    )
     mix: SerializeAsAny[Mix] = DistilOnly()
-    schedule: dict[Literal["distil", "rl", "learning_rate"], SerializeAsAny[Schedule]] = {}
+    schedule: dict[Channel, SerializeAsAny[Schedule]] = Field(default_factory=dict)
     learner: LearnerSettings = LearnerSettings()
     evaluate: EvaluationSettings = EvaluationSettings()
     save: SaveSettings = SaveSettings()
     study: StudySettings | None = None
 
     def fresh(self) -> RunConfig:
-        """The same settings with parts that have not lived yet: teachers without weights, sources without memory."""
+        """The same settings, of parts that have not lived: no weights, no memory."""
         return RunConfig.model_validate(self.model_dump(mode="json"))
 
-    def factor(self, name: Literal["distil", "rl", "learning_rate"], step: int) -> float:
+    def factor(self, name: Channel, step: int) -> float:
         """What the schedule multiplies `name` by at a step."""
         return self.schedule[name].factor(step) if name in self.schedule else 1.0
 
@@ -144,12 +155,14 @@ class RunConfig(Settings):
     def _makes_sense(self) -> RunConfig:
         if self.mix.rl_channel is not None and self.rollout.group < 2:
             raise ValueError(
-                f"mix: {self.mix.kind} compares the episodes of a group, and rollout.group is {self.rollout.group}: "
-                "every group would be dead. Set rollout.group to 4 or 8 (and rollout.tasks so that episodes stay equal)"
+                f"mix: {self.mix.kind} compares the episodes of a group, and rollout.group is "
+                f"{self.rollout.group}: every group would be dead. Set rollout.group to 4 or 8 "
+                "(and rollout.tasks so that episodes stay equal)"
             )
         if self.mix.distil_coefficient and not self.privilege:
             raise ValueError(
-                "a distilling method needs a privilege; privilege: none is the control that tells nothing"
+                "a distilling method needs a privilege; "
+                "privilege: none is the control that tells nothing"
             )
         return self
 
@@ -169,7 +182,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise ConfigError(
-            f"{path} holds {type(data).__name__}, not a mapping of settings such as `env: {{id: ...}}`"
+            f"{path} holds {type(data).__name__}, "
+            "not a mapping of settings such as `env: {id: ...}`"
         )
     return parse_config(data, overrides)
 
@@ -183,6 +197,9 @@ def parse_config(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunC
         merged |= load_method(str(name)) | {"method": name}
     for key, value in given:
         merged = _with(merged, key.split("."), value)
+    for axis, kind in _DEFAULT_KINDS.items():
+        if isinstance(merged.get(axis), Mapping):
+            merged[axis] = {"kind": kind, **merged[axis]}
     try:
         return RunConfig.model_validate(merged)
     except ValidationError as error:
@@ -209,14 +226,19 @@ def arm_config(config: RunConfig, arm: str, seed: int) -> RunConfig:
     """The run of one arm of a study with one seed.
 
     Raises:
-        ConfigError: an override of the arm cannot be used; the message names the arm.
+        ConfigError: there is no such arm, or an override of it cannot be used; the message names
+            the arm.
     """
     assert config.study is not None
+    if arm not in config.study.arms:
+        raise ConfigError(
+            f"study.arms: no arm is called {arm!r}; {closest(arm, config.study.arms)}"
+        )
     data = config.model_dump(mode="json", exclude={"study"}) | {"seed": seed}
     changes = config.study.arms[arm]
     try:
         merged = data
-        if "method" in changes:
+        if changes.get("method") is not None:
             merged = {**merged, **load_method(str(changes["method"]))}
         for key, value in changes.items():
             merged = _with(merged, key.split("."), value)
@@ -233,7 +255,8 @@ def _parsed(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(
-            f"{override!r} is not an override; write key=value, for example unit=turn or learner.clip=0.5"
+            f"{override!r} is not an override; "
+            "write key=value, for example unit=turn or learner.clip=0.5"
         )
     try:
         return key, yaml.safe_load(value)
@@ -254,7 +277,7 @@ def _with(data: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str,
 
 
 def _explained(error: Any) -> str:
-    place = ".".join(str(part) for part in error["loc"])
+    place = ".".join(str(part) for part in error["loc"] if part != "[key]")
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] not in ("value_error", "missing") and not isinstance(
         error["input"], dict | list

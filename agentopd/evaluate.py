@@ -52,9 +52,11 @@ def score(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
 
 
 def teacher_success(config: RunConfig) -> dict[str, Any] | None:
-    """How well the teacher itself acts on the held-out tasks, told what it is told at the start of a run.
+    """How well the teacher itself acts on the held-out tasks, told what it is told at the start of
+    a run.
 
-    None where that question has no answer: no teacher is asked, its text comes only after the fact, or it is not put
+    None where that question has no answer: no teacher is asked, its text comes only after the fact,
+        or it is not put
     where an actor could read it from the start.
     """
     config = config.fresh()
@@ -63,10 +65,17 @@ def teacher_success(config: RunConfig) -> dict[str, Any] | None:
     student = load_model(config.student)
     config.teacher.prepare(student)
     actor = config.teacher.model
-    settings = _Whispered(id=config.env.id, options=config.env.options, sources=tuple(config.privilege))
-    options = {**config.evaluate.options}
+    settings = _Whispered(
+        id=config.env.id, options=config.env.options, sources=tuple(config.privilege)
+    )
+    options = config.evaluate.options
     played = play_tasks(
-        settings, actor, TransformersSampler(actor), config.rollout, config.evaluate.episodes, options
+        settings,
+        actor,
+        TransformersSampler(actor),
+        config.rollout,
+        config.evaluate.episodes,
+        options,
     )
     if any(t.end is EndReason.ERROR for t in played):
         return None
@@ -75,7 +84,7 @@ def teacher_success(config: RunConfig) -> dict[str, Any] | None:
     return {
         "success": found["success"],
         "interval": found["interval"],
-        "note": f"the {config.teacher.kind} teacher, acting on the test tasks with {told} in its system prompt",
+        "note": f"the {config.teacher.kind} teacher, acting with {told} in its system prompt",
     }
 
 
@@ -91,10 +100,14 @@ class _Whispered(EnvSettings):
 class _WhisperingEnv(TextEnv):
     """Adds privileged text to the system prompt, where `SystemView` would have inserted it."""
 
-    def __init__(self, env: gymnasium.Env[str, str], sources: Sequence[Source], view: SystemView) -> None:
+    def __init__(
+        self, env: gymnasium.Env[str, str], sources: Sequence[Source], view: SystemView
+    ) -> None:
         self.env, self.sources, self.view = env, sources, view
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, Info]:
         observation, info = self.env.reset(seed=seed, options=options)
         told = [source.whisper(_unplayed(info), ()) for source in self.sources]
         if not any(privileges is not None for privileges in told):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from agentopd.types import EndReason, Lesson, Trajectory
 if TYPE_CHECKING:
     from agentopd.config import RunConfig
 
-# B sequences, T tokens of a sequence, N trainable tokens of a micro-batch, H hidden size, V vocabulary
+# B sequences, T tokens of a sequence, N trainable tokens of a micro-batch, H hidden, V vocabulary
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,14 @@ class Learner:
     def update(
         self, trajectories: Sequence[Trajectory], lessons: Sequence[Lesson], step: int
     ) -> Update:
-        """Learn from a step's trajectories; those without a lesson take part in the reinforcement-learning term alone."""
-        taught = [x for x in lessons if x.trajectory.end is not EndReason.ERROR]
-        episodes = {x.trajectory.episode for x in lessons}
+        """Learn from a step's trajectories.
+
+        Those without a lesson take part in the reinforcement-learning term alone; those that ended
+        in an error, in none.
+        """
+        usable = lessons if self.method.mix.distil_coefficient else ()
+        taught = [x for x in usable if x.hidden_NH is not None and _learnable(x.trajectory)]
+        episodes = {x.trajectory.episode for x in taught}
         untaught = [
             Lesson(trajectory=t)
             for t in trajectories
@@ -82,11 +88,7 @@ class Learner:
         probes, totals = Collector(), dict[str, float]()
         for batch in batches:
             for name, value in self._accumulate(batch, plan, probes).items():
-                totals[name] = (
-                    max(totals.get(name, 0.0), value)
-                    if name == "sampler_gap"
-                    else totals.get(name, 0.0) + value
-                )
+                totals[name] = _combined(name, totals.get(name, 0.0), value)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip))
         skipped = self._apply(norm, step)
         scalars = {**totals, "gradient_norm": norm, "learning_rate": self._rate(step)}
@@ -119,7 +121,7 @@ class Learner:
         student_NV = self._tempered(self.student.logits(hidden_NH))
         logprob_N = student_NV.gather(1, tokens.ids_N[:, None]).squeeze(1)
         terms: dict[str, torch.Tensor] = {}
-        if batch[0].hidden_NH is not None and self.method.mix.distil_coefficient:
+        if batch[0].hidden_NH is not None:
             teacher_NV = self._teacher_logprobs(batch)
             probes.add(token_probes(student_NV, teacher_NV, tokens), tokens, batch)
             factor = self.method.mix.distil_coefficient * self.method.factor("distil", plan.step)
@@ -130,7 +132,8 @@ class Learner:
             terms["rl"] = self.method.factor("rl", plan.step) * self._reinforce(
                 logprob_N, tokens, batch, plan
             )
-        norms = self._channel_norms(terms, hidden_NH) if len(terms) == 2 else {}
+        both = bool(plan.distil.tokens and plan.advantages)
+        norms = self._channel_norms(terms, hidden_NH) if both else {}
         loss = torch.stack(list(terms.values())).sum()
         loss.backward()
         gap = (logprob_N.detach() - tokens.behaviour_N).abs().max().item()
@@ -164,7 +167,7 @@ class Learner:
     def _reinforce(
         self, logprob_N: torch.Tensor, tokens: Tokens, batch: list[Lesson], plan: _Plan
     ) -> torch.Tensor:
-        """The reinforcement-learning term: every token of an episode carries the episode's advantage."""
+        """The RL term: every token of an episode carries the episode's advantage."""
         rl = self.method.mix.rl_channel
         assert rl is not None
         episode_L = torch.tensor(
@@ -191,13 +194,13 @@ class Learner:
         return self._tempered(self.teacher.logits(hidden_NH)).to(self.student.device)
 
     def _tempered(self, logits_NV: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities at the rollout's temperature: of both sides, or the two could not be compared."""
+        """Log-probabilities at the rollout's temperature, at which both sides are compared."""
         return torch.log_softmax(logits_NV / (self.method.rollout.temperature or 1.0), dim=-1)
 
     def _channel_norms(
         self, terms: dict[str, torch.Tensor], hidden_NH: torch.Tensor
     ) -> dict[str, float]:
-        """Each channel's gradient norm at the last hidden states, where it costs no second backward pass."""
+        """Each channel's gradient norm at the last hidden states, where it is cheap."""
         grads = {
             k: torch.autograd.grad(v, hidden_NH, retain_graph=True)[0] for k, v in terms.items()
         }
@@ -214,6 +217,13 @@ class Learner:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return "" if np.isfinite(norm) else "the gradient is not finite"
+
+
+def _combined(name: str, total: float, value: float) -> float:
+    """A step's number from those of its micro-batches, however the step was cut into them."""
+    if name == "sampler_gap":
+        return max(total, value)
+    return math.hypot(total, value) if name.startswith("hidden_gradient") else total + value
 
 
 def _learnable(trajectory: Trajectory) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -68,7 +69,8 @@ class LanguageModel:
     def hidden(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         """Last hidden states (B, T, H) of right-padded sequences.
 
-        `mask_BT` is 1 on tokens and 0 on padding. It says which tokens exist, never which are learnt: observations are always visible.
+        `mask_BT` is 1 on tokens and 0 on padding. It says which tokens exist, never which are
+        learnt: observations are always visible.
         """
         output = self.body(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
         return output.last_hidden_state
@@ -92,7 +94,7 @@ def load_model(settings: ModelSettings) -> LanguageModel:
             hidden states would be wrong).
     """
     folder = model_folder(settings.path)
-    device = torch.device(settings.device)
+    device = _device(settings.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device {settings.device!r} was asked for, but torch sees no GPU here; use device=cpu"
@@ -106,7 +108,7 @@ def load_model(settings: ModelSettings) -> LanguageModel:
         module = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, settings.dtype), use_safetensors=True, **options
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(
             f"{settings.path} cannot be loaded as a causal language model: {reason}"
@@ -115,11 +117,17 @@ def load_model(settings: ModelSettings) -> LanguageModel:
         raise ValueError(
             f"{settings.path} has no fast tokenizer with a chat template; agents need one"
         )
-    model = LanguageModel(
-        module.to(device).eval(), tokenizer, settings.path, _stop_ids(module, tokenizer)
-    )
+    torch.nn.Module.to(module, device)
+    model = LanguageModel(module.eval(), tokenizer, settings.path, _stop_ids(module, tokenizer))
     _check_head(model)
     return model
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"{name!r} is not a device; use cpu, cuda or cuda:0") from error
 
 
 def model_folder(path: str) -> Path:

@@ -27,7 +27,8 @@ def token_probes(
     """Values of each token, (N,).
 
     divergence: KL(student || teacher) in nats. log_ratio: |log p(y) - log q(y)|.
-    student_entropy, teacher_entropy: in nats. overlap: share of the student's eight likeliest tokens among the teacher's.
+    student_entropy, teacher_entropy: in nats. overlap: share of the student's eight likeliest
+    tokens among the teacher's.
     """
     at_N1 = tokens.ids_N[:, None]
     k = min(_TOP, student_NV.shape[1])

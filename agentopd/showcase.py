@@ -1,4 +1,6 @@
-"""One episode for people to look at: what the agent wrote, and what the teacher would rather have had."""
+"""One episode for people to look at: what the agent wrote, and what the teacher would rather have
+had.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,24 @@ from agentopd.types import Lesson
 
 
 @torch.no_grad()
-def describe_episode(student: LanguageModel, teacher: Teacher, lessons: Sequence[Lesson], label: str) -> dict[str, Any] | None:
+def describe_episode(
+    student: LanguageModel, teacher: Teacher, lessons: Sequence[Lesson], label: str
+) -> dict[str, Any] | None:
     """A failed episode of middling length, token by token; None without a lesson.
 
     A token's `signal` is log q(y) - log p(y) in nats: positive where the teacher wants more of it.
     """
-    whole = [x for x in lessons if len(x.trajectory.segments) == 1 and x.view is not None and x.hidden_NH is not None]
+    whole = [
+        x
+        for x in lessons
+        if len(x.trajectory.segments) == 1 and x.view is not None and x.hidden_NH is not None
+    ]
     if not whole:
         return None
     failed = [x for x in whole if not x.trajectory.success] or whole
-    lesson = sorted(failed, key=lambda x: (abs(len(x.trajectory.turns) - 6), x.trajectory.episode))[0]
+    lesson = sorted(failed, key=lambda x: (abs(len(x.trajectory.turns) - 6), x.trajectory.episode))[
+        0
+    ]
     trajectory, view, hidden_NH = lesson.trajectory, lesson.view, lesson.hidden_NH
     assert view is not None and hidden_NH is not None
     ids_BT = torch.from_numpy(trajectory.ids)[None].to(student.device)

@@ -29,7 +29,8 @@ _PACKAGES = ("agentopd", "torch", "transformers", "gymnasium", "numpy")
 def compare(
     config: RunConfig, out: Path, resume: bool = False, workers: int = 2, watch: Watch | None = None
 ) -> dict[str, Any]:
-    """Run every arm with every seed and leave a study folder with `summary.json`, plots and `report.html`.
+    """Run every arm with every seed and leave a study folder with `summary.json`, plots and
+    `report.html`.
 
     Args:
         resume: finish what an earlier, interrupted comparison left in the folder.
@@ -40,11 +41,14 @@ def compare(
         What is written to `summary.json`.
 
     Raises:
-        ConfigError: the configuration has no study, an arm cannot be used, or the folder holds something else.
+        ConfigError: the configuration has no study, an arm cannot be used, or the folder holds
+            something else.
         Interrupted: Ctrl-C came; every running step was finished and saved.
     """
     if config.study is None:
-        raise ConfigError("this configuration has no study: add one with arms, or train it with `agentopd train`")
+        raise ConfigError(
+            "this configuration has no study: add one with arms, or train it with `agentopd train`"
+        )
     threads = max(1, (os.cpu_count() or 1) // workers)
     runs = {
         (arm, seed): arm_config(config, arm, seed).model_copy(update={"threads": threads})
@@ -69,12 +73,16 @@ def _open_folder(config: RunConfig, out: Path, resume: bool) -> None:
     stored = out / "config.yaml"
     if resume and stored.is_file():
         if yaml.safe_load(stored.read_text()) != described:
-            raise ConfigError(f"the study in {out} has other settings; resume it with the same, or choose another --out")
+            raise ConfigError(
+                f"the study in {out} has other settings; resume with them, or choose another --out"
+            )
         return
     if resume:
         raise ConfigError(f"there is no study to resume in {out}; leave out --resume to start one")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} holds something already; choose another --out, or --resume what is there")
+        raise ConfigError(
+            f"{out} holds something already; choose another --out, or --resume what is there"
+        )
     out.mkdir(parents=True, exist_ok=True)
     stored.write_text(yaml.safe_dump(described, sort_keys=False))
 
@@ -126,7 +134,11 @@ def _summary(config: RunConfig, out: Path) -> dict[str, Any]:
         "env": config.env.id,
         "arms": {arm: _arm(config, out, arm) for arm in study.arms},
         "teacher": teacher_success(config),
-        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": {
+            "system": platform.platform(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+        },
         "versions": {name: version(name) for name in _PACKAGES},
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
         "config": config.model_dump(mode="json"),
@@ -134,7 +146,9 @@ def _summary(config: RunConfig, out: Path) -> dict[str, Any]:
 
 
 def _arm(config: RunConfig, out: Path, arm: str) -> dict[str, Any]:
-    """One arm, all seeds together: counts and seconds are sums, success is pooled over every test episode."""
+    """One arm, all seeds together: counts and seconds are sums, success is pooled over every test
+    episode.
+    """
     study = config.study
     assert study is not None
     runs = [_read_run(out, arm, seed) for seed in study.seeds]

@@ -24,7 +24,7 @@ class Teacher(Part, family="teacher"):
         tokens_per_batch: padded tokens in one forward pass.
     """
 
-    tokens_per_batch: int = Field(16_384, ge=64)
+    tokens_per_batch: int = Field(default=16_384, ge=64)
 
     @property
     @abstractmethod
@@ -56,17 +56,25 @@ class Teacher(Part, family="teacher"):
 
     @torch.no_grad()
     def score(self, views: Sequence[View]) -> list[Lesson]:
-        """The teacher's hidden states where the student's tokens are predicted, one lesson a view, in order."""
+        """One lesson a view, in order: the hidden states that predict the student's tokens."""
         pieces = [(v, start, stop) for v in range(len(views)) for start, stop in views[v].segments]
         states: list[dict[int, torch.Tensor]] = [{} for _ in views]
         for batch in by_length([stop - start for _, start, stop in pieces], self.tokens_per_batch):
             chosen = [pieces[i] for i in batch]
-            ids_BT, mask_BT = padded([views[v].ids[start:stop] for v, start, stop in chosen], self.model.device)
+            ids_BT, mask_BT = padded(
+                [views[v].ids[start:stop] for v, start, stop in chosen], self.model.device
+            )
             hidden_BTH = self.model.hidden(ids_BT, mask_BT)
             for row, (v, start, stop) in enumerate(chosen):
-                states[v][start] = hidden_BTH[row, torch.from_numpy(_predicting(views[v], start, stop)).to(hidden_BTH.device)]
+                states[v][start] = hidden_BTH[
+                    row, torch.from_numpy(_predicting(views[v], start, stop)).to(hidden_BTH.device)
+                ]
         return [
-            Lesson(trajectory=view.trajectory, view=view, hidden_NH=torch.cat([found[s] for s in sorted(found)]))
+            Lesson(
+                trajectory=view.trajectory,
+                view=view,
+                hidden_NH=torch.cat([found[s] for s in sorted(found)]),
+            )
             for view, found in zip(views, states, strict=True)
         ]
 
@@ -83,8 +91,12 @@ def check_same_vocabulary(student: LanguageModel, teacher: LanguageModel) -> Non
     Raises:
         ValueError: they are not.
     """
-    if student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab() or student.vocabulary != teacher.vocabulary:
+    if (
+        student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab()
+        or student.vocabulary != teacher.vocabulary
+    ):
         raise ValueError(
-            f"{teacher.name} and {student.name} have different vocabularies; token distributions cannot be compared. "
-            "Use a teacher of the same family"
+            f"{teacher.name} and {student.name} have different vocabularies "
+            f"(of {teacher.vocabulary} and {student.vocabulary} tokens), so their token "
+            "distributions cannot be compared; use a teacher of the student's family"
         )

@@ -44,11 +44,14 @@ class Interrupted(Exception):
         return f"stopped after {self.step} steps"
 
 
-def train(config: RunConfig, out: Path, resume: bool = False, watch: Watch | None = None) -> dict[str, Any]:
+def train(
+    config: RunConfig, out: Path, resume: bool = False, watch: Watch | None = None
+) -> dict[str, Any]:
     """Train a student and leave a run folder.
 
     Args:
-        out: the run's folder: `config.yaml`, `metrics.jsonl`, `trajectories/`, `checkpoints/`, `summary.json`.
+        out: the run's folder: `config.yaml`, `metrics.jsonl`, `trajectories/`, `checkpoints/`,
+            `summary.json`.
         resume: go on from the folder's last checkpoint.
         watch: called with each line of `metrics.jsonl` as it is written.
 
@@ -77,7 +80,11 @@ def train(config: RunConfig, out: Path, resume: bool = False, watch: Watch | Non
 class Clock:
     """Seconds and tokens by stage, over the whole run."""
 
-    stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("rollout", "privilege", "teacher", "learner", "evaluate"), 0.0))
+    stages: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(
+            ("rollout", "privilege", "teacher", "learner", "evaluate"), 0.0
+        )
+    )
     student_tokens: int = 0
     teacher_tokens: int = 0
 
@@ -97,24 +104,29 @@ class Run:
         torch.manual_seed(config.seed)
         self.config, self.out, self.watch = config.fresh(), out, watch
         self.clock, self.step = Clock(), 0
+        self.success_before: float | None = None
+        self.evaluation: dict[str, Any] | None = None
         self._told: tuple[dict[str, float], dict[str, int]] = ({}, {})
-        checkpoint = _open_folder(self.config, out, resume)
+        described = self.config.model_dump(mode="json")
+        _check_folder(described, out, resume)
         self.student = load_model(self.config.student)
-        self.config.env.build()
+        self.config.env.build().close()
         self.template = ChatTemplate(self.student.tokenizer)
         self.sampler = TransformersSampler(self.student)
         self.config.teacher.prepare(self.student)
         self.learner = Learner(self.student, self.config.teacher, self.config)
-        self.success_before: float | None = None
-        self.evaluation: dict[str, Any] | None = None
-        if checkpoint is not None:
-            self._restore(checkpoint)
+        # Written only now, so that a mistyped path or option leaves no folder behind.
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+        self._restore(latest(out / "checkpoints"))
 
     def collect(self, step: int) -> tuple[list[Trajectory], list[Lesson]]:
         """One step's trajectories, and the teacher's lessons on them."""
         config, clock = self.config, self.clock
         with clock.stage("rollout"):
-            trajectories = config.rollout.collect(config.env, self.student, self.sampler, config.seed, step)
+            trajectories = config.rollout.collect(
+                config.env, self.student, self.sampler, config.seed, step
+            )
         if not config.mix.distil_coefficient:
             return trajectories, []
         with clock.stage("privilege"):
@@ -126,9 +138,13 @@ class Run:
         return trajectories, lessons
 
     def show(self, lessons: list[Lesson], step: int) -> None:
-        """Keep one episode of the first step for people to look at, as the teacher sees it before anything is learnt."""
+        """Keep one episode of the first step for people to look at, as the teacher sees it before
+        anything is learnt.
+        """
         if step == 0:
-            described = describe_episode(self.student, self.config.teacher, lessons, self.config.unit.kind)
+            described = describe_episode(
+                self.student, self.config.teacher, lessons, self.config.unit.kind
+            )
             if described is not None:
                 (self.out / "episode.json").write_text(json.dumps(described, indent=1) + "\n")
 
@@ -144,7 +160,10 @@ class Run:
 
     def _since_last_line(self) -> tuple[dict[str, float], dict[str, int]]:
         """Seconds by stage and tokens spent since the last line of metrics."""
-        stages, tokens = dict(self.clock.stages), {"student": self.clock.student_tokens, "teacher": self.clock.teacher_tokens}
+        stages, tokens = (
+            dict(self.clock.stages),
+            {"student": self.clock.student_tokens, "teacher": self.clock.teacher_tokens},
+        )
         spent = {k: v - self._told[0].get(k, 0.0) for k, v in stages.items()}
         used = {k: v - self._told[1].get(k, 0) for k, v in tokens.items()}
         self._told = (stages, tokens)
@@ -158,7 +177,11 @@ class Run:
         self._write_line(self._line(step, trajectories, update))
         if save.trajectories_every and step % save.trajectories_every == 0:
             save_trajectories(trajectories, self.out / "trajectories" / f"step-{step:05d}.parquet")
-        if save.checkpoint_every and self.step % save.checkpoint_every == 0 and self.step < self.config.steps:
+        if (
+            save.checkpoint_every
+            and self.step % save.checkpoint_every == 0
+            and self.step < self.config.steps
+        ):
             self.save()
 
     def begin(self) -> None:
@@ -167,7 +190,9 @@ class Run:
             self.evaluation = self._measure()
             self.success_before = self.evaluation["success"]
             self._since_last_line()
-            self._write_line({"step": -1, "episodes": 0, "seconds": 0.0, "evaluation": self.evaluation})
+            self._write_line(
+                {"step": -1, "episodes": 0, "seconds": 0.0, "evaluation": self.evaluation}
+            )
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -181,10 +206,15 @@ class Run:
             success_before=self.success_before,
         )
         teacher = self.config.teacher.tensors() if self.config.mix.distil_coefficient else {}
-        save_checkpoint(self.out / "checkpoints", self.student, self.learner.optimizer, teacher, progress)
+        save_checkpoint(
+            self.out / "checkpoints", self.student, self.learner.optimizer, teacher, progress
+        )
 
     def finish(self) -> dict[str, Any]:
-        """Save the end of the run and its summary."""
+        """Save the end of the run and its summary; a run that had ended before stays as it was."""
+        path = self.out / "summary.json"
+        if path.is_file() and self.evaluation is None:
+            return json.loads(path.read_text())
         self.save()
         after = self.evaluation or {}
         summary = {
@@ -198,7 +228,7 @@ class Run:
             "teacher_tokens": self.clock.teacher_tokens,
             "seconds": {**self.clock.stages, "total": self._spent()},
         }
-        (self.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        path.write_text(json.dumps(summary, indent=2) + "\n")
         return summary
 
     def _measure(self) -> dict[str, Any]:
@@ -208,7 +238,14 @@ class Run:
             rollout = rollout.model_copy(update={"temperature": settings.temperature})
         with self.clock.stage("evaluate"):
             return score(
-                play_tasks(self.config.env, self.student, self.sampler, rollout, settings.episodes, settings.options)
+                play_tasks(
+                    self.config.env,
+                    self.student,
+                    self.sampler,
+                    rollout,
+                    settings.episodes,
+                    settings.options,
+                )
             )
 
     def _spent(self) -> float:
@@ -235,7 +272,11 @@ class Run:
             file.write(json.dumps(line) + "\n")
         self.watch(line)
 
-    def _restore(self, checkpoint: Path) -> None:
+    def _restore(self, checkpoint: Path | None) -> None:
+        """Go on from a checkpoint; without one, start over from the first step."""
+        if checkpoint is None:
+            (self.out / "metrics.jsonl").unlink(missing_ok=True)
+            return
         progress = load_progress(checkpoint)
         teacher = restore_weights(checkpoint, self.student, self.learner.optimizer)
         if teacher:
@@ -247,38 +288,44 @@ class Run:
         self.clock = Clock(progress.stages, progress.student_tokens, progress.teacher_tokens)
         self._since_last_line()
         metrics = self.out / "metrics.jsonl"
-        lines = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] < self.step]
+        lines = [
+            line
+            for line in metrics.read_text().splitlines()
+            if json.loads(line)["step"] < self.step
+        ]
         metrics.write_text("".join(f"{line}\n" for line in lines))
 
 
-def _open_folder(config: RunConfig, out: Path, resume: bool) -> Path | None:
-    """Make a new run's folder, or find the checkpoint to go on from; nothing is ever overwritten.
+def _check_folder(described: dict[str, Any], out: Path, resume: bool) -> None:
+    """Refuse a folder that holds something else; nothing is ever overwritten.
 
     Raises:
         ConfigError: see `train`.
     """
-    described = config.model_dump(mode="json")
     if not resume:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ConfigError(f"{out} holds something already; choose another --out, or --resume what is there")
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "config.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
-        return None
+            raise ConfigError(
+                f"{out} holds something already; choose another --out, or --resume what is there"
+            )
+        return
     if not (out / "config.yaml").is_file():
         raise ConfigError(f"there is no run to resume in {out}; leave out --resume to start one")
     stored = yaml.safe_load((out / "config.yaml").read_text())
-    changed = [k for k in described if stored.get(k) != described[k] and k not in ("steps", "threads")]
+    changed = [
+        k for k in described if stored.get(k) != described[k] and k not in ("steps", "threads")
+    ]
     if changed:
-        raise ConfigError(f"the run in {out} was started with other settings of {', '.join(changed)}; resume with the same, or choose another --out")
-    found = latest(out / "checkpoints")
-    if found is None:
-        (out / "metrics.jsonl").unlink(missing_ok=True)
-    return found
+        raise ConfigError(
+            f"the run in {out} was started with other settings of {', '.join(changed)}; "
+            "resume with the same, or choose another --out"
+        )
 
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C into an event, so that a step is finished and saved; a second one stops at once."""
+    """Turns the first Ctrl-C into an event, so that a step is finished and saved; a second one
+    stops at once.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked

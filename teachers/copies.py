@@ -1,4 +1,4 @@
-"""Teachers that are the student itself: as it was, as it is, as it was a while ago, as it is on average."""
+"""Teachers that are the student itself: as it was, is, was a while ago, or is on average."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agentopd.teacher import Teacher
 
 
 class LiveTeacher(Teacher, kind="live"):
-    """The student as it is now. It can drift with its own teaching and collapse; a warning, and a baseline."""
+    """The student as it is now, a baseline: it can drift with its own teaching and collapse."""
 
     _model: LanguageModel | None = PrivateAttr(default=None)
 
@@ -42,9 +42,12 @@ class FrozenTeacher(LiveTeacher, kind="frozen"):
 
 
 class LaggedTeacher(FrozenTeacher, kind="lagged"):
-    """The student as it was at the last multiple of `every` steps; `every: 1` follows each step (Skill-SD 2604.10674)."""
+    """The student as it was at the last multiple of `every` steps.
 
-    every: int = Field(10, ge=1)
+    `every: 1` follows each step (Skill-SD 2604.10674).
+    """
+
+    every: int = Field(default=10, ge=1)
 
     def sync(self, student: LanguageModel, step: int) -> None:
         """See `Teacher.sync`."""
@@ -53,12 +56,13 @@ class LaggedTeacher(FrozenTeacher, kind="lagged"):
 
 
 class EmaTeacher(FrozenTeacher, kind="ema"):
-    """An exponential moving average of the student's weights, started at the student (SDPO 2601.20802).
+    """An exponential moving average of the student's weights (SDPO 2601.20802).
 
-    After each step every weight moves by `rate` of its distance to the student's.
+    It starts at the student. After each step every weight moves by `rate` of its distance to the
+    student's.
     """
 
-    rate: float = Field(0.05, gt=0, le=1)
+    rate: float = Field(default=0.05, gt=0, le=1)
 
     @torch.no_grad()
     def sync(self, student: LanguageModel, step: int) -> None:

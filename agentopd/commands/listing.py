@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +43,8 @@ def methods() -> None:
     for path in sorted((_CONFIGS / "methods").glob("*.yaml")):
         text = path.read_text(encoding="utf-8")
         row = yaml.safe_load(text)
-        comment = next((line for line in text.splitlines() if line.startswith("#")), "")
         values = [f"{axis}: {shown}" for axis, value in row.items() if (shown := compact(value))]
-        rows.append((path.stem, comment.lstrip("# "), "\n".join(values)))
+        rows.append((path.stem, _summary(text), "\n".join(values)))
     made = table(("method", "what it is", "values"), rows)
     made.show_lines = True
     stdout().print(made)
@@ -97,7 +98,7 @@ def zoo() -> None:
 def build(name: str, out: Path | None, steps: int | None, threads: int | None) -> None:
     """Train an embedded model.
 
-    The model that its recipe starts from is looked for beside `out`, then among the embedded ones.
+    The model that its recipe starts from is built too, beside `out`, unless it is there.
 
     Raises:
         ValueError: see `agentopd.zoo.build.build`; or `out` holds something already.
@@ -106,25 +107,26 @@ def build(name: str, out: Path | None, steps: int | None, threads: int | None) -
         quiet_libraries()
         import torch
 
-        from agentopd.zoo.build import RECIPES
         from agentopd.zoo.build import build as train
-    if name not in RECIPES:
-        raise ValueError(f"no embedded model is called {name!r}; there are {', '.join(RECIPES)}")
     folder = out or _models() / name
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds something already; name another folder with --out")
     if threads is not None:
         torch.set_num_threads(threads)
-    start = RECIPES[name].start
-    beside = start is not None and (folder.parent / start).is_dir()
-    models = folder.parent if beside else _models()
-    with build_progress(name, stdout()) as report:
-        record = train(name, folder, models, steps, report)
+    with build_progress(stdout()) as report:
+        record = train(name, folder, steps, report)
     typer.echo(f"{folder}: loss {record['loss']:.4f} after {record['minutes']} minutes")
 
 
 def _models() -> Path:
     return Path(agentopd.__file__).parent / "zoo" / "models"
+
+
+def _summary(text: str) -> str:
+    """The first sentence of the comment that a file begins with."""
+    comment = takewhile(lambda line: re.match(r"# \S", line), text.splitlines())
+    said = " ".join(line.removeprefix("# ").strip() for line in comment)
+    return f"{said.split('. ')[0].rstrip('.')}."
 
 
 def _first_line(text: str) -> str:

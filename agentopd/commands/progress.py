@@ -132,23 +132,23 @@ def study_progress(
 
 
 @contextmanager
-def build_progress(
-    name: str, console: Console
-) -> Iterator[Callable[[int, int, float], None]]:
-    """Show a model's training; gives what `agentopd.zoo.build.build` calls with each step."""
+def build_progress(console: Console) -> Iterator[Callable[[str, int, int, float], None]]:
+    """Show models being trained; gives what `agentopd.zoo.build.build` calls with each step."""
     if not console.is_terminal:
 
-        def tell(step: int, steps: int, loss: float) -> None:
+        def tell(name: str, step: int, steps: int, loss: float) -> None:
             if step % max(1, steps // _PLAIN_LINES) == 0 or step == steps:
                 typer.echo(f"{name}  step {step}/{steps}  loss {loss:.4f}")
 
         yield tell
         return
     with _bars(console) as bars:
-        bar = bars.add_task(name, total=None, numbers="preparing")
+        shown: dict[str, TaskID] = {}
 
-        def draw(step: int, steps: int, loss: float) -> None:
-            bars.update(bar, completed=step, total=steps, numbers=f"loss {loss:.4f}")
+        def draw(name: str, step: int, steps: int, loss: float) -> None:
+            if name not in shown:
+                shown[name] = bars.add_task(name, total=steps, numbers="")
+            bars.update(shown[name], completed=step, numbers=f"loss {loss:.4f}")
 
         yield draw
 

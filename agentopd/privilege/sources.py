@@ -1,7 +1,7 @@
 """Sources of privileged information, each with a life of its own.
 
-A source first takes note of the step's finished trajectories (`learn`), then says what the teacher may know of each
-(`whisper`). What it keeps between steps goes into the checkpoint through `state`.
+A source first takes note of the step's finished trajectories (`learn`), then says what the teacher
+may know of each (`whisper`). What it keeps between steps goes into the checkpoint through `state`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr, SerializeAsAny
 
 from agentopd.parts import Part
 from agentopd.privilege import writer
-from agentopd.types import Briefed, Privilege, Trajectory
+from agentopd.types import Briefed, EndReason, Privilege, Trajectory
 
 
 class Source(Part, family="privilege source"):
@@ -25,11 +25,13 @@ class Source(Part, family="privilege source"):
         """Take note of a step's trajectories before anything is said of them."""
 
     @abstractmethod
-    def whisper(self, trajectory: Trajectory, batch: Sequence[Trajectory]) -> tuple[Privilege, ...] | None:
+    def whisper(
+        self, trajectory: Trajectory, batch: Sequence[Trajectory]
+    ) -> tuple[Privilege, ...] | None:
         """What the teacher may know of `trajectory`, one of `batch`.
 
-        None means that the source has nothing to say, and so the trajectory has no teacher; an empty tuple means
-        that the teacher is to judge it knowing no more than the student.
+        None means that the source has nothing to say, and so the trajectory has no teacher; an
+        empty tuple means that the teacher is to judge it knowing no more than the student.
         """
 
     def state(self) -> dict[str, Any]:
@@ -51,19 +53,28 @@ class NoPrivilege(Source, kind="none"):
 class GroundTruth(Source, kind="ground_truth"):
     """The environment's own solution of the task (`reference`)."""
 
-    def whisper(self, trajectory: Trajectory, batch: Sequence[Trajectory]) -> tuple[Privilege, ...] | None:
+    def whisper(
+        self, trajectory: Trajectory, batch: Sequence[Trajectory]
+    ) -> tuple[Privilege, ...] | None:
         """See `Source.whisper`."""
         plan = trajectory.prompt.get("reference")
         return (Privilege(source=self.kind, text=writer.solution(plan)),) if plan else None
 
 
 class EnvFeedback(Source, kind="env_feedback"):
-    """What the environment said after each step, told before the answer it is about (hindsight, as in SDPO 2601.20802)."""
+    """What the environment said after each step, told before the answer it is about.
 
-    def whisper(self, trajectory: Trajectory, batch: Sequence[Trajectory]) -> tuple[Privilege, ...] | None:
+    Hindsight, as in SDPO 2601.20802.
+    """
+
+    def whisper(
+        self, trajectory: Trajectory, batch: Sequence[Trajectory]
+    ) -> tuple[Privilege, ...] | None:
         """See `Source.whisper`."""
         told = tuple(
-            Privilege(source=self.kind, text=writer.feedback(str(turn.info["feedback"])), turn=turn.index)
+            Privilege(
+                source=self.kind, text=writer.feedback(str(turn.info["feedback"])), turn=turn.index
+            )
             for turn in trajectory.turns
             if turn.info.get("feedback")
         )
@@ -71,41 +82,55 @@ class EnvFeedback(Source, kind="env_feedback"):
 
 
 class Reflection(Source, kind="reflection"):
-    """A look back on this very attempt: how it ended and which turns were mistakes (RESD 2605.12741, ERL 2602.13949)."""
+    """A look back on this very attempt: how it ended and which turns were mistakes.
 
-    mistakes: int = Field(3, ge=0)
+    As in RESD 2605.12741 and ERL 2602.13949.
+    """
 
-    def whisper(self, trajectory: Trajectory, batch: Sequence[Trajectory]) -> tuple[Privilege, ...] | None:
+    mistakes: int = Field(default=3, ge=0)
+
+    def whisper(
+        self, trajectory: Trajectory, batch: Sequence[Trajectory]
+    ) -> tuple[Privilege, ...] | None:
         """See `Source.whisper`."""
         if not trajectory.turns:
             return None
-        told = [(t.index + 1, str(t.info.get("feedback", ""))) for t in trajectory.turns if t.info.get("mistake")]
+        told = [
+            (t.index + 1, str(t.info.get("feedback", "")))
+            for t in trajectory.turns
+            if t.info.get("mistake")
+        ]
         text = writer.reflection(trajectory.success, len(trajectory.turns), told, self.mistakes)
         return (Privilege(source=self.kind, text=text),)
 
 
 class SkillSummary(Source, kind="skill_summary"):
-    """A skill distilled from the agent's own recent episodes (Skill-SD 2604.10674), one a skill tag.
+    """A skill distilled from the agent's recent episodes (Skill-SD 2604.10674), one a skill tag.
 
-    It holds the environment's general advice, how often the task was solved of late, and the mistakes made most.
+    It holds the environment's general advice, how often the task was solved of late, and the
+    mistakes made most.
 
     Args:
         memory: how many of the latest episodes are remembered for each tag.
         mistakes: how many kinds of mistakes are named.
     """
 
-    memory: int = Field(256, ge=1)
-    mistakes: int = Field(3, ge=0)
+    memory: int = Field(default=256, ge=1)
+    mistakes: int = Field(default=3, ge=0)
     _bank: dict[str, deque[tuple[bool, list[str]]]] = PrivateAttr(default_factory=dict)
 
     def learn(self, trajectories: Sequence[Trajectory]) -> None:
         """See `Source.learn`."""
         for trajectory in trajectories:
-            made = sorted({str(t.info["mistake"]) for t in trajectory.turns if t.info.get("mistake")})
+            made = sorted(
+                {str(t.info["mistake"]) for t in trajectory.turns if t.info.get("mistake")}
+            )
             episodes = self._bank.setdefault(_tag(trajectory), deque(maxlen=self.memory))
             episodes.append((trajectory.success, made))
 
-    def whisper(self, trajectory: Trajectory, batch: Sequence[Trajectory]) -> tuple[Privilege, ...] | None:
+    def whisper(
+        self, trajectory: Trajectory, batch: Sequence[Trajectory]
+    ) -> tuple[Privilege, ...] | None:
         """See `Source.whisper`."""
         episodes = self._bank.get(_tag(trajectory), deque())
         counts = Counter(name for _, made in episodes for name in made)
@@ -123,13 +148,18 @@ class SkillSummary(Source, kind="skill_summary"):
     def restore(self, state: dict[str, Any]) -> None:
         """See `Source.restore`."""
         self._bank = {
-            tag: deque(((bool(success), list(made)) for success, made in episodes), maxlen=self.memory)
+            tag: deque(
+                ((bool(success), list(made)) for success, made in episodes), maxlen=self.memory
+            )
             for tag, episodes in state.items()
         }
 
 
 class Shuffled(Source, kind="shuffled"):
-    """The control: what another source would say, told of a trajectory of another task."""
+    """The control: what another source would say, told of a trajectory of another task.
+
+    The next trajectory in the batch that is of another task and has something to tell is taken.
+    """
 
     of: SerializeAsAny[Source]
 
@@ -137,15 +167,18 @@ class Shuffled(Source, kind="shuffled"):
         """See `Source.learn`."""
         self.of.learn(trajectories)
 
-    def whisper(self, trajectory: Trajectory, batch: Sequence[Trajectory]) -> tuple[Privilege, ...] | None:
+    def whisper(
+        self, trajectory: Trajectory, batch: Sequence[Trajectory]
+    ) -> tuple[Privilege, ...] | None:
         """See `Source.whisper`."""
-        here = next(i for i, other in enumerate(batch) if other is trajectory)
-        around = [batch[(here + 1 + i) % len(batch)] for i in range(len(batch) - 1)]
-        other = next((t for t in around if t.task != trajectory.task), None)
-        told = self.of.whisper(other, batch) if other is not None else None
-        if told is None:
-            return None
-        return tuple(p for p in told if p.turn is None or p.turn < len(trajectory.turns)) or None
+        here = next((i for i, other in enumerate(batch) if other is trajectory), -1)
+        for other in (*batch[here + 1 :], *batch[: max(here, 0)]):
+            told = self.of.whisper(other, batch) if other.task != trajectory.task else None
+            if told is not None:
+                fitting = tuple(p for p in told if p.turn is None or p.turn < len(trajectory.turns))
+                if fitting or not told:
+                    return fitting
+        return None
 
     def state(self) -> dict[str, Any]:
         """See `Source.state`."""
@@ -157,15 +190,20 @@ class Shuffled(Source, kind="shuffled"):
 
 
 def gather(sources: Sequence[Source], trajectories: Sequence[Trajectory]) -> list[Briefed]:
-    """Brief the teacher on every trajectory; all sources that have something to say are heard, in order.
+    """Brief the teacher on every trajectory; all sources with something to say are heard, in order.
 
-    A trajectory of which no source has anything to say, and one that ended in an error, gets no lesson.
+    A trajectory of which no source has anything to say gets no lesson. Neither does one that ended
+    in an error, and no source learns from it.
     """
+    finished = [t for t in trajectories if t.end is not EndReason.ERROR]
     for source in sources:
-        source.learn(trajectories)
+        source.learn(finished)
     briefed = []
     for trajectory in trajectories:
-        told = [source.whisper(trajectory, trajectories) for source in sources]
+        if trajectory.end is EndReason.ERROR:
+            briefed.append(Briefed(trajectory=trajectory, privileges=(), available=False))
+            continue
+        told = [source.whisper(trajectory, finished) for source in sources]
         heard = [p for privileges in told if privileges is not None for p in privileges]
         available = any(privileges is not None for privileges in told)
         briefed.append(Briefed(trajectory=trajectory, privileges=tuple(heard), available=available))

@@ -1,6 +1,7 @@
 """Texts of privileged information, written from templates.
 
-One place for the wording, because a model is elicited by it: the embedded models were taught these sentences.
+One place for the wording, because a model is elicited by it: the embedded models were taught these
+sentences.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ def skill(guide: str, solved: int, episodes: int, mistakes: Counter[str], most: 
     parts = ["Skill:", guide]
     if episodes:
         parts.append(f"Solved {solved} of {episodes}.")
-    if mistakes:
-        parts.append("Mistakes: " + ", ".join(f"{name} {n}" for name, n in mistakes.most_common(most)) + ".")
+    if mistakes and most:
+        parts.append(
+            "Mistakes: " + ", ".join(f"{name} {n}" for name, n in mistakes.most_common(most)) + "."
+        )
     return " ".join(filter(None, parts))
 
 
@@ -29,8 +32,13 @@ def feedback(said: str) -> str:
     return f"Feedback: {said}"
 
 
-def reflection(success: bool, turns: int, mistakes: Sequence[tuple[int, str]], most: int = 3) -> str:
-    """A look back on one attempt: how it ended, and its last `most` mistakes as `(turn, feedback)`, counted from 1."""
+def reflection(
+    success: bool, turns: int, mistakes: Sequence[tuple[int, str]], most: int = 3
+) -> str:
+    """A look back on one attempt: how it ended, and its last `most` mistakes.
+
+    A mistake is `(turn, feedback)`, turns counted from 1.
+    """
     outcome = f"solved in {turns} turns." if success else f"not solved in {turns} turns."
-    told = [f"Turn {turn}: {said}" for turn, said in list(mistakes)[-most:]]
+    told = [f"Turn {turn}: {said}" for turn, said in mistakes[max(len(mistakes) - most, 0) :]]
     return " ".join(["Reflection:", outcome, *told])

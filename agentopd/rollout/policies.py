@@ -20,7 +20,7 @@ class EnvSettings(Settings):
     """Which environment, and what its constructor is given."""
 
     id: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
 
     def build(self, **more: Any) -> Any:
         """A fresh environment."""
@@ -35,16 +35,17 @@ class Rollout(Part, family="rollout"):
         group: episodes of each task; a group shares the environment's seed.
         slots: episodes in play at once.
         temperature: of sampling; 0 takes the likeliest token.
-        max_turns, max_turn_tokens, max_context: where an episode is cut, beside the environment's own limits.
+        max_turns, max_turn_tokens, max_context: where an episode is cut, beside the environment's
+            own limits.
     """
 
-    tasks: int = Field(32, ge=1)
-    group: int = Field(1, ge=1)
-    slots: int = Field(64, ge=1)
-    temperature: float = Field(1.0, ge=0)
-    max_turns: int = Field(64, ge=1)
-    max_turn_tokens: int = Field(16, ge=1)
-    max_context: int = Field(2048, ge=8)
+    tasks: int = Field(default=32, ge=1)
+    group: int = Field(default=1, ge=1)
+    slots: int = Field(default=64, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    max_turns: int = Field(default=64, ge=1)
+    max_turn_tokens: int = Field(default=16, ge=1)
+    max_context: int = Field(default=2048, ge=8)
 
     @property
     def episodes(self) -> int:
@@ -52,18 +53,26 @@ class Rollout(Part, family="rollout"):
         return self.tasks * self.group
 
     @abstractmethod
-    def collect(self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int) -> list[Trajectory]:
+    def collect(
+        self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
+    ) -> list[Trajectory]:
         """The trajectories of one step, in order."""
 
     def schedule(self, seed: int, step: int) -> list[Task]:
         """The tasks of a step: new ones each step, the same for every method under one seed."""
         first = step * self.episodes
         return [
-            Task(first + i, step * self.tasks + i // self.group, seed * 1_000_000 + step * self.tasks + i // self.group)
+            Task(
+                first + i,
+                step * self.tasks + i // self.group,
+                seed * 1_000_000 + step * self.tasks + i // self.group,
+            )
             for i in range(self.episodes)
         ]
 
-    def pool(self, env: EnvSettings, student: LanguageModel, seed: int, **options: Any) -> EpisodePool:
+    def pool(
+        self, env: EnvSettings, student: LanguageModel, seed: int, **options: Any
+    ) -> EpisodePool:
         """The pool that plays with these limits."""
         return EpisodePool(
             env_id=env.id,
@@ -80,7 +89,8 @@ class Rollout(Part, family="rollout"):
 class StudentRollout(Rollout, kind="student"):
     """The student acts, told nothing."""
 
-    def collect(self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int) -> list[Trajectory]:
+    def collect(
+        self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
+    ) -> list[Trajectory]:
         """See `Rollout.collect`."""
         return self.pool(env, student, seed).play(self.schedule(seed, step), sampler)
-

@@ -1,16 +1,19 @@
-"""Episodes in a pool: whoever waits for an answer joins the next batch, whoever ends frees the slot.
+"""Episodes in a pool: who waits for an answer joins the next batch, who ends frees the slot.
 
-A failed episode is data. What the environment raises ends that episode alone and is recorded with it.
+A failed episode is data. What the environment raises ends that episode alone and is recorded with
+it.
 """
 
 from __future__ import annotations
 
+import json
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from agentopd.chat import ChatTemplate, Conversation
 from agentopd.rollout.sampler import Completion, Request, Sampler
@@ -19,7 +22,10 @@ from agentopd.types import EndReason, Owner, Trajectory, Turn
 
 @dataclass(frozen=True)
 class Task:
-    """One episode to play: `task` numbers what is played, equal within a group; `seed` resets the environment."""
+    """One episode to play.
+
+    `task` numbers what is played, equal within a group; `seed` resets the environment.
+    """
 
     episode: int
     task: int
@@ -56,21 +62,21 @@ class Episode:
     def start(self) -> None:
         """Reset the environment and open the conversation."""
         try:
-            self._observation, self._prompt = self.env.reset(seed=self.task.seed)
-        except Exception as error:
+            self._observation, self._prompt = _noted(*self.env.reset(seed=self.task.seed))
+            system = getattr(self.env.unwrapped, "system_prompt", "") or ""
+        except Exception as error:  # whatever the environment raises ends this episode alone
             self._fail(error)
             return
-        system = getattr(self.env.unwrapped, "system_prompt", "") or ""
-        self.conversation.begin(system, self._observation)
-        self._mind_the_context()
+        self._tell(lambda: self.conversation.begin(system, self._observation))
 
     def advance(self, completion: Completion) -> None:
         """Hand the answer to the environment and note what it says."""
         action, start = self.conversation.answer(completion.ids, completion.logprobs, Owner.STUDENT)
+        observation, reward, info = "", 0.0, {"success": False}
+        ended = None
         try:
-            observation, reward, terminated, truncated, info = self.env.step(action)
-        except Exception as error:
-            observation, reward, terminated, truncated, info = "", 0.0, False, False, {"success": False}
+            observation, reward, ended, info = _stepped(self.env, action)
+        except Exception as error:  # as in `start`
             self._fail(error)
         turn = Turn(
             index=len(self.turns),
@@ -80,22 +86,16 @@ class Episode:
             act=start + self.conversation.template.reasoning_length(completion.ids),
             stop=start + len(completion.ids),
             cut=completion.cut,
-            reward=float(reward),
+            reward=reward,
             info=info,
         )
         self.turns.append(turn)
         self._observation = observation
+        if len(self.turns) >= self.limits.turns:
+            ended = ended or EndReason.TURN_LIMIT
+        self.end = self.end or ended
         if self.end is None:
-            # Gymnasium's TimeLimit may truncate the very step that ends the task: then the task's end counts.
-            if terminated:
-                self.end = EndReason.TERMINATED
-            elif truncated:
-                self.end = EndReason.TRUNCATED
-            elif len(self.turns) >= self.limits.turns:
-                self.end = EndReason.TURN_LIMIT
-            else:
-                self.conversation.observe(observation)
-                self._mind_the_context()
+            self._tell(lambda: self.conversation.observe(observation))
 
     def request(self, seed: int) -> Request:
         """What the sampler needs for the next answer."""
@@ -103,9 +103,12 @@ class Episode:
         return Request(self.task.episode, self.conversation.context, random)
 
     def trajectory(self) -> Trajectory:
-        """The finished record."""
+        """The finished record; closes the environment."""
+        try:
+            self.env.close()
+        except Exception as error:  # as in `start`
+            self._fail(error)
         assert self.end is not None
-        self.env.close()
         return self.conversation.trajectory(
             self.turns,
             self.end,
@@ -119,9 +122,15 @@ class Episode:
 
     def _fail(self, error: Exception) -> None:
         self.end = EndReason.ERROR
-        self.error = f"{type(error).__name__}: {error}"
+        self.error = self.error or f"{type(error).__name__}: {error}"
 
-    def _mind_the_context(self) -> None:
+    def _tell(self, say: Callable[[], None]) -> None:
+        """Show the student what the environment said, if another answer fits behind it."""
+        try:
+            say()
+        except ValueError as error:
+            self._fail(error)
+            return
         if len(self.conversation.context) + self.limits.turn_tokens > self.limits.context:
             self.end = EndReason.CONTEXT_LIMIT
 
@@ -165,3 +174,40 @@ class EpisodePool:
         episode = Episode(task, self.env_id, self.make_env(), conversation, self.limits)
         episode.start()
         return episode
+
+
+def _stepped(
+    env: gymnasium.Env[str, str], action: str
+) -> tuple[str, float, EndReason | None, dict[str, Any]]:
+    """One step's observation, reward, end if it is one, and info.
+
+    Raises:
+        Exception: the environment did, or broke the contract of `agentopd.env`.
+    """
+    observation, reward, terminated, truncated, info = env.step(action)
+    said, noted = _noted(observation, info)
+    end = EndReason.TRUNCATED if truncated else None
+    # Gymnasium's TimeLimit may truncate the very step that ends the task: the task's end counts.
+    return said, float(reward), EndReason.TERMINATED if terminated else end, noted
+
+
+def _noted(observation: str, info: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The observation, and a copy of `info` as a file would give it back.
+
+    A copy, because an environment may go on writing into what it has returned.
+
+    Raises:
+        TypeError: the observation is not a string, or `info` cannot be written as JSON.
+        ValueError: the observation is not Unicode text.
+    """
+    if not isinstance(observation, str):
+        raise TypeError(f"the observation is of type {type(observation).__name__}, not a string")
+    observation.encode()
+    return observation, json.loads(json.dumps(dict(info), default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """The Python form of what JSON has no form for."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"info holds a {type(value).__name__}, which JSON has no form for")

@@ -34,8 +34,8 @@ class Advantage(Part, family="rl"):
 class Grpo(Advantage, kind="grpo"):
     """Reward less the group's mean (GRPO 2402.03300).
 
-    Over the group's standard deviation, unless `std` is off. A group whose rewards are all equal is dead: its
-    advantages are exactly zero and it teaches nothing.
+    Over the group's standard deviation, unless `std` is off. A group whose rewards are all equal is
+    dead: its advantages are exactly zero and it teaches nothing.
     """
 
     std: bool = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -68,7 +68,9 @@ class ReverseKL(Divergence, kind="reverse_kl"):
     ) -> torch.Tensor:
         """See `Divergence.per_token`."""
         if self.support == "full":
-            return kl(student_NV, teacher_NV)
+            p_NV = student_NV.detach()
+            pull_NV = p_NV.exp() * _log_ratio(p_NV, teacher_NV)
+            return _Given.value(student_NV, pull_NV.sum(-1), pull_NV)
         at_N1 = ids_N[:, None]
         return (teacher_NV.gather(1, at_N1) - student_NV.gather(1, at_N1)).squeeze(1).detach()
 
@@ -80,7 +82,8 @@ class ForwardKL(Divergence, kind="forward_kl"):
         self, student_NV: torch.Tensor, teacher_NV: torch.Tensor, ids_N: torch.Tensor
     ) -> torch.Tensor:
         """See `Divergence.per_token`."""
-        return kl(teacher_NV, student_NV)
+        p_NV = student_NV.detach()
+        return _Given.value(student_NV, kl(teacher_NV, p_NV), p_NV.exp() - teacher_NV.exp())
 
 
 class JensenShannon(Divergence, kind="jsd"):
@@ -98,15 +101,12 @@ class JensenShannon(Divergence, kind="jsd"):
         self, student_NV: torch.Tensor, teacher_NV: torch.Tensor, ids_N: torch.Tensor
     ) -> torch.Tensor:
         """See `Divergence.per_token`."""
-        b = self.beta
-        # logaddexp has no gradient where both sides are -inf, so it is not asked there.
-        nowhere_NV = (student_NV == -math.inf) & (teacher_NV == -math.inf)
-        mixed_NV = torch.logaddexp(
-            student_NV.masked_fill(nowhere_NV, 0.0) + math.log(1 - b),
-            teacher_NV.masked_fill(nowhere_NV, 0.0) + math.log(b),
-        ).masked_fill(nowhere_NV, -math.inf)
-        raw_N = b * kl(teacher_NV, mixed_NV) + (1 - b) * kl(student_NV, mixed_NV)
-        return raw_N / (b * (1 - b))
+        b, p_NV = self.beta, student_NV.detach()
+        mixed_NV = _mixture(p_NV, teacher_NV, b)
+        # The mixture moves with the student, but what that adds to the gradient cancels.
+        pull_NV = p_NV.exp() * _log_ratio(p_NV, mixed_NV) / b
+        value_N = kl(teacher_NV, mixed_NV) / (1 - b) + pull_NV.sum(-1)
+        return _Given.value(student_NV, value_N, pull_NV)
 
 
 def kl(p_NV: torch.Tensor, q_NV: torch.Tensor) -> torch.Tensor:
@@ -115,12 +115,53 @@ def kl(p_NV: torch.Tensor, q_NV: torch.Tensor) -> torch.Tensor:
     Where p has no mass, or none that its dtype can hold, there is no contribution, whatever q is.
     Where q has none and p has, the divergence is infinite.
     """
-    mass_NV = p_NV.exp()
-    empty_NV = mass_NV == 0
-    ratio_NV = p_NV.masked_fill(empty_NV, 0.0) - q_NV.masked_fill(empty_NV, 0.0)
-    return (mass_NV * ratio_NV).sum(-1)
+    return (p_NV.exp() * _log_ratio(p_NV, q_NV)).sum(-1)
 
 
 def entropy(p_NV: torch.Tensor) -> torch.Tensor:
     """Entropy in nats, (N,)."""
     return -(p_NV.exp() * p_NV.masked_fill(p_NV == -math.inf, 0.0)).sum(-1)
+
+
+class _Given(torch.autograd.Function):
+    """Values of the student's log-probabilities whose gradient is given in closed form.
+
+    A gradient is given up to what a normalised distribution ignores, a multiple of its
+    probabilities, such that it is exactly zero where student and teacher are equal. Rounding would
+    leave some 1e-8, which an optimizer that normalises gradients makes into full steps.
+    """
+
+    @staticmethod
+    def value(
+        student_NV: torch.Tensor, value_N: torch.Tensor, gradient_NV: torch.Tensor
+    ) -> torch.Tensor:
+        """`value_N`, differentiated by `student_NV` as `gradient_NV` says."""
+        found = _Given.apply(student_NV, value_N, gradient_NV)
+        assert isinstance(found, torch.Tensor)
+        return found
+
+    @staticmethod
+    def forward(
+        ctx: Any, student_NV: torch.Tensor, value_N: torch.Tensor, gradient_NV: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(gradient_NV)
+        return value_N.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads_N: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (gradient_NV,) = ctx.saved_tensors
+        return grads_N[0][:, None] * gradient_NV, None, None
+
+
+def _log_ratio(p_NV: torch.Tensor, q_NV: torch.Tensor) -> torch.Tensor:
+    """log p - log q, and 0 where p has no mass."""
+    empty_NV = p_NV.exp() == 0
+    return p_NV.masked_fill(empty_NV, 0.0) - q_NV.masked_fill(empty_NV, 0.0)
+
+
+def _mixture(p_NV: torch.Tensor, q_NV: torch.Tensor, beta: float) -> torch.Tensor:
+    """log((1 - beta) p + beta q), which is p to the last bit where p and q are equal."""
+    gap_NV = (q_NV - p_NV).nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
+    from_p_NV = p_NV + torch.log1p(beta * torch.expm1(gap_NV.clamp(max=0.0)))
+    from_q_NV = q_NV + torch.log1p((1 - beta) * torch.expm1(-gap_NV.clamp(min=0.0)))
+    return torch.where(gap_NV <= 0, from_p_NV, from_q_NV)

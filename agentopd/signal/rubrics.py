@@ -74,13 +74,13 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
         names = [criterion.name for criterion in self.criteria]
         if len({*names, _FLOOR}) <= len(names):
             raise ValueError(
-                f"the criteria are called {', '.join(names)}: reports and probes tell them apart by "
-                f"name, so give each its own, and none the name {_FLOOR!r}"
+                f"the criteria are called {', '.join(names)}: reports and probes tell them apart "
+                f"by name, so give each its own, and none the name {_FLOOR!r}"
             )
         return self
 
     def spans(self, trajectory: Trajectory) -> list[Span]:
-        """See `Unit.spans`; the weight of a span is what its verdict makes of the criterion's weight."""
+        """See `Unit.spans`; a span's weight is what the verdict makes of the criterion's."""
         found = (
             [Span(t.start, t.stop, _FLOOR, self.floor) for t in trajectory.turns]
             if self.use == "weight"

@@ -1,24 +1,35 @@
 """Train an embedded model from a seed and save it in Hugging Face format.
 
-`agentopd zoo build NAME` runs a recipe of `RECIPES`; the folders in `agentopd/zoo/models/` are its output. Episodes are
-packed into rows of one fixed shape, with attention confined to an episode, so that the compiled step never recompiles.
+`agentopd zoo build NAME` runs a recipe of `RECIPES`; the folders in `agentopd/zoo/models/` are its
+output. Episodes are packed into rows of one fixed shape, with attention confined to an episode, so
+that the compiled step never recompiles.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
-from agentopd.zoo.demonstrations import Demonstration, Demonstrator, Form
-from agentopd.zoo.tokenizer import train_tokenizer
+from agentopd.parts import closest
+from agentopd.zoo.demonstrations import Demonstrator, Form, Piece
+from agentopd.zoo.tokenizer import END, PAD, train_tokenizer
 
 # R rows, L tokens a row, N learnt tokens, V vocabulary
 
@@ -33,7 +44,8 @@ class Recipe:
         random_share: the share of random turns where nothing is whispered.
         steps: of `rows` x `length` tokens.
         decay: the share of the steps, at the end, over which the learning rates fall to nothing.
-        muon_rate: learning rate of the layers' matrices; `learning_rate` is that of everything else.
+        muon_rate: learning rate of the layers' matrices; `learning_rate` is that of everything
+            else.
     """
 
     summary: str
@@ -73,7 +85,7 @@ RECIPES: dict[str, Recipe] = {
         start="sokoban-base",
         shares=_ALL,
         random_share=0.82,
-        steps=500,
+        steps=400,
         decay=0.8,
         seed=1,
     ),
@@ -82,7 +94,7 @@ RECIPES: dict[str, Recipe] = {
         start="sokoban-base",
         shares=_ALL,
         random_share=0.97,
-        steps=500,
+        steps=400,
         decay=0.8,
         seed=2,
     ),
@@ -91,36 +103,55 @@ RECIPES: dict[str, Recipe] = {
         start="sokoban-base",
         shares={"none": 1.0},
         random_share=0.0,
-        steps=900,
+        steps=600,
         decay=0.8,
         seed=3,
     ),
 }
 
 
-def build(name: str, out: Path, models: Path, steps: int | None = None, report: Callable[[int, int, float], None] | None = None) -> dict[str, object]:
+def build(
+    name: str,
+    out: Path,
+    steps: int | None = None,
+    report: Callable[[str, int, int, float], None] | None = None,
+) -> dict[str, object]:
     """Build the model `name` into the folder `out`.
 
+    The model that its recipe starts from is looked for, and built if it is not there, beside `out`.
+
     Args:
-        models: the folder that holds the model the recipe starts from.
         steps: in place of the recipe's, for a trial.
-        report: called with the step, the number of steps and the loss in nats a learnt token.
+        report: called with the model's name, the step, the number of steps and the loss in nats a
+            learnt token.
 
     Returns:
-        What is written to `recipe.json` beside the weights: the recipe, the time it took, the final loss.
+        What is written to `recipe.json` beside the weights: the recipe, the time it took, the final
+        loss.
 
     Raises:
-        ValueError: no recipe has that name, or the model it starts from is not there.
+        ValueError: no recipe has that name.
     """
     if name not in RECIPES:
-        raise ValueError(f"no embedded model is called {name!r}; there are {', '.join(RECIPES)}")
+        raise ValueError(f"no embedded model is called {name!r}; {closest(name, RECIPES)}")
     recipe = RECIPES[name] if steps is None else replace(RECIPES[name], steps=steps)
+    if recipe.start is not None and not (out.parent / recipe.start).is_dir():
+        build(recipe.start, out.parent / recipe.start, steps, report)
     began = time.perf_counter()
     torch.manual_seed(recipe.seed)
-    model, tokenizer = _start(recipe, models)
-    demonstrator = Demonstrator(tokenizer, recipe.shares, recipe.random_share, recipe.seed, 6_000, recipe.min_moves, recipe.max_moves)
-    loss = _train(model, pack(demonstrator, recipe.rows, recipe.length), recipe, report or (lambda *_: None))
-    record: dict[str, object] = {"name": name, **asdict(recipe), "minutes": round((time.perf_counter() - began) / 60, 1), "loss": loss}
+    model, tokenizer = _start(recipe, out.parent)
+    demonstrator = Demonstrator(
+        recipe.shares,
+        recipe.random_share,
+        recipe.seed,
+        min_moves=recipe.min_moves,
+        max_moves=recipe.max_moves,
+    )
+    watch = partial(report, name) if report else lambda *_: None
+    batches = pack(demonstrator, tokenizer, recipe.rows, recipe.length)
+    loss = _train(model, batches, recipe, watch)
+    minutes = round((time.perf_counter() - began) / 60, 1)
+    record: dict[str, object] = {"name": name, **asdict(recipe), "minutes": minutes, "loss": loss}
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -128,9 +159,12 @@ def build(name: str, out: Path, models: Path, steps: int | None = None, report: 
     return record
 
 
-def pack(demonstrator: Demonstrator, rows: int, length: int) -> Iterator[dict[str, torch.Tensor]]:
+def pack(
+    demonstrator: Demonstrator, tokenizer: PreTrainedTokenizerFast, rows: int, length: int
+) -> Iterator[dict[str, torch.Tensor]]:
     """Endless batches: `ids_RL`, `position_RL`, `episode_RL` (-1 on padding) and `learnt_RL`."""
-    waiting: Demonstration | None = None
+    encode = cache(partial(tokenizer.encode, add_special_tokens=False))
+    waiting: list[Piece] | None = None
     while True:
         batch = {k: torch.zeros(rows, length, dtype=torch.long) for k in ("ids_RL", "position_RL")}
         batch["episode_RL"] = torch.full((rows, length), -1)
@@ -140,26 +174,25 @@ def pack(demonstrator: Demonstrator, rows: int, length: int) -> Iterator[dict[st
             while True:
                 episode = waiting or demonstrator.episode()
                 waiting = None
-                size = len(episode.ids)
-                if size > length:
+                ids = [i for piece in episode for i in encode(piece.text)]
+                learnt = [piece.learnt for piece in episode for _ in encode(piece.text)]
+                if len(ids) > length:
                     continue
-                if used + size > length:
+                if used + len(ids) > length:
                     waiting = episode
                     break
-                place = slice(used, used + size)
-                batch["ids_RL"][row, place] = torch.tensor(episode.ids)
-                batch["position_RL"][row, place] = torch.arange(size)
+                place = slice(used, used + len(ids))
+                batch["ids_RL"][row, place] = torch.tensor(ids)
+                batch["position_RL"][row, place] = torch.arange(len(ids))
                 batch["episode_RL"][row, place] = number
-                batch["learnt_RL"][row, place] = torch.tensor(episode.learnt)
-                used, number = used + size, number + 1
+                batch["learnt_RL"][row, place] = torch.tensor(learnt)
+                used, number = used + len(ids), number + 1
         yield batch
 
 
-def _start(recipe: Recipe, models: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerFast]:
+def _start(recipe: Recipe, models: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     if recipe.start is not None:
         folder = models / recipe.start
-        if not folder.is_dir():
-            raise ValueError(f"{recipe.start} must be built first: there is no {folder}")
         tokenizer = AutoTokenizer.from_pretrained(folder)
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), tokenizer
     tokenizer = train_tokenizer(_corpus(recipe))
@@ -174,30 +207,26 @@ def _start(recipe: Recipe, models: Path) -> tuple[torch.nn.Module, PreTrainedTok
         max_position_embeddings=2048,
         tie_word_embeddings=False,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.convert_tokens_to_ids(END),
+        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
     )
     return Qwen3ForCausalLM(config), tokenizer
 
 
-class _Letters:
-    """Stands in for the tokenizer while its training corpus is written."""
-
-    def encode(self, text: str, add_special_tokens: bool) -> list[str]:
-        del add_special_tokens
-        return [text]
-
-
 def _corpus(recipe: Recipe) -> Iterator[str]:
-    import re
-
-    demonstrator = Demonstrator(_Letters(), recipe.shares, recipe.random_share, recipe.seed, 500)  # type: ignore[arg-type]
+    """What the tokenizer is trained on: transcripts, less the template's and the answer's tags."""
+    demonstrator = Demonstrator(recipe.shares, recipe.random_share, recipe.seed, levels=500)
     for _ in range(1_500):
-        text = "".join(str(piece) for piece in demonstrator.episode().ids)
+        text = "".join(piece.text for piece in demonstrator.episode())
         yield from filter(None, re.split(r"<\|\w+\|>|</?think>|</?action>", text))
 
 
-def _train(model: torch.nn.Module, batches: Iterator[dict[str, torch.Tensor]], recipe: Recipe, report: Callable[[int, int, float], None]) -> float:
+def _train(
+    model: PreTrainedModel,
+    batches: Iterator[dict[str, torch.Tensor]],
+    recipe: Recipe,
+    report: Callable[[int, int, float], None],
+) -> float:
     model.train()
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers" in n)]
@@ -205,7 +234,9 @@ def _train(model: torch.nn.Module, batches: Iterator[dict[str, torch.Tensor]], r
         torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.01),
         torch.optim.AdamW(others, lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
-    schedulers = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, recipe)) for o in optimizers]
+    schedulers = [
+        torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, recipe)) for o in optimizers
+    ]
     loss_of = torch.compile(_loss, dynamic=False)
     smooth = math.nan
     for step in range(recipe.steps):
@@ -227,10 +258,22 @@ def _rate(step: int, recipe: Recipe) -> float:
     return min((step + 1) / 50, 1.0, fall)
 
 
-def _loss(model: torch.nn.Module, ids_RL: torch.Tensor, position_RL: torch.Tensor, episode_RL: torch.Tensor, learnt_RL: torch.Tensor) -> torch.Tensor:
+def _loss(
+    model: PreTrainedModel,
+    ids_RL: torch.Tensor,
+    position_RL: torch.Tensor,
+    episode_RL: torch.Tensor,
+    learnt_RL: torch.Tensor,
+) -> torch.Tensor:
     same_RLL = episode_RL[:, :, None] == episode_RL[:, None, :]
     past_LL = torch.ones(ids_RL.shape[1], ids_RL.shape[1], dtype=torch.bool).tril()
-    hidden = model.model(input_ids=ids_RL, position_ids=position_RL, attention_mask=(same_RLL & past_LL)[:, None], use_cache=False).last_hidden_state  # type: ignore[operator,union-attr]
+    logits = model(
+        input_ids=ids_RL,
+        position_ids=position_RL,
+        attention_mask=(same_RLL & past_LL)[:, None],
+        use_cache=False,
+    ).logits
     target_RL = torch.where(learnt_RL, ids_RL, -100)[:, 1:]
-    logits = model.lm_head(hidden[:, :-1]).float()  # type: ignore[operator]
-    return F.cross_entropy(logits.flatten(0, 1), target_RL.flatten(), ignore_index=-100)
+    return F.cross_entropy(
+        logits[:, :-1].float().flatten(0, 1), target_RL.flatten(), ignore_index=-100
+    )

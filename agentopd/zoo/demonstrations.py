@@ -1,9 +1,10 @@
-"""Sokoban episodes to train the embedded models on: who acts, what is whispered, which tokens are learnt.
+"""Sokoban episodes to train the embedded models on: who acts, what is whispered, which tokens are
+learnt.
 
-An episode is played with one `Form` of privileged text, or none. With a text the solver acts; without one the player
-mostly acts at random. That mixture puts the skill into the weights and lets privileged text elicit it, as a prompt
-elicits it from a capable model. Moves made at random to reach unusual boards are shown but never learnt in the
-episodes with a text.
+An episode is played with one `Form` of privileged text, or none. With a text the solver acts;
+without one the player mostly acts at random. That mixture puts the skill into the weights and lets
+privileged text elicit it, as a prompt elicits it from a capable model. Moves made at random to
+reach unusual boards are shown but never learnt in the episodes with a text.
 """
 
 from __future__ import annotations
@@ -12,10 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
-
-from transformers import PreTrainedTokenizerFast
 
 from agentopd.envs.sokoban.env import GUIDE, Sokoban
 from agentopd.envs.sokoban.levels import MOVES
@@ -28,18 +26,17 @@ _NOISE = (0.0, 0.15, 0.5)
 
 
 @dataclass(frozen=True)
-class Demonstration:
-    """One episode as tokens; `learnt[i]` tells whether token `i` is a training target."""
+class Piece:
+    """Some text of an episode's transcript, and whether its tokens are training targets."""
 
-    ids: list[int]
-    learnt: list[bool]
+    text: str
+    learnt: bool
 
 
 class Demonstrator:
     """Plays episodes on a pool of levels.
 
     Args:
-        tokenizer: the embedded models' tokenizer.
         shares: how often each form is played; normalised.
         random_share: the share of turns played at random where nothing is whispered.
         seed: of the levels and of all choices.
@@ -48,7 +45,6 @@ class Demonstrator:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerFast,
         shares: Mapping[Form, float],
         random_share: float,
         seed: int,
@@ -56,40 +52,37 @@ class Demonstrator:
         min_moves: int = 3,
         max_moves: int = 12,
     ) -> None:
-        self.tokenizer = tokenizer
         self.forms: tuple[Form, ...] = tuple(shares)
         self.weights = tuple(shares.values())
         self.random_share = random_share
         self.rng = random.Random(f"demonstrations/{seed}")
-        self.pool = [Sokoban(prompt="brief", min_moves=min_moves, max_moves=max_moves, max_turns=14, stop_when_stuck=True) for _ in range(levels)]
+        options: dict[str, int] = {"min_moves": min_moves, "max_moves": max_moves}
+        self.pool = [
+            Sokoban(prompt="brief", max_turns=14, stop_when_stuck=True, **options)
+            for _ in range(levels)
+        ]
         for number, env in enumerate(self.pool):
             env.reset(seed=1_000_000 * (seed + 1) + number)
-        self.encode = cache(self._encode)
 
-    def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
-
-    def episode(self) -> Demonstration:
-        """One fresh episode of a form drawn by its share."""
+    def episode(self) -> list[Piece]:
+        """The transcript of one fresh episode, of a form drawn by its share."""
         env = self.rng.choice(self.pool)
         form = self.rng.choices(self.forms, self.weights)[0]
         board, info = env.restart()
         system = env.system_prompt
         if form in ("skill", "solution", "reflection"):
             system += "\n\n" + self._episode_text(form, str(info["reference"]))
-        ids = list(self.encode(f"<|system|>{system}<|end|>"))
-        learnt = [False] * len(ids)
+        pieces = [Piece(f"<|system|>{system}<|end|>", False)]
         noise = self.rng.choice(_NOISE)
         done = False
         while not done:
-            answer, whisper, learn = self._turn(env, form, noise)
+            reply, whisper, learn = self._turn(env, form, noise)
             user = f"{board}\n\n{writer.feedback(whisper)}" if whisper else board
-            shown, said = self.encode(f"<|user|>{user}<|end|><|assistant|>"), self.encode(f"{answer}<|end|>")
-            ids += shown + said
-            learnt += [False] * len(shown) + [learn] * len(said)
-            board, _, terminated, truncated, _ = env.step(answer)
+            pieces.append(Piece(f"<|user|>{user}<|end|><|assistant|>", False))
+            pieces.append(Piece(f"{reply}<|end|>", learn))
+            board, _, terminated, truncated, _ = env.step(reply)
             done = terminated or truncated
-        return Demonstration(ids, learnt)
+        return pieces
 
     def _episode_text(self, form: Form, plan: str) -> str:
         if form == "solution":
@@ -101,11 +94,17 @@ class Demonstrator:
             return writer.skill(GUIDE, self.rng.randint(0, episodes), episodes, counts)
         turns = self.rng.randint(3, 14)
         success = self.rng.random() < 0.3
-        told = [(self.rng.randint(1, turns), self._comment()) for _ in range(self.rng.randint(0, 3))]
+        told = [
+            (self.rng.randint(1, turns), self._comment()) for _ in range(self.rng.randint(0, 3))
+        ]
         return writer.reflection(success, turns, sorted(told))
 
     def _comment(self) -> str:
-        ends = ("hits a wall, 5 to go.", "moves away, 7 to go.", "pushes the box where it is stuck, it can no longer be solved.")
+        ends = (
+            "hits a wall, 5 to go.",
+            "moves away, 7 to go.",
+            "pushes the box where it is stuck, it can no longer be solved.",
+        )
         return f"{self.rng.choice(MOVES)} {self.rng.choice(ends)}"
 
     def _turn(self, env: Sokoban, form: Form, noise: float) -> tuple[str, str, bool]:
@@ -127,11 +126,18 @@ class Demonstrator:
 
 
 def answer(env: Sokoban, push: str, move: str) -> str:
-    """What a model of the zoo says in a turn: where the goal lies from the box, the push it wants, the move."""
+    """What a model of the zoo says in a turn: where the goal lies from the box, the push it wants,
+    the move.
+    """
     box, goal = box_and_goal(env)
-    (box_row, box_column), (goal_row, goal_column) = divmod(box, env.level.width), divmod(goal, env.level.width)
+    (box_row, box_column), (goal_row, goal_column) = (
+        divmod(box, env.level.width),
+        divmod(goal, env.level.width),
+    )
     vertical = "same" if goal_row == box_row else "down" if goal_row > box_row else "up"
-    horizontal = "same" if goal_column == box_column else "right" if goal_column > box_column else "left"
+    horizontal = (
+        "same" if goal_column == box_column else "right" if goal_column > box_column else "left"
+    )
     return f"<think>{vertical} {horizontal} push {push}</think><action>{move}</action>"
 
 
@@ -146,7 +152,10 @@ def box_and_goal(env: Sokoban) -> tuple[int, int]:
             break
         here = after
     row, column = divmod(pushed, env.level.width)
-    nearest = min(env.level.goals, key=lambda g: (abs(g // env.level.width - row) + abs(g % env.level.width - column), g))
+    nearest = min(
+        env.level.goals,
+        key=lambda g: (abs(g // env.level.width - row) + abs(g % env.level.width - column), g),
+    )
     return pushed, nearest
 
 
@@ -162,7 +171,9 @@ def next_push(env: Sokoban) -> str:
 
 
 def foresee(env: Sokoban, move: str) -> tuple[str, bool]:
-    """What the environment would say of `move`, and whether it would be progress; the episode does not advance."""
+    """What the environment would say of `move`, and whether it would be progress; the episode does
+    not advance.
+    """
     state, turns = env.state, env.turns
     before = env.solver.plan(state)
     _, _, _, _, info = env.step(f"<action>{move}</action>")

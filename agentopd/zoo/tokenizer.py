@@ -1,8 +1,10 @@
-"""The embedded models' tokenizer: byte-level BPE that keeps a board's cells apart and the template's tags whole.
+"""The embedded models' tokenizer: byte-level BPE that keeps a board's cells apart and the
+template's tags whole.
 
-A real tokenizer in Hugging Face format: it encodes any text and decodes it back byte for byte. What is special is its
-pre-tokenizer, which never lets a merge cross two inner cells of a board, but gives the outer wall at a line break
-(`#`, newline, `#`) one token, so that a 6 x 6 board costs 21 tokens.
+A real tokenizer in Hugging Face format: it encodes any text and decodes it back byte for byte. What
+is special is its pre-tokenizer, which never lets a merge cross two inner cells of a board, but
+gives the outer wall at a line break (`#`, newline, `#`) one token, so that a 6 x 6 board costs 21
+tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ END, PAD = "<|end|>", "<|pad|>"
 TAGS = ("<think>", "</think>", "<action>", "</action>")
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 

@@ -1,0 +1,23 @@
+"""A supervision unit of your own: only the turns in which the agent made a mistake are taught."""
+
+import sys
+from pathlib import Path
+
+from agentopd.config import load_config
+from agentopd.signal.units import Span, Unit
+from agentopd.train import train
+from agentopd.types import Trajectory
+
+
+class MistakeUnit(Unit, kind="mistake"):
+    """The turns that the environment calls a mistake; turns without one carry nothing."""
+
+    def spans(self, trajectory: Trajectory) -> list[Span]:
+        return [Span(t.start, t.stop, "mistake") for t in trajectory.turns if t.info.get("mistake")]
+
+
+if __name__ == "__main__":
+    config = load_config(
+        "configs/quickstart.yaml", ["unit=mistake", "steps=2", "evaluate.episodes=8"]
+    )
+    print(train(config, Path(sys.argv[1] if len(sys.argv) > 1 else "runs/custom_unit")))

@@ -1,0 +1,246 @@
+"""Rollouts by script: a tokenizer of whole words, chat templates, an environment, a sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from agentopd.chat import ChatTemplate
+from agentopd.env import Info, TextEnv
+from agentopd.model import LanguageModel
+from agentopd.rollout.pool import EpisodePool, Limits, Task
+from agentopd.rollout.sampler import Completion, Request
+from agentopd.types import Trajectory
+
+_LOOP = "{% for m in messages %}"
+_ASK = "{% if add_generation_prompt %}"
+_CHATML_ASK = _ASK + "<|im_start|>assistant\n{% endif %}"
+
+CHATML = (
+    _LOOP + "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+) + _CHATML_ASK
+LLAMA = (
+    "{{ '<|begin_of_text|>' }}"
+    + _LOOP
+    + "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content + '<|eot_id|>' }}"
+    + "{% endfor %}"
+    + _ASK
+    + "<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+NO_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+)
+NO_SYSTEM += CHATML
+IGNORES_SYSTEM = CHATML.replace(_LOOP, "{% for m in messages if m.role != 'system' %}")
+TRIMS = CHATML.replace("m.content", "m.content | trim")
+STRIPS_THINKING = CHATML.replace("m.content", "m.content.split('</think>')[-1].lstrip('\n')")
+SYSTEM_LAST = (
+    _LOOP
+    + "{% if m.role != 'system' %}{{ '<|im_start|>' + m.role + '\n' }}"
+    + "{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content + '\n' }}"
+    + "{% endif %}{{ m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+) + _CHATML_ASK
+DEPENDS_ON_CONTENT = CHATML.replace("'\n' + m.content", "m.content | length ~ '\n' + m.content")
+
+WORDS = (
+    "system user assistant rules up down left right wait hint why so well 1 2 3 B1 B2 B3 B4 "
+    "im_start im_end eot_id action think Turn"
+)
+CONTROL = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|begin_of_text|>",
+)
+
+
+def toy_tokenizer(chat_template: str = CHATML) -> PreTrainedTokenizerFast:
+    """Every word of `WORDS` is one token, every other character one of its own."""
+    characters = [chr(c) for c in range(32, 127)] + ["\n"]
+    known = dict.fromkeys(["[UNK]", *WORDS.split(), *characters])
+    vocabulary = {word: i for i, word in enumerate(known)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in CONTROL])
+    tokenizer.add_tokens(
+        [AddedToken(tag, special=False, normalized=False) for tag in ("<think>", "</think>")]
+    )
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
+    wrapped.chat_template = chat_template
+    return wrapped
+
+
+def ids_of(tokens: str, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The ids of tokens that are written with blanks between them; ⏎ is a line break, ␣ a blank."""
+    found = [
+        tokenizer.convert_tokens_to_ids(t.replace("⏎", "\n").replace("␣", " "))
+        for t in tokens.split()
+    ]
+    unknown = tokenizer.convert_tokens_to_ids("[UNK]")
+    assert unknown not in found, f"not a token of the toy tokenizer in {tokens!r}"
+    return [int(i) for i in found if isinstance(i, int)]
+
+
+@dataclass
+class ScriptedSampler:
+    """Gives episode `key` its answers in order; token `n` of an answer has log-probability -n - 1.
+
+    `asked` holds the requests as they came, one list a call. An answer without a closing token is
+    one that was cut.
+    """
+
+    answers: Mapping[int, Sequence[Sequence[int]]]
+    stop_ids: frozenset[int]
+    asked: list[list[Request]] = field(default_factory=list)
+
+    def generate(
+        self, requests: Sequence[Request], max_tokens: int, temperature: float
+    ) -> list[Completion]:
+        """The next answer of each episode, found by the number of its earlier ones."""
+        self.asked.append(list(requests))
+        found = []
+        for request in requests:
+            ids = list(self.answers[request.key][request.seed[-1]])
+            assert len(ids) <= max_tokens
+            logprobs = [-float(n) for n in range(1, len(ids) + 1)]
+            found.append(Completion(ids, logprobs, ids[-1] not in self.stop_ids))
+        return found
+
+    def sync(self, student: LanguageModel) -> None:
+        """A script has no weights."""
+
+
+Step = tuple[str, Any, bool, bool, Info] | Exception
+
+
+class ScriptedEnv(TextEnv):
+    """Says `first`, then one of `steps` an action; an exception among them is raised.
+
+    Args:
+        first: the first observation and its info, or what `reset` raises.
+    """
+
+    def __init__(
+        self, first: tuple[str, Info] | Exception, steps: Sequence[Step], system: str = ""
+    ) -> None:
+        self.first, self.steps, self.system_prompt = first, list(steps), system
+        self.actions: list[str] = []
+        self.closed = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        if isinstance(self.first, Exception):
+            raise self.first
+        return self.first
+
+    def step(self, action: str) -> Any:
+        self.actions.append(action)
+        said = self.steps[len(self.actions) - 1]
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def says(observation: str, **info: Any) -> Step:
+    """A step that goes on."""
+    return observation, 0.0, False, False, {"success": False, **info}
+
+
+def ends(
+    reward: float = 1.0, terminated: bool = True, truncated: bool = False, **info: Any
+) -> Step:
+    """A step that ends the episode, solved if terminated."""
+    return "over", reward, terminated, truncated, {"success": terminated, **info}
+
+
+def play(
+    tokenizer: PreTrainedTokenizerFast,
+    envs: Sequence[TextEnv],
+    answers: Sequence[Sequence[str]],
+    limits: Limits | None = None,
+    slots: int = 8,
+    stop: str = "<|im_end|>",
+) -> tuple[list[Trajectory], ScriptedSampler]:
+    """Play one episode an environment; `answers` are tokens as in `ids_of`.
+
+    Episodes 0, 1 are of task 0, episodes 2, 3 of task 1, and so on.
+    """
+    stop_ids = frozenset(ids_of(stop, tokenizer))
+    scripts = {e: [ids_of(a, tokenizer) for a in said] for e, said in enumerate(answers)}
+    sampler = ScriptedSampler(scripts, stop_ids)
+    waiting = iter(envs)
+    pool = EpisodePool(
+        env_id="scripted",
+        make_env=lambda: next(waiting),
+        template=ChatTemplate(tokenizer),
+        stop_ids=stop_ids,
+        limits=limits or Limits(turns=9, turn_tokens=40, context=999),
+        slots=slots,
+        temperature=1.0,
+        seed=5,
+    )
+    return pool.play([Task(e, e // 2, 100 + e // 2) for e in range(len(envs))], sampler), sampler
+
+
+def play_one(
+    observations: Sequence[str],
+    answers: Sequence[str],
+    *,
+    chat_template: str = CHATML,
+    system: str = "",
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    stop: str = "<|im_end|>",
+    **info: Any,
+) -> Trajectory:
+    """One episode that ends with its last answer; `info` is what each step tells."""
+    tokenizer = tokenizer or toy_tokenizer(chat_template)
+    first, *later = observations
+    steps = [*(says(o, **info) for o in later), ends(**info)]
+    env = ScriptedEnv((first, {}), steps, system)
+    return play(tokenizer, [env], [answers], stop=stop)[0][0]
+
+
+def random_model(
+    tokenizer: PreTrainedTokenizerFast, stop: str | None = None, seed: int = 0, **config: Any
+) -> LanguageModel:
+    """A two-layer model whose weights are so large that every token of the context matters."""
+    torch.manual_seed(seed)
+    module = Qwen3ForCausalLM(
+        Qwen3Config(
+            **{
+                "vocab_size": len(tokenizer),
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "head_dim": 8,
+                "initializer_range": 0.3,
+                "tie_word_embeddings": False,
+                **config,
+            }
+        )
+    )
+    end = tokenizer.eos_token_id if stop is None else tokenizer.convert_tokens_to_ids(stop)
+    assert isinstance(end, int)
+    return LanguageModel(module.eval(), tokenizer, "random", frozenset({end}))
+
+
+def alone(model: LanguageModel, ids: Sequence[int]) -> torch.Tensor:
+    """Last hidden states (T, H) of one sequence by itself, with its positions written out."""
+    with torch.no_grad():
+        output = model.module.get_decoder()(  # type: ignore[operator]
+            input_ids=torch.tensor([list(ids)]), position_ids=torch.arange(len(ids))[None]
+        )
+    return output.last_hidden_state[0]

@@ -1,0 +1,218 @@
+"""The commands that act in environments, list what there is, and build models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command_line import SOKOBAN, call, problem
+
+import agentopd
+from agentopd.commands.acting import model_path, parse_options
+from agentopd.commands.listing import compact
+
+METHODS = sorted((Path(agentopd.__file__).parent / "configs" / "methods").glob("*.yaml"))
+
+
+def test_eval_prints_one_json_object(tiny_model: Path) -> None:
+    result = call(
+        "eval", tiny_model, "--env", SOKOBAN, "-o", "max_turns=2", "--split", "test",
+        "--episodes", "3", "--max-turn-tokens", "4", "--seed", "5", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["episodes"], found["turns"], found["errors"]) == (3, 2.0, 0)
+    assert found["options"] == {"max_turns": 2, "split": "test"}
+    assert (found["seed"], found["max_turn_tokens"]) == (5, 4)
+    assert 0 < found["student_tokens"] <= 3 * 2 * 4
+
+
+def test_eval_says_when_the_environment_fails(tiny_model: Path) -> None:
+    result = call(
+        "eval", tiny_model, "--env", "broken_envs:RaisesOnReset", "--seed", "12",
+        "--episodes", "2", "--max-turns", "1", "--json",
+    )
+    assert json.loads(result.stdout)["errors"] == 1
+    assert "1 of 2 episodes failed; the first: RuntimeError: no such level" in result.stderr
+
+
+def broken_model(folder: Path, tiny: Path, name: str, content: bytes) -> Path:
+    """A copy of the tiny model in which one file is damaged."""
+    folder.mkdir()
+    for path in tiny.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b"{}"),
+        ("config.json", b"not JSON"),
+        ("tokenizer.json", b"{"),
+        ("model.safetensors", b"cut off"),
+    ],
+)
+def test_a_damaged_model_is_told_in_a_line(
+    name: str, content: bytes, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = broken_model(tmp_path / "model", tiny_model, name, content)
+    told = problem(call("eval", folder, "--env", SOKOBAN))
+    assert told.startswith(f"{folder} cannot be loaded as a causal language model: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("nowhere", "--env", SOKOBAN), "'nowhere' is not a model folder"),
+        (("zoo:nobody", "--env", SOKOBAN), "no embedded model is called 'zoo:nobody'"),
+        (("zoo:nobody", "--env", "Sokoban"), "did you mean agentopd/Sokoban-v0?"),
+        (("zoo:nobody", "--env", SOKOBAN, "--split", "tset"), "train, validation, test"),
+        (("zoo:nobody", "--env", SOKOBAN, "-o", "min_move=7"), "did you mean 'min_moves'?"),
+        (("zoo:nobody", "--env", SOKOBAN, "-o", "size"), "write key=value"),
+    ],
+)
+@pytest.mark.parametrize("command", ["eval", "play"])
+def test_who_or_what_is_not_there_cannot_act(
+    command: str, words: tuple[str, ...], told: str
+) -> None:
+    if command == "play" and "--split" in words:
+        words = tuple("-o" if w == "--split" else w.replace("tset", "split=tset") for w in words)
+    assert told in problem(call(command, *words))
+
+
+@pytest.mark.parametrize("option", ["--episodes", "--max-turns", "--temperature", "--seed"])
+def test_a_negative_number_is_refused(option: str) -> None:
+    result = call("eval", "zoo:any", "--env", SOKOBAN, option, "-1")
+    assert result.exit_code == 2
+    assert option in result.stderr and "greater than or equal" in " ".join(result.stderr.split())
+
+
+def test_a_study_or_a_run_without_a_checkpoint_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("steps: 2\n")
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        model_path(str(tmp_path))
+
+
+def test_options_are_yaml() -> None:
+    assert parse_options(["a=1", "b=true", "c=x=y", "d="]) == {
+        "a": 1, "b": True, "c": "x=y", "d": None,
+    }  # fmt: skip
+
+
+def test_a_model_is_watched_turn_by_turn(tiny_model: Path) -> None:
+    result = call(
+        "play", tiny_model, "--env", SOKOBAN, "-o", "max_turns=2", "--max-turn-tokens", "4"
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("######") >= 4
+    assert "1> " in result.stdout and "2> " in result.stdout
+    assert "not solved in 2 turns (truncated)" in result.stdout
+
+
+def test_thoughts_are_shown_apart_from_actions(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "<think>[red]the box is near</think><action>up</action>"
+    monkeypatch.setattr("agentopd.chat.Conversation.answer", lambda *_: (said, 0))
+    result = call("play", tiny_model, "--env", SOKOBAN, "-o", "max_turns=1")
+    assert "[red]the box is near\n1> <action>up</action>\n" in result.stdout
+
+
+def test_a_person_solves_what_the_oracle_would() -> None:
+    env = agentopd.make(SOKOBAN)
+    moves = env.reset(seed=4)[1]["oracle"].split()
+    result = call("play", "human", "--env", SOKOBAN, "--seed", "4", typed="\n".join(moves))
+    assert result.exit_code == 0
+    assert f"solved in {len(moves)} turns" in result.stdout
+
+
+def test_what_a_person_types_raw_is_sent_as_it_stands() -> None:
+    words = ("play", "human", "--env", SOKOBAN, "--raw")
+    assert "No <action></action> in the answer." in call(*words, typed="up\n").stdout
+    assert "not understood" not in call(*words, typed="<action>up</action>\n").stdout
+
+
+def test_the_end_of_the_input_ends_the_game() -> None:
+    result = call("play", "human", "--env", SOKOBAN, "--episodes", "3", typed="up\n")
+    assert result.exit_code == 0
+    assert result.stdout.endswith("stopped\n")
+    assert result.stdout.count("You play Sokoban") == 1
+
+
+def test_environments_are_listed_with_what_they_are() -> None:
+    (row,) = (line for line in call("envs").stdout.splitlines() if SOKOBAN in line)
+    assert "Push every box onto a goal." in row
+    assert "You play Sokoban: push every box onto a goal." in row
+
+
+def test_methods_are_listed_with_their_values() -> None:
+    assert METHODS
+    shown = call("methods").stdout
+    for path in METHODS:
+        row = yaml.safe_load(path.read_text())
+        assert path.stem in shown
+        assert f"mix: {compact(row['mix'])}" in shown
+
+
+def test_a_parts_values_fit_into_a_line() -> None:
+    value = [{"kind": "turn", "use": "weight"}, {"kind": "gate", "of": {"kind": "gap"}}, "x"]
+    assert compact(value) == "turn(use=weight) + gate(of=gap) + x"
+    assert compact([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["broken_envs:Line"], 0, "broken_envs:Line keeps the contract"),
+        (["broken_envs:NumpyBool"], 1, "error: step-result: "),
+        (["broken_envs:NoOracle"], 0, "warning: "),
+    ],
+)
+def test_check_env_fails_on_errors_alone(words: list[str], code: int, told: str) -> None:
+    result = call("check-env", *words)
+    assert (result.exit_code, told in result.stdout) == (code, True), result.output
+
+
+def test_check_env_of_nothing_is_a_mistake() -> None:
+    assert "cannot be imported" in problem(call("check-env", "nowhere.to:Be"))
+    told = problem(call("check-env", SOKOBAN, "-o", "min_move=7"))
+    assert "did you mean 'min_moves'?" in told
+
+
+def test_the_zoo_is_listed() -> None:
+    shown = call("zoo", "list").stdout
+    assert "zoo:sokoban-easy" in shown and "zoo:sokoban-expert" in shown
+
+
+def test_the_zoo_builds_only_what_it_knows_and_only_where_nothing_is(tmp_path: Path) -> None:
+    told = problem(call("zoo", "build", "sokoban", "--out", tmp_path / "new"))
+    assert "no embedded model is called 'sokoban'" in told
+    (tmp_path / "kept").write_text("mine")
+    told = problem(call("zoo", "build", "sokoban-base", "--out", tmp_path))
+    assert "name another folder with --out" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept").read_text() == "mine"
+
+
+def test_the_zoo_tells_how_far_each_model_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(name: str, out: Path, steps: int, report: Any) -> dict[str, Any]:
+        report("sokoban-base", 1, steps, 3.5)
+        report(name, 1, steps, 2.5)
+        assert (name, out, steps) == ("sokoban-easy", tmp_path / "easy", 1)
+        return {"loss": 2.5, "minutes": 0.1}
+
+    monkeypatch.setattr("agentopd.zoo.build.build", build)
+    result = call("zoo", "build", "sokoban-easy", "--out", tmp_path / "easy", "--steps", "1")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        "sokoban-base  step 1/1  loss 3.5000",
+        "sokoban-easy  step 1/1  loss 2.5000",
+        f"{tmp_path / 'easy'}: loss 2.5000 after 0.1 minutes",
+    ]

@@ -1,0 +1,250 @@
+"""Trajectories against traces that were written by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+from scripted import CHATML, ScriptedEnv, Step, ends, ids_of, play, says, toy_tokenizer
+
+from agentopd.rollout.pool import Limits
+from agentopd.types import EndReason, Message, Owner, Trajectory, Turn
+
+TOKENIZER = toy_tokenizer(CHATML)
+ASK = "<|im_start|> assistant ⏎"
+FIRST = f"<|im_start|> user ⏎ B1 <|im_end|> ⏎ {ASK}"  # 9 tokens, the observation is number 3
+NEXT = "⏎ <|im_start|> user ⏎ {} <|im_end|> ⏎ " + ASK  # 10 tokens, the observation is number 4
+
+
+def _one(
+    steps: list[Step], answers: list[str], system: str = "", limits: Limits | None = None
+) -> Trajectory:
+    env = ScriptedEnv(("B1", {"task_id": "t"}), steps, system)
+    return play(TOKENIZER, [env], [answers], limits)[0][0]
+
+
+def _same_logprobs(trajectory: Trajectory, expected: list[float]) -> None:
+    np.testing.assert_array_equal(trajectory.logprob, np.array(expected, dtype=np.float32))
+
+
+def test_one_turn_with_a_system_message() -> None:
+    found = _one([ends(reward=2.0, feedback="well")], ["up <|im_end|>"], system="rules")
+    assert found.ids.tolist() == ids_of(
+        f"<|im_start|> system ⏎ rules <|im_end|> ⏎ {FIRST} up <|im_end|>", TOKENIZER
+    )
+    assert found.turn.tolist() == [-1] * 9 + [0] * 8
+    assert found.owner.tolist() == [Owner.TEMPLATE] * 15 + [Owner.STUDENT] * 2
+    assert found.trainable.tolist() == [False] * 15 + [True] * 2
+    _same_logprobs(found, [math.nan] * 15 + [-1, -2])
+    assert found.messages == (
+        Message(role="system", start=3, stop=4),
+        Message(role="user", start=9, stop=10),
+        Message(role="assistant", start=15, stop=16),
+    )
+    assert found.segments == ((0, 17),)
+    assert found.turns == (
+        Turn(
+            index=0,
+            observation="B1",
+            action="up",
+            start=15,
+            act=15,
+            stop=17,
+            cut=False,
+            reward=2.0,
+            info={"success": True, "feedback": "well"},
+        ),
+    )
+    assert (found.end, found.error, found.prompt) == (EndReason.TERMINATED, "", {"task_id": "t"})
+    assert (found.env, found.episode, found.task, found.seed) == ("scripted", 0, 0, 100)
+    assert found.success
+
+
+def test_two_turns_the_first_answer_cut_by_the_limit() -> None:
+    """The template closes the answer; what it writes is not the student's."""
+    found = _one([says("B2"), ends()], ["up ␣ up", "left <|im_end|>"])
+    closed = "<|im_end|> " + NEXT.format("B2")
+    assert found.ids.tolist() == ids_of(f"{FIRST} up ␣ up {closed} left <|im_end|>", TOKENIZER)
+    assert found.turn.tolist() == [-1] * 3 + [0] * 14 + [1] * 8
+    assert found.trainable.tolist() == [False] * 9 + [True] * 3 + [False] * 11 + [True] * 2
+    _same_logprobs(found, [math.nan] * 9 + [-1, -2, -3] + [math.nan] * 11 + [-1, -2])
+    assert found.messages == (
+        Message(role="user", start=3, stop=4),
+        Message(role="assistant", start=9, stop=12),
+        Message(role="user", start=17, stop=18),
+        Message(role="assistant", start=23, stop=24),
+    )
+    assert [(t.start, t.act, t.stop, t.cut) for t in found.turns] == [
+        (9, 9, 12, True),
+        (23, 23, 25, False),
+    ]
+    assert [(t.observation, t.action) for t in found.turns] == [("B1", "up up"), ("B2", "left")]
+    assert found.segments == ((0, 25),)
+
+
+def test_three_turns_with_reasoning_and_an_empty_answer() -> None:
+    answers = ["<think> why </think> up <|im_end|>", "<|im_end|>", "left <|im_end|>"]
+    found = _one([says("B2"), says("B3"), ends(terminated=False, truncated=True)], answers)
+    assert found.ids.tolist() == ids_of(
+        f"{FIRST} {answers[0]} {NEXT.format('B2')} {answers[1]} {NEXT.format('B3')} {answers[2]}",
+        TOKENIZER,
+    )
+    assert found.turn.tolist() == [-1] * 3 + [0] * 15 + [1] * 11 + [2] * 8
+    trainable = np.flatnonzero(found.trainable).tolist()
+    assert trainable == [9, 10, 11, 12, 13, 24, 35, 36]
+    assert [(t.start, t.act, t.stop) for t in found.turns] == [
+        (9, 12, 14),
+        (24, 24, 25),
+        (35, 35, 37),
+    ]
+    assert [(m.role, m.start, m.stop) for m in found.messages] == [
+        ("user", 3, 4),
+        ("assistant", 9, 13),
+        ("user", 18, 19),
+        ("assistant", 24, 24),
+        ("user", 29, 30),
+        ("assistant", 35, 36),
+    ]
+    assert found.turns[0].action == "<think>why</think>up"
+    assert (found.end, found.success) == (EndReason.TRUNCATED, False)
+
+
+def test_every_request_is_for_the_whole_context_and_has_its_own_seed() -> None:
+    env = ScriptedEnv(("B1", {}), [says("B2"), ends()])
+    (found,), sampler = play(TOKENIZER, [env], [["up <|im_end|>", "left <|im_end|>"]])
+    asked = [request for (request,) in sampler.asked]
+    assert [request.ids for request in asked] == [found.ids[:9].tolist(), found.ids[:21].tolist()]
+    assert [request.seed for request in asked] == [(5, 0, 0), (5, 0, 1)]
+
+
+def test_an_environment_hears_the_answer_without_control_tokens() -> None:
+    env = ScriptedEnv(("B1", {}), [ends()])
+    play(TOKENIZER, [env], [["up <|im_start|> ␣ left <|im_end|>"]])
+    assert env.actions == ["up left"]
+
+
+def test_a_task_that_ends_at_the_limit_has_ended() -> None:
+    found = _one([ends(terminated=True, truncated=True)], ["up <|im_end|>"])
+    assert found.end is EndReason.TERMINATED
+    limited = Limits(turns=1, turn_tokens=9, context=999)
+    assert _one([ends()], ["up <|im_end|>"], limits=limited).end is EndReason.TERMINATED
+
+
+def test_the_limit_of_turns_ends_an_episode_before_another_observation() -> None:
+    found = _one([says("B2")], ["up <|im_end|>"], limits=Limits(1, 9, 999))
+    assert (found.end, len(found.ids)) == (EndReason.TURN_LIMIT, 11)
+
+
+@pytest.mark.parametrize(
+    ("turn_tokens", "context", "turns"), [(14, 22, 0), (14, 23, 1), (13, 33, 1), (13, 34, 2)]
+)
+def test_an_answer_is_asked_for_only_if_it_fits(turn_tokens: int, context: int, turns: int) -> None:
+    """The first comes after 9 tokens, the second after 9 + 2 + 10."""
+    answers = ["up <|im_end|>", "left <|im_end|>"]
+    found = _one([says("B2"), ends()], answers, limits=Limits(9, turn_tokens, context))
+    assert len(found.turns) == turns
+    assert found.end is (EndReason.TERMINATED if turns == 2 else EndReason.CONTEXT_LIMIT)
+    assert len(found.ids) <= context
+
+
+class _Nasty(ScriptedEnv):
+    def close(self) -> None:
+        raise OSError("stuck")
+
+
+BROKEN: list[tuple[ScriptedEnv, str, int]] = [
+    (ScriptedEnv(RuntimeError("no board"), []), "RuntimeError: no board", 0),
+    (ScriptedEnv(("B1", {}), [KeyError("door")]), "KeyError: 'door'", 1),
+    (ScriptedEnv(("B1", {}), [says("B2"), RuntimeError("fire")]), "RuntimeError: fire", 2),
+    (ScriptedEnv((None, {}), []), "TypeError: the observation is of type NoneType", 0),  # type: ignore[arg-type]
+    (ScriptedEnv(("B1\ud800", {}), []), "UnicodeEncodeError: ", 0),
+    (ScriptedEnv(("B1", {}), [says(b"B2")]), "TypeError: the observation is of type bytes", 1),  # type: ignore[arg-type]
+    (ScriptedEnv(("B1", {}), [says("B2", facts=object())]), "TypeError: info holds a object", 1),
+    (ScriptedEnv(("B1", {}), [("B2", 0.0, False, {})]), "ValueError: not enough values", 1),  # type: ignore[list-item]
+    (_Nasty(("B1", {}), [ends()]), "OSError: stuck", 1),
+]
+
+
+@pytest.mark.parametrize(("broken", "error", "turns"), BROKEN, ids=[b[1] for b in BROKEN])
+def test_what_the_environment_raises_ends_its_episode_alone(
+    broken: ScriptedEnv, error: str, turns: int
+) -> None:
+    def good() -> ScriptedEnv:
+        return ScriptedEnv(("B1", {}), [says("B2"), ends()])
+
+    broken.actions.clear()
+    answers = [["up <|im_end|>", "left <|im_end|>"]] * 3
+    first, failed, last = play(TOKENIZER, [good(), broken, good()], answers)[0]
+    assert failed.end is EndReason.ERROR
+    assert failed.error.startswith(error)
+    assert len(failed.turns) == turns
+    assert not failed.success or isinstance(broken, _Nasty)
+    assert first.end is last.end is EndReason.TERMINATED
+    assert first.ids.tolist() == last.ids.tolist()
+    assert first.error == ""
+
+
+def test_a_failed_step_keeps_the_answer_it_failed_on() -> None:
+    failed = _one([RuntimeError("fire")], ["up <|im_end|>"])
+    assert failed.ids.tolist() == ids_of(f"{FIRST} up <|im_end|>", TOKENIZER)
+    assert failed.turns[0].action == "up"
+    assert failed.turns[0].info == {"success": False}
+
+
+def test_a_failed_reset_leaves_an_empty_record() -> None:
+    failed = play(TOKENIZER, [ScriptedEnv(ValueError("no"), [])], [[]])[0][0]
+    assert (len(failed.ids), failed.messages, failed.turns) == (0, (), ())
+
+
+def test_every_environment_is_closed() -> None:
+    envs = [ScriptedEnv(("B1", {}), [end]) for end in (ends(), RuntimeError("fire"))]
+    play(TOKENIZER, envs, [["up <|im_end|>"]] * 2)
+    assert all(env.closed for env in envs)
+
+
+def test_results_are_in_order_and_do_not_depend_on_the_slots() -> None:
+    def run(slots: int) -> tuple[list[Trajectory], list[int]]:
+        lengths = [3, 1, 2, 1, 3]
+        envs = [ScriptedEnv(("B1", {}), [says("B2")] * (n - 1) + [ends()]) for n in lengths]
+        answers = [["up <|im_end|>", "left <|im_end|>", "down <|im_end|>"]] * 5
+        found, sampler = play(TOKENIZER, envs, answers, slots=slots)
+        return found, [len(call) for call in sampler.asked]
+
+    one, two, many = (run(slots) for slots in (1, 2, 8))
+    assert [t.episode for t in two[0]] == [0, 1, 2, 3, 4]
+    for a, b, c in zip(one[0], two[0], many[0], strict=True):
+        assert a.ids.tolist() == b.ids.tolist() == c.ids.tolist()
+    assert one[1] == [1] * 10
+    assert two[1] == [2, 2, 2, 2, 1, 1]
+    assert many[1] == [5, 3, 2]
+
+
+def test_what_the_environment_writes_into_its_info_later_does_not_change_the_record() -> None:
+    shared: dict[str, Any] = {"success": False, "facts": {"n": 1}, "seen": np.int64(1)}
+
+    class Sharing(ScriptedEnv):
+        def step(self, action: str) -> Any:
+            shared["facts"]["n"] += 1
+            return super().step(action)
+
+    steps: list[Step] = [
+        ("B2", 0.0, False, False, shared),
+        ("B3", np.float32(1), True, False, shared),
+    ]
+    env = Sharing(("B1", shared), steps)
+    found = play(TOKENIZER, [env], [["up <|im_end|>"] * 2])[0][0]
+    assert [t.info["facts"]["n"] for t in found.turns] == [2, 3]
+    assert found.prompt == {"success": False, "facts": {"n": 1}, "seen": 1}
+    assert type(found.prompt["seen"]) is int
+    assert type(found.turns[1].reward) is float
+
+
+def test_a_trajectory_has_arrays_of_one_length() -> None:
+    found = _one([says("B2"), ends()], ["up <|im_end|>", "left <|im_end|>"])
+    arrays = [f.name for f in fields(found) if isinstance(getattr(found, f.name), np.ndarray)]
+    assert sorted(arrays) == ["ids", "logprob", "owner", "trainable", "turn"]
+    assert {len(getattr(found, name)) for name in arrays} == {25 - 2}
+    assert found.student_tokens == 4

@@ -1,0 +1,95 @@
+"""Hand-made trajectories, and their tokens and spans as the learner sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from agentopd.signal.tokens import Tokens
+from agentopd.signal.units import SpanIndex, Unit
+from agentopd.types import EndReason, Lesson, Owner, Trajectory, Turn
+
+TEMPLATE_ID = 1
+CPU = torch.device("cpu")
+
+
+def played(
+    *answers: Sequence[int],
+    observed: int = 2,
+    reasoning: int = 0,
+    rewards: Sequence[float] = (),
+    infos: Sequence[Mapping[str, Any]] = (),
+    logprob: float = -1.0,
+    episode: int = 0,
+    task: int = 0,
+    end: EndReason = EndReason.TERMINATED,
+) -> Trajectory:
+    """An episode whose turns show `observed` template tokens and are answered with `answers`.
+
+    Args:
+        reasoning: how many of each answer's tokens are its reasoning.
+        rewards, infos: of each turn; 0 and empty where they run out.
+        logprob: behaviour log-probability of every sampled token.
+    """
+    ids: list[int] = []
+    turn_of: list[int] = []
+    owner: list[int] = []
+    turns: list[Turn] = []
+    for index, answer in enumerate(answers):
+        start = len(ids) + observed
+        ids += [TEMPLATE_ID] * observed + list(answer)
+        turn_of += [index] * (observed + len(answer))
+        owner += [Owner.TEMPLATE] * observed + [Owner.STUDENT] * len(answer)
+        turns.append(
+            Turn(
+                index=index,
+                observation="",
+                action="",
+                start=start,
+                act=start + reasoning,
+                stop=len(ids),
+                cut=False,
+                reward=rewards[index] if index < len(rewards) else 0.0,
+                info=infos[index] if index < len(infos) else {},
+            )
+        )
+    sampled = np.array(owner, dtype=np.uint8) != Owner.TEMPLATE
+    return Trajectory(
+        ids=np.array(ids, dtype=np.int64),
+        turn=np.array(turn_of, dtype=np.int32),
+        trainable=sampled,
+        owner=np.array(owner, dtype=np.uint8),
+        logprob=np.where(sampled, logprob, np.nan).astype(np.float32),
+        messages=(),
+        turns=tuple(turns),
+        segments=((0, len(ids)),),
+        env="hand-made",
+        episode=episode,
+        task=task,
+        seed=task,
+        end=end,
+    )
+
+
+def lessons_of(*trajectories: Trajectory) -> list[Lesson]:
+    """A lesson each, of which nothing but the trajectory is known."""
+    return [Lesson(trajectory=trajectory) for trajectory in trajectories]
+
+
+def tokens_of(*trajectories: Trajectory) -> Tokens:
+    """The trainable tokens of one micro-batch."""
+    return Tokens.of(lessons_of(*trajectories), CPU)
+
+
+def index_of(unit: Unit, *trajectories: Trajectory) -> SpanIndex:
+    """The spans that `unit` cuts one micro-batch into."""
+    spans = [unit.spans(trajectory) for trajectory in trajectories]
+    return SpanIndex.of(lessons_of(*trajectories), spans, tokens_of(*trajectories))
+
+
+def credited(unit: Unit, values: Sequence[float], *trajectories: Trajectory) -> list[float]:
+    """What each token carries when the tokens' own values are `values`."""
+    return unit.credit(torch.tensor(values), index_of(unit, *trajectories)).tolist()
