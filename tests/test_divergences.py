@@ -262,8 +262,8 @@ def _expected_gradient(loss_of: Surrogate, rollout: list[float] | None = None) -
 
 
 def _as_advantage(p_V: torch.Tensor, q_V: torch.Tensor, mu_V: torch.Tensor) -> torch.Tensor:
-    rows_VV = [x.expand(len(x), -1) for x in (p_V, q_V)]
-    value_V = ReverseKL(support="sampled").per_token(*rows_VV, torch.arange(len(p_V)))
+    p_VV, q_VV = p_V.expand(len(p_V), -1), q_V.expand(len(q_V), -1)
+    value_V = ReverseKL(support="sampled").per_token(p_VV, q_VV, torch.arange(len(p_V)))
     return policy_gradient(p_V, mu_V, value_V, clip=None)
 
 
