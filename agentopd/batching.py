@@ -29,17 +29,12 @@ def by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return batches
 
 
-def padded(
-    sequences: Sequence[npt.NDArray[np.int64]], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids (B, T) and the mask (B, T) that is 1 where there is a token."""
-    width = _rounded(max(map(len, sequences)))
-    ids_BT = np.zeros((len(sequences), width), dtype=np.int64)
-    mask_BT = np.zeros((len(sequences), width), dtype=np.int64)
+def padded(sequences: Sequence[npt.NDArray[np.int64]], device: torch.device) -> torch.Tensor:
+    """Ids (B, T), padded on the right with zeros."""
+    ids_BT = np.zeros((len(sequences), _rounded(max(map(len, sequences)))), dtype=np.int64)
     for row, sequence in enumerate(sequences):
         ids_BT[row, : len(sequence)] = sequence
-        mask_BT[row, : len(sequence)] = 1
-    return torch.from_numpy(ids_BT).to(device), torch.from_numpy(mask_BT).to(device)
+    return torch.from_numpy(ids_BT).to(device)
 
 
 def _rounded(length: int) -> int:

@@ -181,10 +181,8 @@ class Learner:
         pieces = [
             (x.trajectory, start, stop) for x in batch for start, stop in x.trajectory.segments
         ]
-        ids_BT, mask_BT = padded(
-            [t.ids[start:stop] for t, start, stop in pieces], self.student.device
-        )
-        hidden_BTH = self.student.hidden(ids_BT, mask_BT)
+        sequences = [t.ids[start:stop] for t, start, stop in pieces]
+        hidden_BTH = self.student.hidden(padded(sequences, self.student.device))
         before = [t.trainable[start:stop].nonzero()[0] - 1 for t, start, stop in pieces]
         row_N = np.repeat(np.arange(len(pieces)), [len(b) for b in before])
         return hidden_BTH[torch.from_numpy(row_N), torch.from_numpy(np.concatenate(before))]

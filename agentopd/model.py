@@ -66,14 +66,13 @@ class LanguageModel:
         """Everything below the output layer."""
         return cast(torch.nn.Module, self.module.get_decoder())
 
-    def hidden(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    def hidden(self, ids_BT: torch.Tensor) -> torch.Tensor:
         """Last hidden states (B, T, H) of right-padded sequences.
 
-        `mask_BT` is 1 on tokens and 0 on padding. It says which tokens exist, never which are
-        learnt: observations are always visible.
+        Attention is causal, so what stands to the right of a token, padding included, never
+        reaches it: no mask is needed, and none can hide an observation.
         """
-        output = self.body(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
-        return output.last_hidden_state
+        return self.body(input_ids=ids_BT, use_cache=False).last_hidden_state
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Next-token logits (..., V) in float32 of hidden states (..., H)."""
@@ -167,7 +166,7 @@ def _check_head(model: LanguageModel) -> None:
     ids_BT = torch.tensor([[min(model.stop_ids)] * 3], device=model.device)
     with torch.no_grad():
         direct = model.module(input_ids=ids_BT).logits.float()
-        ours = model.logits(model.hidden(ids_BT, torch.ones_like(ids_BT)))
+        ours = model.logits(model.hidden(ids_BT))
     if not torch.allclose(direct, ours, atol=1e-3, rtol=1e-3):
         raise ValueError(
             f"{model.name}: the logits are not the output layer applied to the last hidden states "

@@ -41,7 +41,7 @@ def describe_episode(
     assert view is not None and hidden_NH is not None
     ids_BT = torch.from_numpy(trajectory.ids)[None].to(student.device)
     places = trajectory.trainable.nonzero()[0]
-    states_NH = student.hidden(ids_BT, torch.ones_like(ids_BT))[0, torch.from_numpy(places - 1)]
+    states_NH = student.hidden(ids_BT)[0, torch.from_numpy(places - 1)]
     student_NV = torch.log_softmax(student.logits(states_NH), -1)
     teacher_NV = torch.log_softmax(teacher.logits(hidden_NH), -1).to(student.device)
     at_N1 = ids_BT[0, torch.from_numpy(places)][:, None]

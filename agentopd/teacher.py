@@ -61,10 +61,8 @@ class Teacher(Part, family="teacher"):
         states: list[dict[int, torch.Tensor]] = [{} for _ in views]
         for batch in by_length([stop - start for _, start, stop in pieces], self.tokens_per_batch):
             chosen = [pieces[i] for i in batch]
-            ids_BT, mask_BT = padded(
-                [views[v].ids[start:stop] for v, start, stop in chosen], self.model.device
-            )
-            hidden_BTH = self.model.hidden(ids_BT, mask_BT)
+            sequences = [views[v].ids[start:stop] for v, start, stop in chosen]
+            hidden_BTH = self.model.hidden(padded(sequences, self.model.device))
             for row, (v, start, stop) in enumerate(chosen):
                 states[v][start] = hidden_BTH[
                     row, torch.from_numpy(_predicting(views[v], start, stop)).to(hidden_BTH.device)

@@ -180,6 +180,18 @@ def test_a_turns_mean_loss_teaches_what_its_tokens_do(scene: Scene) -> None:
     _assert_same(scene.gradient("unit=turn"), scene.gradient("unit=token"))
 
 
+def test_rubric_weights_keep_the_scale_of_the_loss(scene: Scene) -> None:
+    """The weights average to 1: where no criterion is judged, the loss is that of the tokens."""
+    unjudged = "unit={kind: rubric_span, floor: 0.1, criteria: [{name: a, fact: unheard_of}]}"
+    _assert_same(scene.gradient(unjudged), scene.gradient("unit=token"))
+    tokens, judged = (
+        scene.learn("unit=token")[0].loss,
+        scene.learn(f"unit={UNITS['rubric']}")[0].loss,
+    )
+    assert tokens is not None and judged is not None
+    assert 0.5 < judged / tokens < 2
+
+
 def test_as_advantages_all_units_teach_different_things(scene: Scene) -> None:
     gradients = [scene.gradient(f"unit={u}", "divergence.support=sampled") for u in UNITS.values()]
     for one, other in itertools.combinations(gradients, 2):
@@ -330,7 +342,11 @@ def test_a_frozen_teacher_that_knows_nothing_more_teaches_nothing(
     tiny_model: Path, tmp_path: Path, divergence: str
 ) -> None:
     # One budget for both: equal batches round alike.
-    equal = ("teacher.kind=frozen", "teacher.tokens_per_batch=4096", "learner.tokens_per_batch=4096")
+    equal = (
+        "teacher.kind=frozen",
+        "teacher.tokens_per_batch=4096",
+        "learner.tokens_per_batch=4096",
+    )
     method = ("privilege=none", *equal, f"divergence={divergence}")
     run = _run(tiny_model, tmp_path / "run", *method)
     before = _weights(run.student)

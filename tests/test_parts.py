@@ -130,13 +130,13 @@ def test_a_part_that_lacks_a_method_is_refused_by_naming_it() -> None:
 
 
 def test_two_parts_of_one_kind_are_refused_and_the_first_stays() -> None:
-    with pytest.raises(ValueError, match="there are two unit parts of kind 'turn': rename one"):
-
-        class Other(TokenUnit, kind="turn"):
-            """Takes a name that is taken."""
-
     gc.disable()  # the refused class must not be found even while it has not been collected
     try:
+        with pytest.raises(ValueError, match="there are two unit parts of kind 'turn': rename one"):
+
+            class Other(Unit, kind="turn"):
+                """Takes a name that is taken."""
+
         assert Unit.of_kind("turn") is TurnUnit
     finally:
         gc.enable()

@@ -160,8 +160,11 @@ def _log_ratio(p_NV: torch.Tensor, q_NV: torch.Tensor) -> torch.Tensor:
 
 
 def _mixture(p_NV: torch.Tensor, q_NV: torch.Tensor, beta: float) -> torch.Tensor:
-    """log((1 - beta) p + beta q), which is p to the last bit where p and q are equal."""
-    gap_NV = (q_NV - p_NV).nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
+    """log((1 - beta) p + beta q), which is p to the last bit where p and q are equal.
+
+    NaN where neither has any mass: there no divergence from the mixture looks.
+    """
+    gap_NV = q_NV - p_NV
     from_p_NV = p_NV + torch.log1p(beta * torch.expm1(gap_NV.clamp(max=0.0)))
     from_q_NV = q_NV + torch.log1p((1 - beta) * torch.expm1(-gap_NV.clamp(min=0.0)))
     return torch.where(gap_NV <= 0, from_p_NV, from_q_NV)

@@ -1,0 +1,109 @@
+"""Studies: every arm under the same conditions, a folder that can be resumed, sums that add up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentopd.config import ConfigError, RunConfig, arm_config, load_config
+from agentopd.storage import load_trajectories
+from agentopd.study import compare, run_folder
+
+SMALL = [
+    "steps=1",
+    "rollout.tasks=4",
+    "evaluate.episodes=4",
+    "evaluate.every=0",
+    "study.seeds=[3]",
+    "study.arms={token: {}, grpo: {mix: rl, rollout.tasks: 2, rollout.group: 2}}",
+]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Path, dict[str, Any]]:
+    config = load_config("configs/quickstart.yaml", SMALL)
+    out = tmp_path_factory.mktemp("study") / "out"
+    seen: list[tuple[str, int, int]] = []
+    summary = compare(
+        config, out, watch=lambda arm, seed, line: seen.append((arm, seed, line["step"]))
+    )
+    assert sorted(seen) == [("grpo", 3, -1), ("grpo", 3, 0), ("token", 3, -1), ("token", 3, 0)]
+    return config, out, summary
+
+
+def test_the_summary_is_what_lies_in_the_folder(
+    study: tuple[RunConfig, Path, dict[str, Any]],
+) -> None:
+    _, out, summary = study
+    assert json.loads((out / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    assert list(summary["arms"]) == ["token", "grpo"]
+    assert (out / "report.html").stat().st_size > 10_000
+
+
+def test_every_arm_spends_the_same_episodes_from_the_same_start(
+    study: tuple[RunConfig, Path, dict[str, Any]],
+) -> None:
+    arms = study[2]["arms"].values()
+    assert {arm["episodes"] for arm in arms} == {4}
+    assert len({arm["success_before"] for arm in arms}) == 1
+    assert arms and all(
+        arm["interval"][0] <= arm["success_after"] <= arm["interval"][1] for arm in arms
+    )
+
+
+def test_only_the_arm_with_a_teacher_spends_teacher_tokens(
+    study: tuple[RunConfig, Path, dict[str, Any]],
+) -> None:
+    arms = study[2]["arms"]
+    assert arms["token"]["teacher_tokens"] > arms["token"]["student_tokens"] > 0
+    assert arms["grpo"]["teacher_tokens"] == 0
+    assert arms["grpo"]["dead_groups"] is not None and arms["token"]["dead_groups"] is None
+
+
+def test_a_group_plays_one_level(study: tuple[RunConfig, Path, dict[str, Any]]) -> None:
+    played = load_trajectories(
+        run_folder(study[1], "grpo", 3) / "trajectories" / "step-00000.parquet"
+    )
+    levels = [t.prompt["task_id"] for t in played]
+    assert levels[0] == levels[1] != levels[2] == levels[3]
+
+
+def test_resuming_a_finished_study_changes_nothing(
+    study: tuple[RunConfig, Path, dict[str, Any]],
+) -> None:
+    config, out, summary = study
+    again = compare(config, out, resume=True)
+    assert again["arms"] == json.loads(json.dumps(summary["arms"]))
+
+
+def test_another_study_is_not_overwritten(study: tuple[RunConfig, Path, dict[str, Any]]) -> None:
+    config, out, _ = study
+    with pytest.raises(ConfigError, match="holds something already"):
+        compare(config, out)
+    other = load_config("configs/quickstart.yaml", [*SMALL, "steps=2"])
+    with pytest.raises(ConfigError, match="other settings"):
+        compare(other, out, resume=True)
+
+
+def test_a_mistake_in_an_arm_is_found_before_anything_runs(tmp_path: Path) -> None:
+    config = load_config("configs/quickstart.yaml", ["study.arms={wrong: {unit: trun}}"])
+    with pytest.raises(ConfigError, match=r"arm wrong: unit: .*'turn'"):
+        compare(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_configuration_without_a_study_is_told_so(tmp_path: Path) -> None:
+    config = load_config("configs/quickstart.yaml", ["study=null"])
+    with pytest.raises(ConfigError, match="no study"):
+        compare(config, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["quickstart", "studies/cliff", "studies/live_teacher"])
+def test_the_arms_of_a_shipped_study_play_equal_episodes(name: str) -> None:
+    config = load_config(f"configs/{name}.yaml")
+    assert config.study is not None
+    episodes = {arm_config(config, arm, 0).rollout.episodes for arm in config.study.arms}
+    assert len(episodes) == 1

@@ -1,0 +1,76 @@
+"""The embedded models: small, loadable by the common code, poor alone and good when told."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from agentopd.config import load_config
+from agentopd.evaluate import play_tasks, score, teacher_success
+from agentopd.model import ModelSettings, load_model
+from agentopd.rollout.sampler import TransformersSampler
+from agentopd.zoo.build import RECIPES, build
+from agentopd.zoo.demonstrations import Demonstrator
+
+MODELS = Path(__file__).parent.parent / "agentopd" / "zoo" / "models"
+SHIPPED = sorted(p.name for p in MODELS.iterdir())
+
+
+def test_every_recipe_but_the_base_is_shipped() -> None:
+    assert sorted(SHIPPED) == sorted(set(RECIPES) - {"sokoban-base"})
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_model_is_small_and_says_how_it_was_made(name: str) -> None:
+    assert sum(f.stat().st_size for f in (MODELS / name).iterdir()) < 8_000_000
+    record = json.loads((MODELS / name / "recipe.json").read_text())
+    recipe = RECIPES[name]
+    assert record["name"] == name
+    assert (record["seed"], record["steps"], record["random_share"]) == (
+        recipe.seed,
+        recipe.steps,
+        recipe.random_share,
+    )
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_its_tokenizer_gives_every_inner_cell_a_token_and_loses_nothing(name: str) -> None:
+    tokenizer = load_model(ModelSettings(path=f"zoo:{name}")).tokenizer
+    board = "######\n#@_._#\n##$__#\n#__*_#\n#_#__#\n######"
+    ids = tokenizer.encode(board, add_special_tokens=False)
+    assert len(ids) == 16 + 5
+    for text in (board, "Ünïcode, numbers 1234 and <tags> survive.\n\n\ttoo"):
+        assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+def test_the_easy_student_is_poor_alone_and_its_teacher_is_good() -> None:
+    config = load_config("configs/quickstart.yaml", ["evaluate.episodes=64"])
+    student = load_model(config.student)
+    sampler = TransformersSampler(student)
+    alone = play_tasks(config.env, student, sampler, config.rollout, 64, config.evaluate.options)
+    told = teacher_success(config)
+    assert score(alone)["success"] < 0.25
+    assert told is not None and told["success"] > 0.55
+
+
+def test_a_demonstration_learns_what_the_agent_says_and_nothing_else() -> None:
+    player = Demonstrator({"skill": 1.0}, random_share=0.0, seed=5, levels=4)
+    for _ in range(20):
+        for piece in player.episode():
+            said = re.fullmatch(
+                r"<think>\w+ \w+ push \w+</think><action>\w+</action><\|end\|>", piece.text
+            )
+            assert bool(said) or not piece.learnt
+
+
+def test_a_demonstration_does_not_depend_on_the_process() -> None:
+    first, again = (Demonstrator({"feedback": 1.0}, 0.0, seed=1, levels=3) for _ in range(2))
+    assert first.episode() == again.episode()
+
+
+def test_building_an_unknown_model_names_the_closest(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sokoban-easy"):
+        build("sokoban-eazy", tmp_path / "x")
