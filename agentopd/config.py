@@ -197,11 +197,8 @@ def parse_config(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunC
         merged |= load_method(str(name)) | {"method": name}
     for key, value in given:
         merged = _with(merged, key.split("."), value)
-    for axis, kind in _DEFAULT_KINDS.items():
-        if isinstance(merged.get(axis), Mapping):
-            merged[axis] = {"kind": kind, **merged[axis]}
     try:
-        return RunConfig.model_validate(merged)
+        return RunConfig.model_validate(_with_kinds(merged))
     except ValidationError as error:
         raise ConfigError("\n".join(_explained(e) for e in error.errors())) from error
 
@@ -242,7 +239,7 @@ def arm_config(config: RunConfig, arm: str, seed: int) -> RunConfig:
             merged = {**merged, **load_method(str(changes["method"]))}
         for key, value in changes.items():
             merged = _with(merged, key.split("."), value)
-        return RunConfig.model_validate(merged)
+        return RunConfig.model_validate(_with_kinds(merged))
     except ValidationError as error:
         raise ConfigError(
             "\n".join(f"arm {arm}: {_explained(e)}" for e in error.errors())
@@ -262,6 +259,15 @@ def _parsed(override: str) -> tuple[str, Any]:
         return key, yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"the value of {key} is not YAML: {value!r}") from error
+
+
+def _with_kinds(data: Mapping[str, Any]) -> dict[str, Any]:
+    """`data` with the default kind of each axis whose settings name none."""
+    unnamed = {axis: data[axis] for axis in _DEFAULT_KINDS if isinstance(data.get(axis), Mapping)}
+    return {
+        **data,
+        **{axis: {"kind": _DEFAULT_KINDS[axis], **own} for axis, own in unnamed.items()},
+    }
 
 
 def _with(data: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Teacher(Part, family="teacher"):
         tokens_per_batch: padded tokens in one forward pass.
     """
 
-    tokens_per_batch: int = Field(default=16_384, ge=64)
+    tokens_per_batch: int = Field(default=4_096, ge=64)
 
     @property
     @abstractmethod

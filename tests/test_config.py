@@ -100,6 +100,14 @@ def test_overrides_refine_parts_that_the_file_leaves_out_or_names_only() -> None
     assert nested.mix.rl_channel.clip == 0.5
 
 
+def test_settings_of_an_axis_that_name_no_kind_are_those_of_the_default() -> None:
+    assert parse_config(ENV | {"unit": {"reduce": "sum"}}).unit == TokenUnit(reduce="sum")
+    assert parse_config(ENV, ["unit={reduce: sum}"]).unit == TokenUnit(reduce="sum")
+    study = {"arms": {"summed": {"unit": {"reduce": "sum"}}}}
+    run = parse_config(ENV | {"unit": "turn", "study": study})
+    assert arm_config(run, "summed", seed=0).unit == TokenUnit(reduce="sum")
+
+
 def test_values_of_overrides_are_yaml() -> None:
     found = parse_config(
         ENV,
@@ -123,7 +131,7 @@ def test_one_source_or_weight_needs_no_list() -> None:
         ("unit=trun", "unit: no unit is called 'trun'; did you mean 'turn'?"),
         ("unit.reduec=sum", "unit: unknown key 'reduec'; did you mean 'reduce'?"),
         ("unit.reduce=sam", "unit.reduce: Input should be 'sum', 'mean' or 'last', not 'sam'"),
-        ("unit={reduce: sum}", "unit: the unit needs a kind; there are: rubric_span, token"),
+        ("weight=[{beta: 2}]", "weight.0: the weight needs a kind; there are: entropy, gap_gate"),
         ("learner.learning_rat=1", "learner: unknown key 'learning_rat'; did you mean"),
         ("learner.clip=-1", "learner.clip: Input should be greater than 0, not -1"),
         ("rollout.tasks=x", "rollout.tasks: Input should be a valid integer"),
