@@ -12,6 +12,7 @@ import typer
 
 from agentopd.commands import acting, listing, running
 from agentopd.console import MistakesToLines
+from agentopd.env import HELD_OUT_SEED
 
 app = typer.Typer(
     cls=MistakesToLines,
@@ -128,7 +129,7 @@ def evaluate(
     option: Options = None,
     split: Annotated[str | None, typer.Option(help="Short for -o split=NAME.")] = None,
     episodes: Episodes = 128,
-    seed: Seed = 0,
+    seed: Seed = HELD_OUT_SEED,
     temperature: Temperature = None,
     max_turn_tokens: TurnTokens = None,
     max_turns: Turns = None,
@@ -136,7 +137,7 @@ def evaluate(
     device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure how often a model solves an environment's tasks.
+    """Measure how often a model solves an environment's tasks, as runs are measured.
 
     agentopd eval zoo:sokoban-easy --env agentopd/Sokoban-v0 --split test
     -o prompt=brief -o stop_when_stuck=true

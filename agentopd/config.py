@@ -78,7 +78,7 @@ class LearnerSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """How success is measured: one episode on each of `episodes` tasks, with seeds 0, 1, ...
+    """How success is measured: one episode on each of `episodes` held-out tasks.
 
     Args:
         every: steps between evaluations; 0 evaluates before the first step and after the last one

@@ -36,6 +36,9 @@ PRIVILEGED: frozenset[str] = frozenset(
 )
 """The keys of `info` that never enter a student's context."""
 
+HELD_OUT_SEED = 1_000_000_000
+"""The first environment seed of evaluations; training's stay below it."""
+
 Info = dict[str, Any]
 
 

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from agentopd.config import RunConfig
-from agentopd.env import Info, TextEnv
+from agentopd.env import HELD_OUT_SEED, Info, TextEnv
 from agentopd.model import LanguageModel, load_model
 from agentopd.privilege.sources import Source
 from agentopd.rollout.policies import EnvSettings, Rollout
@@ -30,7 +30,7 @@ def play_tasks(
     rollout: Rollout,
     episodes: int,
     options: dict[str, Any],
-    seed: int = 0,
+    seed: int = HELD_OUT_SEED,
 ) -> list[Trajectory]:
     """One episode on each of `episodes` tasks, with environment seeds `seed`, `seed + 1`, ..."""
     tasks = [Task(i, i, seed + i) for i in range(episodes)]

@@ -48,7 +48,9 @@ class EndReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message of the conversation; its content, without the template's tags, is `ids[start:stop]`."""
+    """One message of the conversation; its content, without the template's tags, is
+    `ids[start:stop]`.
+    """
 
     role: str
     start: int
@@ -59,8 +61,10 @@ class Message:
 class Turn:
     """One answer of the agent and what came of it.
 
-    `start` and `stop` bound the sampled tokens, closing token included; the reasoning ends and the rest of the answer
-    starts at `act` (equal to `start` where there is none). `cut` tells that the answer hit the limit of tokens a turn. `info` is what the environment said after the step, privileged keys included.
+    `start` and `stop` bound the sampled tokens, closing token included; the reasoning ends and the
+    rest of the answer starts at `act` (equal to `start` where there is none). `cut` tells that the
+    answer hit the limit of tokens a turn. `info` is what the environment said after the step,
+    privileged keys included.
     """
 
     index: int
@@ -83,8 +87,8 @@ class Turn:
 class Trajectory:
     """One episode, token-exact: the ids the model saw and sampled, never text encoded again.
 
-    A two-turn episode of a model whose template writes `<u>...<e>` for the user and `<a>...<e>` for the assistant
-    (system message left out; T = 12):
+    A two-turn episode of a model whose template writes `<u>...<e>` for the user and `<a>...<e>` for
+    the assistant (system message left out; T = 12):
 
         ids        <u> B1 <e> <a>  up <e> <u> B2 <e> <a> left <e>
         turn        -1  0   0   0   0   0   1  1   1   1    1   1
@@ -99,12 +103,14 @@ class Trajectory:
         turn: (T,) int32, the turn a token belongs to; -1 before the first observation's text.
         trainable: (T,) bool, the tokens the policy produced.
         owner: (T,) uint8 of `Owner`.
-        logprob: (T,) float32, behaviour log-probability in nats at the sampling temperature; NaN where nothing was
-            sampled.
+        logprob: (T,) float32, behaviour log-probability in nats at the sampling temperature; NaN
+            where nothing was sampled.
         messages: system, user and assistant messages, in order, of every segment.
-        segments: ranges of `ids` that are one sequence for the model. One, unless the chat template rewrites its
+        segments: ranges of `ids` that are one sequence for the model. One, unless the chat template
+            rewrites its
             history: then a new segment starts, with the whole rewritten conversation in front.
-        task: the number of the task, by which a group is recognised; `seed` is what the environment was reset with.
+        task: the number of the task, by which a group is recognised; `seed` is what the environment
+            was reset with.
         prompt: what the environment said on reset.
     """
 
@@ -142,7 +148,9 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Privilege:
-    """One piece of privileged text: `turn` is the turn it is about, None when it is about the whole episode."""
+    """One piece of privileged text: `turn` is the turn it is about, None when it is about the whole
+    episode.
+    """
 
     source: str
     text: str
@@ -153,8 +161,8 @@ class Privilege:
 class Briefed:
     """A trajectory and what the teacher may know of it.
 
-    `available` is False where the source had nothing to say: then there is no lesson, which is not the same as a
-    lesson without privileged text.
+    `available` is False where the source had nothing to say: then there is no lesson, which is not
+    the same as a lesson without privileged text.
     """
 
     trajectory: Trajectory
@@ -188,9 +196,10 @@ class Lesson:
     """A trajectory ready to be learnt from, with the teacher's opinion where there is one.
 
     Attributes:
-        hidden_NH: the teacher's last hidden states at the positions that predict the trainable tokens, in order; its
-            next-token logits are `head(hidden)`, made a micro-batch at a time. None where there is no teacher signal;
-            such tokens take no part in the distillation term.
+        hidden_NH: the teacher's last hidden states at the positions that predict the trainable
+            tokens, in order; its next-token logits are `head(hidden)`, made a micro-batch at a
+            time. None where there is no teacher signal; such tokens take no part in the
+            distillation term.
     """
 
     trajectory: Trajectory

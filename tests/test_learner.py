@@ -331,7 +331,8 @@ def test_the_learner_recomputes_the_samplers_log_probabilities(
     with torch.no_grad():
         run.student.output.weight.mul_(20.0)  # near-uniform distributions would agree anyhow
     run.sampler.sync(run.student)
-    update = run.learn(*run.collect(0), step=0)
+    trajectories = run.roll_out(0)
+    update = run.learn(trajectories, run.ask_teacher(trajectories, 0), step=0)
     assert 0 < update.scalars["sampler_gap"] < 1e-5
 
 
@@ -351,7 +352,8 @@ def test_a_frozen_teacher_that_knows_nothing_more_teaches_nothing(
     run = _run(tiny_model, tmp_path / "run", *method)
     before = _weights(run.student)
     for step in range(3):
-        update = run.learn(*run.collect(step), step=step)
+        trajectories = run.roll_out(step)
+        update = run.learn(trajectories, run.ask_teacher(trajectories, step), step)
         assert update.skipped == ""
         assert update.loss == pytest.approx(0.0, abs=1e-6)
         assert max(update.probes["by_turn"]["divergence"]) < 1e-6

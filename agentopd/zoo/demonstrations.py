@@ -56,9 +56,14 @@ class Demonstrator:
         self.weights = tuple(shares.values())
         self.random_share = random_share
         self.rng = random.Random(f"demonstrations/{seed}")
-        options: dict[str, int] = {"min_moves": min_moves, "max_moves": max_moves}
         self.pool = [
-            Sokoban(prompt="brief", max_turns=14, stop_when_stuck=True, **options)
+            Sokoban(
+                prompt="brief",
+                max_turns=14,
+                stop_when_stuck=True,
+                min_moves=min_moves,
+                max_moves=max_moves,
+            )
             for _ in range(levels)
         ]
         for number, env in enumerate(self.pool):
