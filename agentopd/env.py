@@ -75,7 +75,7 @@ class Text(gymnasium.Space[str]):
 class TextEnv(gymnasium.Env[str, str]):
     """A convenient base; any `gymnasium.Env` of strings that keeps the contract will do."""
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"]}  # noqa: RUF012  (gymnasium declares it so)
+    metadata: dict[str, Any] = {"render_modes": ["ansi"]}  # noqa: RUF012  (as in gymnasium)
     observation_space: gymnasium.Space[str] = Text()
     action_space: gymnasium.Space[str] = Text()
     system_prompt: str = ""

@@ -107,9 +107,9 @@ def _run_all(runs: dict[tuple[str, int], RunConfig], out: Path, workers: int, wa
         except KeyboardInterrupt:
             pool.shutdown(wait=True, cancel_futures=True)
             raise Interrupted(sum(seen.values())) from None
-        except BaseException:
+        finally:
+            # After a failure nothing new is started; what is running ends its own run.
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _run(described: dict[str, Any], folder: Path) -> None:

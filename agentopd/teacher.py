@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from agentopd.batching import by_length, padded
 from agentopd.model import LanguageModel
@@ -26,17 +26,21 @@ class Teacher(Part, family="teacher"):
 
     tokens_per_batch: int = Field(default=4_096, ge=64)
 
+    _model: LanguageModel | None = PrivateAttr(default=None)
+
     @property
-    @abstractmethod
     def model(self) -> LanguageModel:
-        """The model that scores."""
+        """The model that scores, once `prepare` has set it."""
+        assert self._model is not None, "prepare() comes first"
+        return self._model
 
     @abstractmethod
     def prepare(self, student: LanguageModel) -> None:
         """Get ready, from the student as it is before its first step.
 
         Raises:
-            ValueError: student and teacher do not share a vocabulary.
+            ValueError: student and teacher do not share a vocabulary, or end their answers
+                differently.
         """
 
     def sync(self, student: LanguageModel, step: int) -> None:
@@ -87,7 +91,8 @@ def check_same_vocabulary(student: LanguageModel, teacher: LanguageModel) -> Non
     """Divergences compare next-token distributions, so both must be over the same tokens.
 
     Raises:
-        ValueError: they are not.
+        ValueError: they are not, or the two end an answer with different tokens: then the student
+            would be taught never to end its own.
     """
     if (
         student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab()
@@ -97,4 +102,12 @@ def check_same_vocabulary(student: LanguageModel, teacher: LanguageModel) -> Non
             f"{teacher.name} and {student.name} have different vocabularies "
             f"(of {teacher.vocabulary} and {student.vocabulary} tokens), so their token "
             "distributions cannot be compared; use a teacher of the student's family"
+        )
+    if student.stop_ids != teacher.stop_ids:
+        ends = [
+            sorted(m.tokenizer.convert_ids_to_tokens(list(m.stop_ids))) for m in (teacher, student)
+        ]
+        raise ValueError(
+            f"{teacher.name} ends its answers with {ends[0]} and {student.name} with {ends[1]}; "
+            "use models that were tuned with the same chat template"
         )

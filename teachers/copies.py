@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
 from agentopd.model import LanguageModel
 from agentopd.teacher import Teacher
@@ -11,14 +11,6 @@ from agentopd.teacher import Teacher
 
 class LiveTeacher(Teacher, kind="live"):
     """The student as it is now, a baseline: it can drift with its own teaching and collapse."""
-
-    _model: LanguageModel | None = PrivateAttr(default=None)
-
-    @property
-    def model(self) -> LanguageModel:
-        """See `Teacher.model`."""
-        assert self._model is not None, "prepare() comes first"
-        return self._model
 
     def prepare(self, student: LanguageModel) -> None:
         """See `Teacher.prepare`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import PrivateAttr
-
 from agentopd.model import LanguageModel, ModelSettings, load_model
 from agentopd.teacher import Teacher, check_same_vocabulary
 
@@ -12,13 +10,6 @@ class ExternalTeacher(Teacher, kind="external"):
     """Another model, loaded from a folder or the zoo; it never changes."""
 
     source: ModelSettings = ModelSettings(path="zoo:sokoban-expert")
-    _model: LanguageModel | None = PrivateAttr(default=None)
-
-    @property
-    def model(self) -> LanguageModel:
-        """See `Teacher.model`."""
-        assert self._model is not None, "prepare() comes first"
-        return self._model
 
     def prepare(self, student: LanguageModel) -> None:
         """See `Teacher.prepare`."""

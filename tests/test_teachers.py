@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -185,3 +186,9 @@ def test_a_teacher_that_was_told_nothing_yet_knows_what_a_copy_of_it_knows(
     assert states[0].shape == (4, 32)
     for other in states[1:]:
         torch.testing.assert_close(other, states[0])
+
+
+def test_a_teacher_that_ends_its_answers_differently_is_refused(student: LanguageModel) -> None:
+    other = dataclasses.replace(student.frozen_copy(), stop_ids=frozenset({7}))
+    with pytest.raises(ValueError, match="ends its answers with .* tuned with the same chat"):
+        check_same_vocabulary(student, other)
