@@ -190,5 +190,5 @@ def test_a_teacher_that_was_told_nothing_yet_knows_what_a_copy_of_it_knows(
 
 def test_a_teacher_that_ends_its_answers_differently_is_refused(student: LanguageModel) -> None:
     other = dataclasses.replace(student.frozen_copy(), stop_ids=frozenset({7}))
-    with pytest.raises(ValueError, match="ends its answers with .* tuned with the same chat"):
+    with pytest.raises(ValueError, match=r"ends its answers with .* tuned with the same chat"):
         check_same_vocabulary(student, other)

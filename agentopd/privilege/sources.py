@@ -158,7 +158,8 @@ class SkillSummary(Source, kind="skill_summary"):
 class Shuffled(Source, kind="shuffled"):
     """The control: what another source would say, told of a trajectory of another task.
 
-    The next trajectory in the batch that is of another task and has something to tell is taken.
+    The next trajectory in the batch that is of another task and has something to tell is taken. Of
+    a source that tells every task the same, such as one skill for all, it is no control.
     """
 
     of: SerializeAsAny[Source]
