@@ -243,3 +243,12 @@ def zoo_build(
 ) -> None:
     """Train an embedded model again, from its seed."""
     listing.build(name, out, steps, threads)
+
+
+@zoo.command("measure")
+def zoo_measure(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A model of `agentopd zoo list`.")],
+    episodes: Episodes = 512,
+) -> None:
+    """Measure an embedded model on held-out levels, alone and when told; prints JSON."""
+    listing.measure(name, episodes)

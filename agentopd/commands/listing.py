@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Mapping
 from itertools import takewhile
@@ -116,6 +117,20 @@ def build(name: str, out: Path | None, steps: int | None, threads: int | None) -
     with build_progress(stdout()) as report:
         record = train(name, folder, steps, report)
     typer.echo(f"{folder}: loss {record['loss']:.4f} after {record['minutes']} minutes")
+
+
+def measure(name: str, episodes: int) -> None:
+    """Print, as JSON, how well an embedded model plays alone and when told.
+
+    Raises:
+        ValueError: no embedded model has that name.
+    """
+    with working("measuring"):
+        quiet_libraries()
+        from agentopd.zoo.measure import measure as measured
+
+        found = measured(name, episodes)
+    typer.echo(json.dumps(found, indent=2))
 
 
 def _models() -> Path:

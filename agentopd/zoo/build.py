@@ -54,6 +54,7 @@ class Recipe:
     random_share: float
     steps: int
     decay: float
+    levels: dict[str, int]
     min_moves: int = 3
     max_moves: int = 12
     learning_rate: float = 2e-3
@@ -63,6 +64,8 @@ class Recipe:
     seed: int = 0
 
 
+_EASY = {"min_moves": 3, "max_moves": 8, "max_turns": 10}
+_CLIFF = {"min_moves": 6, "max_moves": 12, "max_turns": 14}
 _ALL: dict[Form, float] = {
     "none": 0.25,
     "skill": 0.3,
@@ -79,23 +82,26 @@ RECIPES: dict[str, Recipe] = {
         random_share=0.75,
         steps=1_200,
         decay=0.0,
+        levels=_EASY,
     ),
     "sokoban-easy": Recipe(
-        "poor alone, about one level of 3-10 moves in ten; good with privileged text",
+        "poor alone, about one level in ten; good with privileged text",
         start="sokoban-base",
         shares=_ALL,
         random_share=0.82,
         steps=400,
         decay=0.8,
+        levels=_EASY,
         seed=1,
     ),
     "sokoban-cliff": Recipe(
-        "hopeless alone, at most one level of 6-12 moves in fifty; good with privileged text",
+        "hopeless alone, about one level in fifty; good with privileged text",
         start="sokoban-base",
         shares=_ALL,
         random_share=0.97,
         steps=400,
         decay=0.8,
+        levels=_CLIFF,
         seed=2,
     ),
     "sokoban-expert": Recipe(
@@ -105,6 +111,7 @@ RECIPES: dict[str, Recipe] = {
         random_share=0.0,
         steps=600,
         decay=0.8,
+        levels=_EASY,
         seed=3,
     ),
 }
@@ -196,6 +203,7 @@ def _start(recipe: Recipe, models: Path) -> tuple[PreTrainedModel, PreTrainedTok
         tokenizer = AutoTokenizer.from_pretrained(folder)
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), tokenizer
     tokenizer = train_tokenizer(_corpus(recipe))
+    ids = tokenizer.get_vocab()
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -207,8 +215,8 @@ def _start(recipe: Recipe, models: Path) -> tuple[PreTrainedModel, PreTrainedTok
         max_position_embeddings=2048,
         tie_word_embeddings=False,
         bos_token_id=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids(END),
-        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+        eos_token_id=ids[END],
+        pad_token_id=ids[PAD],
     )
     return Qwen3ForCausalLM(config), tokenizer
 
