@@ -15,7 +15,7 @@ from agentopd.report import write_report
 from agentopd.report.board import draw_board, split_board
 from agentopd.report.data import Arm, Episode, Run, Summary, read_results, read_steps
 from agentopd.report.episode import show_episode, signed
-from agentopd.report.finding import caveat, finding
+from agentopd.report.finding import caveat, finding, speed
 from agentopd.report.plots import probe_plots, stage_seconds
 
 BOARDS = (
@@ -389,3 +389,29 @@ def test_a_probe_has_one_scale_for_all_arms(study: Path) -> None:
     plots = probe_plots(read_results(study))
     tops = {name: [p.figure.axes[0].get_ylim()[1] for p in drawn] for name, drawn in plots.items()}
     assert tops["token"] == tops["turn"]
+
+
+def _arm(*curves: list[tuple[int, float]]) -> Arm:
+    runs = [
+        {"curve": [{"step": e, "episodes": e, "seconds": e, "success": s} for e, s in curve]}
+        for curve in curves
+    ]
+    return Arm.model_validate({"runs": runs})
+
+
+def test_episodes_to_half_are_interpolated_and_averaged_over_seeds() -> None:
+    arm = _arm([(0, 0.1), (100, 0.4), (200, 0.6)], [(0, 0.25), (100, 0.75)])
+    assert arm.episodes_to_half == pytest.approx((150 + 50) / 2)
+    assert _arm([(0, 0.1), (100, 0.4)], [(0, 0.25), (100, 0.75)]).episodes_to_half is None
+    assert _arm([(0, 0.6), (100, 0.9)]).episodes_to_half is None
+
+
+def test_the_speed_names_the_fastest_first_and_who_never_got_there() -> None:
+    arms = {
+        "slow": _arm([(0, 0.0), (100, 1.0)]),
+        "fast": _arm([(0, 0.0), (10, 1.0)]),
+        "never": _arm([(0, 0.0), (100, 0.1)]),
+    }
+    told = speed(Summary.model_validate({"arms": {k: v.model_dump() for k, v in arms.items()}}))
+    assert told.endswith("solved: fast 5 and slow 50. Not every seed of never got there.")
+    assert speed(Summary.model_validate({"arms": {"never": arms["never"].model_dump()}})) == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +44,15 @@ class Run(Record):
     curve: tuple[Point, ...] = ()
 
 
+def _crossing(curve: tuple[Point, ...], level: float) -> float | None:
+    """The training episodes at which a curve first reaches a success, interpolated; or None."""
+    for here, there in pairwise(curve):
+        if here.success < level <= there.success:
+            share = (level - here.success) / (there.success - here.success)
+            return here.episodes + share * (there.episodes - here.episodes)
+    return None
+
+
 class Arm(Record):
     """All seeds of one method; `interval` belongs to `success_after`, `seconds` is by stage."""
 
@@ -57,6 +67,16 @@ class Arm(Record):
     dead_groups: float | None = None
     overrides: dict[str, Any] = {}
     runs: tuple[Run, ...] = ()
+
+    @property
+    def episodes_to_half(self) -> float | None:
+        """Training episodes until half of the test tasks are solved: the mean over seeds.
+
+        None when a seed never gets there, or starts above.
+        """
+        found = [_crossing(run.curve, 0.5) for run in self.runs]
+        reached = [episodes for episodes in found if episodes is not None]
+        return sum(reached) / len(reached) if reached and len(reached) == len(found) else None
 
     @property
     def before(self) -> Interval | None:

@@ -53,6 +53,18 @@ def finding(summary: Summary) -> str:
     return f"{lead}, but it is not distinguishable from {_listed(close)}; {rest}."
 
 
+def speed(summary: Summary) -> str:
+    """How many training episodes each arm needed for half of the test tasks; empty if none did."""
+    needed = {name: arm.episodes_to_half for name, arm in summary.arms.items()}
+    reached = sorted((n, name) for name, n in needed.items() if n is not None)
+    if len(needed) < 2 or not reached:
+        return ""
+    told = _listed([f"{name} {episodes:.0f}" for episodes, name in reached])
+    rest = [name for name, episodes in needed.items() if episodes is None]
+    never = f" Not every seed of {_listed(rest)} got there." if rest else ""
+    return f"Training episodes until half of the test tasks are solved: {told}.{never}"
+
+
 def caveat(summary: Summary) -> str:
     """What a reader must know beside the finding: before the training, and how far seeds differ."""
     notes = [_start(summary)] if len(summary.arms) > 1 else []

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from agentopd.report.data import Arm, Results, Step, read_results
 from agentopd.report.episode import show_episode, signed
 from agentopd.report.figure import STAGE_COLOURS, inline_svg, save_png
-from agentopd.report.finding import UNKNOWN, caveat, finding, percent, span
+from agentopd.report.finding import UNKNOWN, caveat, finding, percent, span, speed
 from agentopd.report.plots import Plot, probe_plots, stage_plot, stage_seconds, success_plots
 
 
@@ -43,6 +43,7 @@ def write_report(folder: Path) -> Path:
             single=results.single,
             finding=finding(results.summary),
             caveat=caveat(results.summary),
+            speed=speed(results.summary),
             stages=_used_stages(results.summary.arms),
             success=[_svg(plot) for plot in success],
             probes={name: [_svg(plot) for plot in plots] for name, plots in probes.items()},
