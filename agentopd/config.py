@@ -117,7 +117,11 @@ def _skill() -> list[Source]:
 
 
 class RunConfig(Settings):
-    """Everything a run depends on."""
+    """Everything a run depends on.
+
+    `threads` are torch's. Two processes of two threads on two cores wait for each other in busy
+    loops and become many times slower: give each one thread, or set OMP_WAIT_POLICY=PASSIVE.
+    """
 
     method: str | None = None
     seed: int = Field(default=0, ge=0)

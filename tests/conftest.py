@@ -6,6 +6,7 @@ from pathlib import Path
 # Before anything imports torch, transformers or matplotlib, which read these once. The tensors of
 # the tests are tiny: more threads cost time, and change the order of sums.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"

@@ -9,7 +9,7 @@ from agentopd.train import train
 
 
 def test_a_frozen_teacher_with_a_skill_teaches_a_poor_student_sokoban(tmp_path: Path) -> None:
-    changes = ["steps=13", "evaluate.episodes=48", "evaluate.every=0", "threads=2"]
+    changes = ["steps=13", "evaluate.episodes=48", "evaluate.every=0", "threads=1"]
     summary = train(load_config("configs/quickstart.yaml", changes), tmp_path / "run")
     assert summary["success_before"] < 0.25
     assert summary["success_after"] > 0.45
