@@ -11,12 +11,12 @@ from time import perf_counter
 from typing import Any
 
 import torch
-import yaml
 
 from agentopd.chat import ChatTemplate
 from agentopd.checkpoint import Progress, latest, load_progress, restore_weights, save_checkpoint
-from agentopd.config import ConfigError, RunConfig
+from agentopd.config import RunConfig
 from agentopd.evaluate import play_tasks, score
+from agentopd.folder import check_folder, open_folder
 from agentopd.learner import Learner, Update
 from agentopd.model import load_model
 from agentopd.privilege.sources import gather
@@ -61,8 +61,7 @@ class Run:
         self.success_before: float | None = None
         self.evaluation: dict[str, Any] | None = None
         self._told: tuple[dict[str, float], dict[str, int]] = ({}, {})
-        described = self.config.model_dump(mode="json")
-        _check_folder(described, out, resume)
+        check_folder(self.config, out, resume, "run", free=("steps", "threads"))
         self.student = load_model(self.config.student)
         self.config.env.build().close()
         self.template = ChatTemplate(self.student.tokenizer)
@@ -71,9 +70,8 @@ class Run:
         if self.taught:
             self.config.teacher.prepare(self.student)
         self.learner = Learner(self.student, self.config.teacher, self.config)
-        # Written only now, so that a mistyped path or option leaves no folder behind.
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "config.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+        # Opened only now, so that a mistyped path or option leaves no folder behind.
+        open_folder(self.config, out)
         self._restore(latest(out / "checkpoints"))
 
     def begin(self) -> None:
@@ -248,28 +246,3 @@ class Run:
             if json.loads(line)["step"] < self.step
         ]
         metrics.write_text("".join(f"{line}\n" for line in lines))
-
-
-def _check_folder(described: dict[str, Any], out: Path, resume: bool) -> None:
-    """Refuse a folder that holds something else; nothing is ever overwritten.
-
-    Raises:
-        ConfigError: see `train`.
-    """
-    if not resume:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ConfigError(
-                f"{out} holds something already; choose another --out, or --resume what is there"
-            )
-        return
-    if not (out / "config.yaml").is_file():
-        raise ConfigError(f"there is no run to resume in {out}; leave out --resume to start one")
-    stored = yaml.safe_load((out / "config.yaml").read_text())
-    changed = [
-        k for k in described if stored.get(k) != described[k] and k not in ("steps", "threads")
-    ]
-    if changed:
-        raise ConfigError(
-            f"the run in {out} was started with other settings of {', '.join(changed)}; "
-            "resume with the same, or choose another --out"
-        )

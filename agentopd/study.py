@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from agentopd.config import ConfigError, RunConfig, arm_config
 from agentopd.evaluate import teacher_success
+from agentopd.folder import check_folder, open_folder
 from agentopd.report import write_report
 from agentopd.statistics import wilson
 from agentopd.train import Interrupted, train
@@ -55,7 +55,8 @@ def compare(
         for seed in config.study.seeds
         for arm in config.study.arms
     }
-    _open_folder(config, out, resume)
+    check_folder(config, out, resume, "study")
+    open_folder(config, out)
     _run_all(runs, out, workers, watch or (lambda *_: None))
     summary = _summary(config, out)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -66,25 +67,6 @@ def compare(
 def run_folder(out: Path, arm: str, seed: int) -> Path:
     """Where one run of a study lies."""
     return out / "arms" / arm / f"seed-{seed}"
-
-
-def _open_folder(config: RunConfig, out: Path, resume: bool) -> None:
-    described = config.model_dump(mode="json")
-    stored = out / "config.yaml"
-    if resume and stored.is_file():
-        if yaml.safe_load(stored.read_text()) != described:
-            raise ConfigError(
-                f"the study in {out} has other settings; resume with them, or choose another --out"
-            )
-        return
-    if resume:
-        raise ConfigError(f"there is no study to resume in {out}; leave out --resume to start one")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(
-            f"{out} holds something already; choose another --out, or --resume what is there"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    stored.write_text(yaml.safe_dump(described, sort_keys=False))
 
 
 def _run_all(runs: dict[tuple[str, int], RunConfig], out: Path, workers: int, watch: Watch) -> None:

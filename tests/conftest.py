@@ -23,29 +23,15 @@ settings.load_profile("agentopd")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small Qwen3 with random weights, its tokenizer and chat template."""
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
 
     from agentopd.console import quiet_libraries
-    from agentopd.zoo.tokenizer import END, PAD, train_tokenizer
+    from agentopd.zoo.build import blank_model
+    from agentopd.zoo.tokenizer import train_tokenizer
 
     quiet_libraries()
     folder = tmp_path_factory.mktemp("tiny") / "model"
     tokenizer = train_tokenizer(["up down left right", "Sokoban: push $ onto .", "#_.$@_#"], 300)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=2048,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=tokenizer.get_vocab()[END],
-        pad_token_id=tokenizer.get_vocab()[PAD],
-    )
     torch.manual_seed(0)
-    Qwen3ForCausalLM(config).save_pretrained(folder)
+    blank_model(tokenizer, hidden=16, intermediate=32, layers=1, heads=2).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -11,6 +11,7 @@ import pytest
 from agentopd.config import ConfigError, RunConfig, arm_config, load_config
 from agentopd.storage import load_trajectories
 from agentopd.study import compare, run_folder
+from agentopd.train import train
 
 SMALL = [
     "steps=1",
@@ -107,3 +108,13 @@ def test_the_arms_of_a_shipped_study_play_equal_episodes(name: str) -> None:
     assert config.study is not None
     episodes = {arm_config(config, arm, 0).rollout.episodes for arm in config.study.arms}
     assert len(episodes) == 1
+
+
+def test_a_run_is_not_resumed_in_the_folder_of_a_study_nor_the_other_way_round(
+    study: tuple[RunConfig, Path, dict[str, Any]],
+) -> None:
+    config, out, _ = study
+    with pytest.raises(ConfigError, match="no run to resume"):
+        train(config, out, resume=True)
+    with pytest.raises(ConfigError, match="no study to resume"):
+        compare(config, run_folder(out, "token", 3), resume=True)

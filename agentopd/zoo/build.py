@@ -203,22 +203,29 @@ def _start(recipe: Recipe, models: Path) -> tuple[PreTrainedModel, PreTrainedTok
         tokenizer = AutoTokenizer.from_pretrained(folder)
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), tokenizer
     tokenizer = train_tokenizer(_corpus(recipe))
+    return blank_model(tokenizer, hidden=128, intermediate=384, layers=4, heads=4), tokenizer
+
+
+def blank_model(
+    tokenizer: PreTrainedTokenizerFast, hidden: int, intermediate: int, layers: int, heads: int
+) -> PreTrainedModel:
+    """An untrained model of the embedded kind, with weights drawn by torch's global generator."""
     ids = tokenizer.get_vocab()
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        head_dim=32,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=hidden // heads,
         max_position_embeddings=2048,
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=ids[END],
         pad_token_id=ids[PAD],
     )
-    return Qwen3ForCausalLM(config), tokenizer
+    return Qwen3ForCausalLM(config)
 
 
 def _corpus(recipe: Recipe) -> Iterator[str]:
