@@ -14,6 +14,7 @@ from agentopd.model import ModelSettings, load_model
 from agentopd.rollout.sampler import TransformersSampler
 from agentopd.zoo.build import RECIPES, build
 from agentopd.zoo.demonstrations import Demonstrator
+from agentopd.zoo.obedience import obedience
 
 MODELS = Path(__file__).parent.parent / "agentopd" / "zoo" / "models"
 SHIPPED = sorted(p.name for p in MODELS.iterdir())
@@ -54,6 +55,25 @@ def test_the_easy_student_is_poor_alone_and_its_teacher_is_good() -> None:
     told = teacher_success(config)
     assert score(alone)["success"] < 0.25
     assert told is not None and told["success"] > 0.55
+
+
+def test_the_easy_student_does_what_it_is_told() -> None:
+    options = load_config("configs/quickstart.yaml").env.options
+    reads = obedience(load_model(ModelSettings(path="zoo:sokoban-easy")), options, levels=48)
+    for name in ("solution", "hint"):
+        assert reads[name]["told"] > 0.7 > 0.3 > reads[name]["untold"]
+    assert reads["warning"]["told"] < 0.4 < 0.5 < reads["warning"]["untold"]
+
+
+def test_a_solution_that_makes_a_detour_is_followed_to_the_letter() -> None:
+    player = Demonstrator({"solution": 1.0}, random_share=0.0, seed=6, levels=40)
+    followed = 0
+    for _ in range(40):
+        system, *rest = player.episode()
+        plan = re.findall(r"Solution: ([a-z ]+)", system.text)[0].split()
+        made = [re.findall(r"<action>(\w+)<", p.text)[0] for p in rest if "<action>" in p.text]
+        followed += made == plan[: len(made)]
+    assert followed >= 20
 
 
 def test_a_demonstration_learns_what_the_agent_says_and_nothing_else() -> None:

@@ -5,6 +5,10 @@ An episode is played with one `Form` of privileged text, or none. With a text th
 without one the player mostly acts at random. That mixture puts the skill into the weights and lets
 privileged text elicit it, as a prompt elicits it from a capable model. Moves made at random to
 reach unusual boards are shown but never learnt in the episodes with a text.
+
+A text that always agreed with the solver would be obeyed without being read. So half of the
+solutions make a detour and are followed to the letter, half of the feedback is made up and
+believed, and reflections name moves that the solver would make and that are then avoided.
 """
 
 from __future__ import annotations
@@ -16,13 +20,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agentopd.envs.sokoban.env import GUIDE, Sokoban
-from agentopd.envs.sokoban.levels import MOVES
+from agentopd.envs.sokoban.levels import MOVES, State
 from agentopd.envs.sokoban.search import Verdict, step
 from agentopd.privilege import writer
 
 Form = Literal["none", "skill", "solution", "feedback", "reflection"]
 MISTAKES = ("wall", "corner", "stuck", "away")
 _NOISE = (0.0, 0.15, 0.5)
+_BAD = (
+    "hits a wall, {left} to go.",
+    "moves away, {left} to go.",
+    "pushes the box where it is stuck, it can no longer be solved.",
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,18 @@ class Piece:
 
     text: str
     learnt: bool
+
+
+@dataclass(frozen=True)
+class Script:
+    """How one episode is to be played: the text of its system prompt, the share of random moves,
+    and by turn the moves to make and the moves not to make.
+    """
+
+    text: str
+    noise: float
+    followed: Mapping[int, str]
+    avoided: Mapping[int, str]
 
 
 class Demonstrator:
@@ -73,15 +94,13 @@ class Demonstrator:
         """The transcript of one fresh episode, of a form drawn by its share."""
         env = self.rng.choice(self.pool)
         form = self.rng.choices(self.forms, self.weights)[0]
-        board, info = env.restart()
-        system = env.system_prompt
-        if form in ("skill", "solution", "reflection"):
-            system += "\n\n" + self._episode_text(form, str(info["reference"]))
+        script = self._script(env, form)
+        board, _ = env.restart()
+        system = f"{env.system_prompt}\n\n{script.text}" if script.text else env.system_prompt
         pieces = [Piece(f"<|system|>{system}<|end|>", False)]
-        noise = self.rng.choice(_NOISE)
         done = False
         while not done:
-            reply, whisper, learn = self._turn(env, form, noise)
+            reply, whisper, learn = self._turn(env, form, script)
             user = f"{board}\n\n{writer.feedback(whisper)}" if whisper else board
             pieces.append(Piece(f"<|user|>{user}<|end|><|assistant|>", False))
             pieces.append(Piece(f"{reply}<|end|>", learn))
@@ -89,45 +108,86 @@ class Demonstrator:
             done = terminated or truncated
         return pieces
 
-    def _episode_text(self, form: Form, plan: str) -> str:
+    def _script(self, env: Sokoban, form: Form) -> Script:
+        noise = self.rng.choice(_NOISE)
+        if form == "solution" and self.rng.random() < 0.5:
+            moves = self._detour(env)
+            return Script(writer.solution(" ".join(moves)), 0.0, dict(enumerate(moves)), {})
         if form == "solution":
-            return writer.solution(plan)
-        if form == "skill":
-            episodes = self.rng.choice((0, 8, 16, 32, 64))
-            seen = self.rng.sample(MISTAKES, self.rng.randint(0, 3)) if episodes else []
-            counts = Counter({name: self.rng.randint(1, 99) for name in seen})
-            return writer.skill(GUIDE, self.rng.randint(0, episodes), episodes, counts)
-        turns = self.rng.randint(3, 14)
-        success = self.rng.random() < 0.3
+            _, info = env.restart()
+            return Script(writer.solution(str(info["reference"])), noise, {}, {})
+        if form == "reflection":
+            text, avoided = self._reflection(env)
+            return Script(text, noise, {}, avoided)
+        return Script(self._skill() if form == "skill" else "", noise, {}, {})
+
+    def _skill(self) -> str:
+        episodes = self.rng.choice((0, 8, 16, 32, 64))
+        seen = self.rng.sample(MISTAKES, self.rng.randint(0, 3)) if episodes else []
+        counts = Counter({name: self.rng.randint(1, 99) for name in seen})
+        return writer.skill(GUIDE, self.rng.randint(0, episodes), episodes, counts)
+
+    def _detour(self, env: Sokoban) -> list[str]:
+        """One to three moves of any kind that leave the level solvable, then its best plan."""
+        env.restart()
+        here, moves = env.state, []
+        for _ in range(self.rng.randint(1, 3)):
+            move = self.rng.choice(MOVES)
+            after = step(env.level, here, MOVES.index(move))
+            if env.solver.plan(after).verdict is Verdict.SOLVABLE:
+                here, moves = after, [*moves, move]
+        return moves + list(env.solver.plan(here).moves)
+
+    def _reflection(self, env: Sokoban) -> tuple[str, dict[int, str]]:
+        """A look back on an attempt, and the move it calls a mistake at each turn it names."""
+        env.restart()
+        turns = self.rng.randint(3, env.max_turns)
+        named = set(self.rng.sample(range(turns), self.rng.randint(0, 3)))
+        here, avoided = env.state, {}
+        for turn in range(turns):
+            moves = env.solver.plan(here).moves
+            if not moves:
+                break
+            move = moves[0]
+            if turn in named:
+                avoided[turn] = move if self.rng.random() < 0.6 else self.rng.choice(MOVES)
+                move = otherwise(env, here, avoided[turn])
+            here = step(env.level, here, MOVES.index(move))
         told = [
-            (self.rng.randint(1, turns), self._comment()) for _ in range(self.rng.randint(0, 3))
+            (turn + 1, f"{move} {self.rng.choice(_BAD).format(left=self.rng.randint(1, 9))}")
+            for turn, move in avoided.items()
         ]
-        return writer.reflection(success, turns, sorted(told))
+        return writer.reflection(self.rng.random() < 0.3, turns, told), avoided
 
-    def _comment(self) -> str:
-        ends = (
-            "hits a wall, 5 to go.",
-            "moves away, 7 to go.",
-            "pushes the box where it is stuck, it can no longer be solved.",
-        )
-        return f"{self.rng.choice(MOVES)} {self.rng.choice(ends)}"
-
-    def _turn(self, env: Sokoban, form: Form, noise: float) -> tuple[str, str, bool]:
+    def _turn(self, env: Sokoban, form: Form, script: Script) -> tuple[str, str, bool]:
         """The answer, the whispered feedback if any, and whether the answer is learnt."""
-        plan = env.solver.plan(env.state).moves
-        best, push = plan[0], next_push(env)
+        best, push = env.solver.plan(env.state).moves[0], next_push(env)
         if form == "none":
             if self.rng.random() < self.random_share:
                 return answer(env, self.rng.choice(MOVES), self.rng.choice(MOVES)), "", True
             return answer(env, push, best), "", True
         whisper = ""
         if form == "feedback":
-            tried = self.rng.choice(MOVES) if self.rng.random() < 0.6 else best
-            whisper, good = foresee(env, tried)
-            best = tried if good else best
-        if self.rng.random() < noise:
+            whisper, best = self._advice(env, best)
+        elif env.turns in script.followed:
+            best = script.followed[env.turns]
+        elif env.turns in script.avoided:
+            best = otherwise(env, env.state, script.avoided[env.turns])
+        if self.rng.random() < script.noise:
             return answer(env, push, self.rng.choice(MOVES)), whisper, False
         return answer(env, push, best), whisper, True
+
+    def _advice(self, env: Sokoban, best: str) -> tuple[str, str]:
+        """What is said of some move, true or made up, and the move of one who believes it."""
+        tried = self.rng.choice(MOVES) if self.rng.random() < 0.6 else best
+        if self.rng.random() < 0.5:
+            said, good = foresee(env, tried)
+        else:
+            moved = step(env.level, env.state, MOVES.index(tried)) != env.state
+            good = moved and self.rng.random() < 0.5
+            end = "moves closer, {left} to go." if good else self.rng.choice(_BAD)
+            said = f"{tried} {end.format(left=len(env.solver.plan(env.state).moves))}"
+        return said, tried if good else otherwise(env, env.state, tried)
 
 
 def answer(env: Sokoban, push: str, move: str) -> str:
@@ -173,6 +233,20 @@ def next_push(env: Sokoban) -> str:
             return move
         here = after
     return MOVES[0]
+
+
+def otherwise(env: Sokoban, here: State, avoided: str) -> str:
+    """The best plan's next move, or the best of the others where that is the one to avoid."""
+    best = env.solver.plan(here).moves[0]
+    if best != avoided:
+        return best
+    costs = {}
+    for move in MOVES:
+        after = step(env.level, here, MOVES.index(move))
+        plan = env.solver.plan(after)
+        if move != avoided and after != here and plan.verdict is Verdict.SOLVABLE:
+            costs[move] = plan.cost
+    return min(costs, key=lambda move: costs[move], default=best)
 
 
 def foresee(env: Sokoban, move: str) -> tuple[str, bool]:

@@ -6,10 +6,11 @@ from typing import Any
 
 from agentopd.config import parse_config
 from agentopd.evaluate import play_tasks, score, teacher_success
-from agentopd.model import load_model
+from agentopd.model import ModelSettings, load_model
 from agentopd.parts import closest
 from agentopd.rollout.sampler import TransformersSampler
 from agentopd.zoo.build import RECIPES
+from agentopd.zoo.obedience import obedience
 
 _TOLD = ("none", "skill_summary", "ground_truth")
 
@@ -18,7 +19,8 @@ def measure(name: str, episodes: int) -> dict[str, Any]:
     """Success on held-out Sokoban levels with each text in the system prompt, temperature 1.
 
     Returns:
-        The levels, and for each source of text the success, its interval and the episodes.
+        The levels; for each source of text the success, its interval and the episodes; and, as
+        `reads`, whether it is what the text says that counts: see `obedience`.
 
     Raises:
         ValueError: no embedded model has that name.
@@ -46,4 +48,5 @@ def measure(name: str, episodes: int) -> dict[str, Any]:
             success = teacher_success(config)
         assert success is not None
         found[told] = {"success": success["success"], "interval": success["interval"]}
-    return found | {"episodes": episodes}
+    reads = obedience(load_model(ModelSettings(path=f"zoo:{name}")), options, episodes)
+    return found | {"reads": reads, "episodes": episodes}

@@ -1,0 +1,126 @@
+"""Whether an embedded model reads what it is told, or is merely stirred by being told something.
+
+On held-out levels a text disagrees with the best plan; counted is how often the first move does as
+the text says.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from agentopd.chat import ChatTemplate
+from agentopd.env import HELD_OUT_SEED, parse_action
+from agentopd.envs.sokoban.env import GUIDE, Sokoban
+from agentopd.envs.sokoban.levels import MOVES
+from agentopd.envs.sokoban.search import Verdict, step
+from agentopd.model import LanguageModel
+from agentopd.privilege import writer
+from agentopd.rollout.sampler import Request, TransformersSampler
+
+
+@dataclass(frozen=True)
+class Told:
+    """Text after the rules, text after the board, and the move that they speak of."""
+
+    system: str
+    user: str
+    move: str
+
+
+def obedience(model: LanguageModel, options: dict[str, Any], levels: int) -> dict[str, Any]:
+    """How often the first move, sampled at temperature 1, is the one that a text speaks of.
+
+    solution: which begins with another move than the best plans. hint: feedback that wrongly calls
+    a move progress. warning, reflection: feedback and a look back that call the best move a
+    mistake; here less is more.
+
+    Returns:
+        For each of these the share of `told`, and of the same moves when `untold`, which is to say
+        told nothing but the skill.
+    """
+    envs = [Sokoban(split="test", **options) for _ in range(levels)]
+    boards = [env.reset(seed=HELD_OUT_SEED + n)[0] for n, env in enumerate(envs)]
+    rng = random.Random("obedience")
+    skill = writer.skill(GUIDE, 0, 0, Counter())
+    found: dict[str, Any] = {}
+    for name, tell in _TELL.items():
+        cases = [(e, b, tell(e, rng)) for e, b in zip(envs, boards, strict=True)]
+        told = [(e, b, t) for e, b, t in cases if t is not None]
+        moves = [t.move for _, _, t in told]
+        asked = [(f"{e.system_prompt}{t.system}", f"{b}{t.user}") for e, b, t in told]
+        plain = [(f"{e.system_prompt}\n\n{skill}", b) for e, b, _ in told]
+        found[name] = {
+            "told": _share(_first_moves(model, asked), moves),
+            "untold": _share(_first_moves(model, plain), moves),
+        }
+    return found
+
+
+def _share(made: list[str], moves: list[str]) -> float:
+    return sum(a == b for a, b in zip(made, moves, strict=True)) / max(len(moves), 1)
+
+
+def _first_moves(model: LanguageModel, prompts: list[tuple[str, str]]) -> list[str]:
+    template = ChatTemplate(model.tokenizer)
+    requests = [
+        Request(n, template.encode(template.render(template.messages(system, user))), (n,))
+        for n, (system, user) in enumerate(prompts)
+    ]
+    answers = TransformersSampler(model).generate(requests, max_tokens=16, temperature=1.0)
+    return [parse_action(template.decode(a.ids, skip_special_tokens=True)) or "" for a in answers]
+
+
+def _solution(env: Sokoban, rng: random.Random) -> Told | None:
+    """A detour: another first move, and the best plan from there."""
+    move = _other(env, rng)
+    if move is None:
+        return None
+    after = step(env.level, env.state, MOVES.index(move))
+    plan = " ".join((move, *env.solver.plan(after).moves))
+    return Told(f"\n\n{writer.solution(plan)}", "", move)
+
+
+def _hint(env: Sokoban, rng: random.Random) -> Told | None:
+    move = _other(env, rng)
+    if move is None:
+        return None
+    left = len(env.solver.plan(env.state).moves) - 1
+    said = writer.feedback(f"{move} moves closer, {left} to go.")
+    return Told("", f"\n\n{said}", move)
+
+
+def _warning(env: Sokoban, rng: random.Random) -> Told | None:
+    plan = env.solver.plan(env.state).moves
+    said = f"{plan[0]} moves away, {len(plan) + 1} to go."
+    return Told("", f"\n\n{writer.feedback(said)}", plan[0])
+
+
+def _reflection(env: Sokoban, rng: random.Random) -> Told | None:
+    plan = env.solver.plan(env.state).moves
+    mistake = (1, f"{plan[0]} moves away, {len(plan) + 1} to go.")
+    text = writer.reflection(False, env.max_turns, [mistake])
+    return Told(f"\n\n{text}", "", plan[0])
+
+
+def _other(env: Sokoban, rng: random.Random) -> str | None:
+    """A move that neither solves sooner nor spoils the level nor bumps into a wall."""
+    best = env.solver.plan(env.state).cost
+    fine = []
+    for move in MOVES:
+        after = step(env.level, env.state, MOVES.index(move))
+        plan = env.solver.plan(after)
+        if after != env.state and plan.verdict is Verdict.SOLVABLE and plan.cost >= best:
+            fine.append(move)
+    return rng.choice(fine) if fine else None
+
+
+_TELL: dict[str, Callable[[Sokoban, random.Random], Told | None]] = {
+    "solution": _solution,
+    "hint": _hint,
+    "warning": _warning,
+    "reflection": _reflection,
+}
