@@ -1,0 +1,73 @@
+"""The contacts app."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agentopd.envs.desk.api import ApiError, Json, api
+from agentopd.envs.desk.apps.account import Protected, check_address, check_date, given, matches
+from agentopd.envs.desk.world import Contact
+
+
+class Contacts(Protected, name="contacts"):
+    """People: mail addresses, phone numbers, birthdays."""
+
+    @api()
+    def search(self, query: str = "", page_index: int = 0, page_limit: int = 5) -> Json:
+        """Contacts whose name or address holds the words of the query, by name."""
+        found = [c for c in self.world.contacts if matches(query, c.name, c.email)]
+        return self.page(sorted(found, key=lambda c: c.name), _brief, page_index, page_limit)
+
+    @api()
+    def show(self, contact_id: int) -> Json:
+        """One contact, with the birthday."""
+        contact = self._find(contact_id)
+        self.see(contact, "full")
+        return {**_brief(contact), "birthday": contact.birthday}
+
+    @api(writes=True)
+    def add(self, name: str, email: str, phone: str = "", birthday: str = "") -> Json:
+        """Add a person."""
+        check_address(email)
+        check_date(birthday or None)
+        if any(contact.email == email for contact in self.world.contacts):
+            raise ApiError(409, "a contact with this address exists; change it with update.")
+        made = self.world.contacts.insert(
+            Contact(name=name, email=email, phone=phone, birthday=birthday)
+        )
+        return {"contact_id": made.id}
+
+    @api(writes=True)
+    def update(
+        self,
+        contact_id: int,
+        name: str | None = None,
+        email: str | None = None,
+        phone: str | None = None,
+        birthday: str | None = None,
+    ) -> Json:
+        """Change what is given of a contact."""
+        contact = self._find(contact_id)
+        check_address(email)
+        check_date(birthday)
+        changed = given(name=name, email=email, phone=phone, birthday=birthday)
+        self.world.contacts.insert(replace(contact, **changed))
+        return {"updated": contact_id}
+
+    @api(writes=True)
+    def delete(self, contact_id: int) -> Json:
+        """Delete a contact."""
+        del self.world.contacts.rows[self._find(contact_id).id]
+        return {"deleted": contact_id}
+
+    def _find(self, number: int) -> Contact:
+        return self.find(self.world.contacts, number, "contact", "contacts.search")
+
+
+def _brief(contact: Contact) -> Json:
+    return {
+        "id": contact.id,
+        "name": contact.name,
+        "email": contact.email,
+        "phone": contact.phone,
+    }

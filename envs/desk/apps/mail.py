@@ -1,0 +1,99 @@
+"""The mail app."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agentopd.envs.desk.api import ApiError, Json, api
+from agentopd.envs.desk.apps.account import Protected, check_address, matches
+from agentopd.envs.desk.world import Message
+
+
+class Mail(Protected, name="mail"):
+    """Mails: find, read, answer and send them."""
+
+    @api()
+    def search(
+        self,
+        query: str = "",
+        unread: bool | None = None,
+        folder: str = "inbox",
+        page_index: int = 0,
+        page_limit: int = 5,
+    ) -> Json:
+        """Mails whose sender, subject or body holds the words of the query, newest first."""
+        if folder not in ("inbox", "sent"):
+            raise ApiError(422, 'folder is "inbox" or "sent".')
+        found = [
+            message
+            for message in self.world.messages
+            if message.folder == folder
+            and (unread is None or message.read is not unread)
+            and matches(query, message.sender, message.subject, message.body)
+        ]
+        found.sort(key=lambda m: (m.date, m.id), reverse=True)
+        return self.page(found, _brief, page_index, page_limit)
+
+    @api()
+    def show(self, message_id: int) -> Json:
+        """One mail with its text; it stays unread."""
+        message = self._find(message_id)
+        self.see(message, "full")
+        return {**_brief(message), "to": message.to, "date": message.date, "body": message.body}
+
+    @api(writes=True)
+    def send(self, to: str, subject: str, body: str) -> Json:
+        """Send a mail to one address."""
+        return self._send(to, subject, body)
+
+    @api(writes=True)
+    def reply(self, message_id: int, body: str) -> Json:
+        """Answer a mail; the answer goes to its sender."""
+        message = self._find(message_id)
+        return self._send(message.sender, f"Re: {message.subject}", body)
+
+    @api(writes=True)
+    def forward(self, message_id: int, to: str) -> Json:
+        """Send a mail on to another address, as it is."""
+        message = self._find(message_id)
+        return self._send(to, f"Fwd: {message.subject}", message.body)
+
+    @api(writes=True)
+    def mark(self, message_id: int, read: bool) -> Json:
+        """Mark a mail as read or unread."""
+        message = self._find(message_id)
+        self.world.messages.insert(replace(message, read=read))
+        return {"marked": message_id}
+
+    @api(writes=True)
+    def delete(self, message_id: int) -> Json:
+        """Delete a mail."""
+        del self.world.messages.rows[self._find(message_id).id]
+        return {"deleted": message_id}
+
+    def _send(self, to: str, subject: str, body: str) -> Json:
+        check_address(to)
+        made = self.world.messages.insert(
+            Message(
+                folder="sent",
+                sender=self.world.email,
+                to=to,
+                subject=subject,
+                body=body,
+                date=self.world.today,
+                read=True,
+            )
+        )
+        return {"sent": made.id, "to": to}
+
+    def _find(self, number: int) -> Message:
+        return self.find(self.world.messages, number, "mail", "mail.search")
+
+
+def _brief(message: Message) -> Json:
+    return {
+        "id": message.id,
+        "from": message.sender,
+        "subject": message.subject,
+        "unread": not message.read,
+    }

@@ -1,0 +1,59 @@
+"""The to-do app."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agentopd.envs.desk.api import Json, api
+from agentopd.envs.desk.apps.account import Protected, check_date, given, matches
+from agentopd.envs.desk.world import Todo
+
+
+class Todos(Protected, name="todo"):
+    """The to-do list."""
+
+    @api()
+    def search(
+        self, query: str = "", done: bool | None = None, page_index: int = 0, page_limit: int = 5
+    ) -> Json:
+        """To-dos whose title holds the words of the query, oldest first."""
+        found = (
+            todo
+            for todo in self.world.todos
+            if done in (None, todo.done) and matches(query, todo.title)
+        )
+        return self.page(found, _brief, page_index, page_limit)
+
+    @api(writes=True)
+    def add(self, title: str, due: str | None = None) -> Json:
+        """Add a to-do, with the date it is due if it has one."""
+        check_date(due)
+        return {"todo_id": self.world.todos.insert(Todo(title=title, due=due)).id}
+
+    @api(writes=True)
+    def update(
+        self,
+        todo_id: int,
+        title: str | None = None,
+        due: str | None = None,
+        done: bool | None = None,
+    ) -> Json:
+        """Change what is given of a to-do; done=True ticks it off."""
+        todo = self._find(todo_id)
+        check_date(due)
+        changed = given(title=title, due=due, done=done)
+        self.world.todos.insert(replace(todo, **changed))
+        return {"updated": todo_id}
+
+    @api(writes=True)
+    def delete(self, todo_id: int) -> Json:
+        """Delete a to-do."""
+        del self.world.todos.rows[self._find(todo_id).id]
+        return {"deleted": todo_id}
+
+    def _find(self, number: int) -> Todo:
+        return self.find(self.world.todos, number, "to-do", "todo.search")
+
+
+def _brief(todo: Todo) -> Json:
+    return {"id": todo.id, "title": todo.title, "due": todo.due, "done": todo.done}

@@ -1,0 +1,200 @@
+"""Cells of Python in a sandbox: pydantic-monty, an interpreter in a process of its own.
+
+The interpreter has no files, network, processes or imports beyond a few harmless modules; what a
+cell can reach is the apps. Time, memory, calls and output are limited. Nothing here executes code
+in our own process.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from agentopd.env import parse_action
+from agentopd.envs.desk.actors import PROBLEMS, UNREADABLE, Outcome, cell
+from agentopd.envs.desk.api import ApiError, Call
+from agentopd.envs.desk.desk import Desk
+from agentopd.envs.desk.tasks.oracle import Plan
+
+if TYPE_CHECKING:
+    import pydantic_monty
+
+_FENCE = re.compile(r"\A```(?:python)?[ \t]*\n(.*?)\n?```\Z", re.DOTALL)
+_LONGEST = 20_000
+_REFUSAL = re.compile(r"Exception: Error (\d+): ")
+_OVER = ("TimeoutError", "MemoryError", "RuntimeError: suspension limit")
+"""How the last line begins where a limit was hit."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a cell may use.
+
+    Args:
+        seconds: running time of a cell, calls of apps not counted.
+        megabytes: memory of the interpreter.
+        calls: calls of apps in an episode, since the interpreter was last started.
+        output: characters kept of what a cell prints.
+    """
+
+    seconds: float = 2.0
+    megabytes: int = 64
+    calls: int = 1_000
+    output: int = 10_000
+
+
+class CodeActor:
+    """One cell of Python a turn; variables stay from cell to cell.
+
+    A cell that hits a limit ends the interpreter. The next one finds the apps as they are, but no
+    variables.
+
+    Raises:
+        ValueError: the package pydantic-monty is not installed.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._monty = _load()
+        self._pool: pydantic_monty.Monty | None = None
+        self._session: pydantic_monty.MontySession | None = None
+
+    def begin(self, desk: Desk) -> None:
+        """Start an episode at a desk."""
+        self._end_session()
+        self._desk = desk
+
+    def act(self, action: str) -> Outcome:
+        """Run the cell in `action`."""
+        content = parse_action(action)
+        if content is None:
+            return Outcome("No <action></action> in the answer.", False, UNREADABLE)
+        fenced = _FENCE.match(content)
+        code = (fenced[1] if fenced else content).strip()
+        if not code or len(code) > _LONGEST:
+            return Outcome(
+                f"A cell has code, at most {_LONGEST} characters of it.", False, UNREADABLE
+            )
+        return self._run(code)
+
+    def close(self) -> None:
+        """End the interpreter's process."""
+        self._end_session()
+        if self._pool is not None:
+            self._pool.__exit__(None, None, None)
+            self._pool = None
+
+    def spell(self, plan: Plan) -> list[str]:
+        """The stages, one a cell."""
+        return [cell(stage) for stage in plan]
+
+    def lines(self, plan: Plan) -> str:
+        """The next cell. Those after it print what is not known yet."""
+        return self.spell(plan[:1])[0] if plan else ""
+
+    def _run(self, code: str) -> Outcome:
+        printed = _Printed(self.limits.output)
+        try:
+            # The value of a last expression would be brought over whole: None takes its place.
+            self._ready().feed_run(f"{code}\nNone", print_callback=printed)
+        except self._monty.MontySyntaxError as error:
+            return Outcome(error.display(), False, UNREADABLE)
+        except self._monty.MontyRuntimeError as error:
+            said = error.display()
+            last = said.rpartition("\n")[2]
+            if last.startswith(_OVER):
+                return self._ended(printed.before(said))
+            refused = _REFUSAL.match(last)
+            problem = PROBLEMS.get(int(refused[1]), "exception") if refused else "exception"
+            return Outcome(printed.before(said), True, problem)
+        except self._monty.MontyError as error:
+            return self._ended(printed.before(f"{type(error).__name__}: {error}"))
+        return Outcome(printed.text or "Nothing was printed.")
+
+    def _ended(self, shown: str) -> Outcome:
+        self._end_session()
+        return Outcome(f"{shown}\nThe interpreter was restarted: no variables.", True, "limit")
+
+    def _ready(self) -> pydantic_monty.MontySession:
+        """The session, with the apps imported; the process starts with the first cell."""
+        if self._session is not None:
+            return self._session
+        if self._pool is None:
+            self._pool = self._start()
+        today = datetime.datetime.fromisoformat(f"{self._desk.state.world.today} 09:00")
+        session = self._pool.checkout(
+            limits={
+                "max_feed_duration_secs": self.limits.seconds,
+                "max_memory": self.limits.megabytes << 20,
+                "max_suspensions": self.limits.calls,
+                "max_recursion_depth": 200,
+            },
+            os_policy={"datetime": today, "sleep": "zero", "random_start": {"seed": 0}},
+            external_modules={name: self._module(name) for name in self._desk.apps},
+        )
+        self._session = session.__enter__()
+        self._session.feed_run(f"import {', '.join(self._desk.apps)}")
+        return self._session
+
+    def _start(self) -> pydantic_monty.Monty:
+        """A process of its own for each environment: episodes in play would wait for a shared one.
+
+        A second process takes over while one that crashed is still ending.
+        """
+        pool = self._monty.Monty(
+            min_processes=0,
+            max_processes=2,
+            checkout_timeout=60,
+            request_timeout=self.limits.seconds + 8,
+        )
+        return pool.__enter__()
+
+    def _module(self, app: str) -> pydantic_monty.ExternalModule:
+        apis = self._desk.state.apis(app)
+        return self._monty.ExternalModule({name: self._function(app, name) for name in apis})
+
+    def _function(self, app: str, api: str) -> Callable[..., Any]:
+        # The session keeps this function: through it nothing may hold the actor, which would then
+        # never be forgotten, nor its process ended.
+        desk = self._desk
+
+        def carry_out(*unnamed: Any, **arguments: Any) -> Any:
+            if unnamed:
+                raise ApiError(422, f"name the arguments of {app}.{api}.")
+            return desk.call(Call(app, api, arguments))
+
+        return carry_out
+
+    def _end_session(self) -> None:
+        if self._session is not None:
+            self._session.__exit__(None, None, None)
+            self._session = None
+
+
+@dataclass
+class _Printed:
+    """Keeps the first characters of what a cell prints."""
+
+    most: int
+    text: str = ""
+
+    def __call__(self, stream: str, text: str) -> None:
+        self.text += text[: self.most - len(self.text)]
+
+    def before(self, said: str) -> str:
+        """What was printed, then `said` on a line of its own."""
+        return f"{self.text.rstrip()}\n{said}".lstrip()
+
+
+def _load() -> Any:
+    try:
+        return importlib.import_module("pydantic_monty")
+    except ImportError as error:
+        raise ValueError(
+            "Desk's mode 'code' runs cells with pydantic-monty, which is not installed: "
+            "pip install 'agentopd[desk-code]', or use mode='call'"
+        ) from error

@@ -1,0 +1,1 @@
+"""What the assistant is asked to do, one file a difficulty."""

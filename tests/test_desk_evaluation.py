@@ -1,0 +1,109 @@
+"""What counts as the same in Desk, which change meets which goal, scenario goal completion."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentopd.envs.desk.api import call
+from agentopd.envs.desk.tasks.library import (
+    scenario_goal_completion,
+)
+from agentopd.envs.desk.tasks.task import Expected, Goal, Task, progress, same
+from agentopd.envs.desk.world import Change, Todo, World
+
+
+@pytest.mark.parametrize(
+    ("expected", "got"),
+    [
+        ("Yes, gladly", " yes,  GLADLY. "),
+        (47.0, 47),
+        (47.0, "$47.00"),
+        (7, "7"),
+        ("555-0123", "555-0123"),
+        (["a", "b"], "B, a"),
+        (["a", "b"], ["b", "a"]),
+        ("a", ["A"]),
+        (None, None),
+        (None, ""),
+        (0.30000000000000004, 0.3),
+        (True, True),
+    ],
+)
+def test_values_that_say_the_same(expected: object, got: object) -> None:
+    assert same(expected, got)
+
+
+@pytest.mark.parametrize(
+    ("expected", "got"),
+    [
+        ("Yes", "No"),
+        (47.0, 47.5),
+        (7, "7 mails"),
+        (7, None),
+        (None, "nothing"),
+        (None, 0),
+        (["a", "b"], "a"),
+        (["a", "b"], 3),
+        ("a", ["a", "a"]),
+        ("08:00", "8:00"),
+        (True, 1),
+        (1, True),
+    ],
+)
+def test_values_that_do_not(expected: object, got: object) -> None:
+    assert not same(expected, got)
+
+
+def test_what_a_change_is_expected_to_be_by_hand() -> None:
+    milk = Todo(id=3, title="Milk", due="2026-05-18")
+    ticked = Todo(id=3, title="Milk", due="2026-05-18", done=True)
+    renamed = Todo(id=3, title="Cream", due="2026-05-18", done=True)
+    tick = Expected("todos", "altered", {"done": True}, 3)
+    assert tick.met_by(Change("todos", milk, ticked))
+    assert not tick.met_by(Change("todos", milk, renamed)), "another field has changed too"
+    assert not tick.met_by(Change("todos", None, ticked)), "it is new"
+    assert not tick.met_by(Change("todos", milk, None)), "it is gone"
+    assert not tick.met_by(Change("events", milk, ticked)), "it is in another table"
+    made = Expected("todos", "made", {"title": "milk"})
+    assert made.met_by(Change("todos", None, milk)), "the date is nobody's concern"
+    assert not made.met_by(Change("todos", milk, ticked))
+    gone = Expected("todos", "gone", {}, 3)
+    assert gone.met_by(Change("todos", milk, None))
+    assert not gone.met_by(Change("todos", Todo(id=4, title="Milk"), None))
+
+
+def test_one_change_meets_one_goal() -> None:
+    """Two goals for the same to-do want two to-dos."""
+    start = World("A B", "a@b.org", "", "2026-05-18", 0.0, ())
+    note = Goal(
+        "milk", call("todo.add", title="milk"), (Expected("todos", "made", {"title": "milk"}),)
+    )
+    task = Task("Twice milk", (), (note, note))
+    world = start.copy()
+    assert len(progress(task, start, world).unmet) == 2
+    world.todos.insert(Todo(title="Milk"))
+    assert len(progress(task, start, world).unmet) == 1
+    world.todos.insert(Todo(title="milk"))
+    assert progress(task, start, world).unmet == ()
+    world.todos.insert(Todo(title="milk"))
+    assert len(progress(task, start, world).stray) == 1
+
+
+def test_one_change_meets_one_of_the_changes_of_a_goal() -> None:
+    start = World("A B", "a@b.org", "", "2026-05-18", 0.0, ())
+    milk = Expected("todos", "made", {"title": "milk"})
+    task = Task("Twice milk", (), (Goal("milk", call("todo.add", title="milk"), (milk, milk)),))
+    world = start.copy()
+    world.todos.insert(Todo(title="milk"))
+    assert len(progress(task, start, world).unmet) == 1
+    world.todos.insert(Todo(title="milk"))
+    assert progress(task, start, world).unmet == ()
+
+
+def test_scenario_goal_completion_by_hand() -> None:
+    solved = {"a": [True, True, True], "b": [True, False, True], "c": [False], "d": [True]}
+    assert scenario_goal_completion(solved) == 0.5
+    with pytest.raises(ValueError, match="at least one scenario"):
+        scenario_goal_completion({})
+    with pytest.raises(ValueError, match="an episode of each"):
+        scenario_goal_completion({"a": []})
