@@ -10,19 +10,35 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+import agentopd.signal.decisions
+import agentopd.signal.routing
 import agentopd.signal.rubrics
+import agentopd.signal.weights.episode
+import agentopd.signal.weights.place
+import agentopd.signal.weights.token
+import agentopd.signal.weights.turn
 import agentopd.teachers.external  # noqa: F401  (imported for the kinds they define)
+from agentopd.controls import ControlName, controlled_sources, controlled_teacher
 from agentopd.model import ModelSettings
 from agentopd.parts import Settings, closest
 from agentopd.privilege.sources import SkillSummary, Source
+from agentopd.probes.settings import ProbeSettings
 from agentopd.rollout.policies import EnvSettings, Rollout, StudentRollout
 from agentopd.signal.divergences import Divergence, ReverseKL
 from agentopd.signal.mix import DistilOnly, Mix
-from agentopd.signal.schedules import Schedule
+from agentopd.signal.schedules import History, Schedule
 from agentopd.signal.units import TokenUnit, Unit
-from agentopd.signal.weights import Weight
+from agentopd.signal.weights.base import Weight
 from agentopd.teacher import Teacher
 from agentopd.teachers.copies import FrozenTeacher
 from agentopd.view import SystemView, ViewBuilder
@@ -52,7 +68,7 @@ _DEFAULT_KINDS = {
 }
 
 
-Channel = Literal["distil", "rl", "learning_rate"]
+Channel = Literal["distil", "rl", "strength", "learning_rate"]
 """What a schedule can be attached to."""
 
 
@@ -94,10 +110,21 @@ class EvaluationSettings(Settings):
 
 
 class SaveSettings(Settings):
-    """What is kept: a checkpoint, and a step's trajectories, every so many steps; 0 for none."""
+    """What is kept: a checkpoint, and a step's trajectories, every so many steps; 0 for none.
+
+    Args:
+        scores_top_k: with a step's trajectories, what the models said of each token is kept for
+            `agentopd replay`: their log-probabilities at the student's and at the teacher's so many
+            likeliest tokens, 32 bytes a token for each of them; 0 keeps nothing.
+    """
 
     checkpoint_every: int = Field(default=10, ge=0)
     trajectories_every: int = Field(default=1, ge=0)
+    scores_top_k: int = Field(default=0, ge=0)
+
+    def keeps(self, step: int) -> bool:
+        """Whether a step's trajectories are kept."""
+        return bool(self.trajectories_every) and step % self.trajectories_every == 0
 
 
 class StudySettings(Settings):
@@ -119,6 +146,8 @@ def _skill() -> list[Source]:
 class RunConfig(Settings):
     """Everything a run depends on.
 
+    `control` is one of `agentopd.controls`; it stands above the parts it takes the place of.
+
     `threads` are torch's. Two processes of two threads on two cores wait for each other in busy
     loops and become many times slower: give each one thread, or set OMP_WAIT_POLICY=PASSIVE.
     """
@@ -130,8 +159,9 @@ class RunConfig(Settings):
     student: ModelSettings = ModelSettings()
     env: EnvSettings
     rollout: SerializeAsAny[Rollout] = StudentRollout()
+    control: ControlName | None = None
     privilege: Annotated[list[SerializeAsAny[Source]], BeforeValidator(_listed)] = Field(
-        default_factory=_skill
+        default_factory=_skill, validate_default=True
     )
     view: SerializeAsAny[ViewBuilder] = SystemView()
     teacher: SerializeAsAny[Teacher] = Field(default_factory=FrozenTeacher)
@@ -145,29 +175,38 @@ class RunConfig(Settings):
     learner: LearnerSettings = LearnerSettings()
     evaluate: EvaluationSettings = EvaluationSettings()
     save: SaveSettings = SaveSettings()
+    probe: ProbeSettings = ProbeSettings()
     study: StudySettings | None = None
 
     def fresh(self) -> RunConfig:
         """The same settings, of parts that have not lived: no weights, no memory."""
         return RunConfig.model_validate(self.model_dump(mode="json"))
 
-    def factor(self, name: Channel, step: int) -> float:
-        """What the schedule multiplies `name` by at a step."""
-        return self.schedule[name].factor(step) if name in self.schedule else 1.0
+    def factor(self, name: Channel, step: int, history: History = ()) -> float:
+        """What the schedule multiplies `name` by at a step, after the steps of the history."""
+        if name in ("distil", "strength") and self.control == "zero_signal":
+            return 0.0
+        return self.schedule[name].factor(step, history) if name in self.schedule else 1.0
+
+    @field_validator("privilege")
+    @classmethod
+    def _told(cls, value: list[Source], known: ValidationInfo) -> list[Source]:
+        return controlled_sources(known.data.get("control"), value)
+
+    @field_validator("teacher")
+    @classmethod
+    def _taught_by(cls, value: Teacher, known: ValidationInfo) -> Teacher:
+        return controlled_teacher(known.data.get("control"), value)
 
     @model_validator(mode="after")
     def _makes_sense(self) -> RunConfig:
-        if self.mix.rl_channel is not None and self.rollout.group < 2:
+        if self.control is not None and not self.mix.distil_coefficient:
             raise ValueError(
-                f"mix: {self.mix.kind} compares the episodes of a group, and rollout.group is "
-                f"{self.rollout.group}: every group would be dead. Set rollout.group to 4 or 8 "
-                "(and rollout.tasks so that episodes stay equal)"
+                f"control: {self.control} is about what a teacher says, and mix: {self.mix.kind} "
+                "asks none: under this control the run would be the same. Leave it out"
             )
-        if self.mix.distil_coefficient and not self.privilege:
-            raise ValueError(
-                "a distilling method needs a privilege; "
-                "privilege: none is the control that tells nothing"
-            )
+        self.mix.check(self)
+        self.unit.check(self)
         return self
 
 
@@ -194,7 +233,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def parse_config(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
     """A configuration from a mapping; see `load_config`."""
-    given = [_parsed(override) for override in overrides]
+    given = [parse_override(override) for override in overrides]
     merged = dict(data)
     name = next((value for key, value in given if key == "method"), data.get("method"))
     if name is not None:
@@ -237,6 +276,11 @@ def arm_config(config: RunConfig, arm: str, seed: int) -> RunConfig:
         )
     data = config.model_dump(mode="json", exclude={"study"}) | {"seed": seed}
     changes = config.study.arms[arm]
+    if config.control is not None and changes.get("control", config.control) != config.control:
+        raise ConfigError(
+            f"arm {arm}: control: {config.control} of the whole study has taken the place of parts "
+            "that another control needs; give each arm its control and the study none"
+        )
     try:
         merged = data
         if changes.get("method") is not None:
@@ -252,7 +296,12 @@ def arm_config(config: RunConfig, arm: str, seed: int) -> RunConfig:
         raise ConfigError(f"arm {arm}: {error}") from error
 
 
-def _parsed(override: str) -> tuple[str, Any]:
+def parse_override(override: str) -> tuple[str, Any]:
+    """The dotted key and the value of `key=value`, whose value is YAML.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,51 +12,53 @@ import torch
 
 from agentopd.batching import by_length, padded
 from agentopd.model import LanguageModel
-from agentopd.probes import Collector, token_probes
-from agentopd.signal.advantages import policy_gradient
-from agentopd.signal.aggregate import Aggregator
+from agentopd.probes.collector import Collector
+from agentopd.probes.token import gradient_ratio
+from agentopd.scores import Scored, split_scores
+from agentopd.signal.evidence import Measured, check_finite, check_measured
+from agentopd.signal.linear import Head, Question, measure
+from agentopd.signal.objective import Objective, Plan
 from agentopd.signal.tokens import Tokens
-from agentopd.signal.units import Span, SpanIndex
 from agentopd.teacher import Teacher
 from agentopd.types import EndReason, Lesson, Trajectory
 
 if TYPE_CHECKING:
     from agentopd.config import RunConfig
 
-# B sequences, T tokens of a sequence, N trainable tokens of a micro-batch, H hidden, V vocabulary
+# B sequences, T tokens of a sequence, N trainable tokens of a micro-batch, H hidden
 
 
 @dataclass(frozen=True)
 class Update:
     """What one optimizer step was like.
 
-    `skipped` tells why there was none: an empty string when there was.
+    `skipped` tells why there was none: an empty string when there was. `scores` holds what the
+    models said of each episode that was learnt from, before the step, where it is to be saved.
     """
 
     loss: float | None
     scalars: dict[str, float]
     probes: dict[str, Any]
     skipped: str = ""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What of a step must be known before its first micro-batch: counts, advantages, spans."""
-
-    advantages: dict[int, float]
-    distil: Aggregator
-    rl: Aggregator
-    spans: dict[int, list[Span]]
-    balance: float
-    step: int
+    scores: Sequence[Scored] = ()
 
 
 class Learner:
-    """Holds the optimizer; `update` is the whole of learning."""
+    """Holds the optimizer; `update` is the whole of learning.
+
+    Attributes:
+        history: what each step before was like, for schedules and baselines that look back; whoever
+            records a step adds to it.
+        reference: the student as it was when the learner was made, before its first step and
+            before a checkpoint is loaded into it; None where nothing asks for it.
+    """
 
     def __init__(self, student: LanguageModel, teacher: Teacher, config: RunConfig) -> None:
         self.student, self.teacher, self.method = student, teacher, config
-        self.settings = config.learner
+        self.objective, self.settings = Objective(config), config.learner
+        self.history: list[Mapping[str, float | None]] = []
+        self.reference = student.frozen_copy() if _needs_reference(config) else None
+        config.unit.prepare(student, teacher)
         self.parameters = [p for p in student.module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -81,31 +83,30 @@ class Learner:
             for t in trajectories
             if t.episode not in episodes and _learnable(t)
         ]
-        plan = self._plan(taught, untaught, step)
-        if not taught and not any(plan.advantages.values()):
-            return Update(None, {}, Collector().result(), "no teacher signal and no advantage")
-        batches = self._batches(taught) + (self._batches(untaught) if plan.advantages else [])
-        probes, totals = Collector(), dict[str, float]()
+        probes = Collector(self.method.probe)
+        probes.add_answers(trajectories, lessons)
+        self.method.unit.learn([x.trajectory for x in (*taught, *untaught)])
+        scores = self._scores(taught) if self.method.mix.scored_by == "teacher" else {}
+        plan = Plan.of(self.method, taught, untaught, step, self.history, scores)
+        learnt = self.objective.learnt(plan)
+        if not learnt:
+            return Update(None, {}, probes.result(), "no teacher signal and no advantage")
+        untaught = [x for x in untaught if x.trajectory.episode in learnt]
+        batches = self._batches(taught) + self._batches(untaught)
+        totals, scored = dict[str, float](), list[Scored]()
         for batch in batches:
-            for name, value in self._accumulate(batch, plan, probes).items():
+            for name, value in self._accumulate(batch, plan, probes, scored).items():
                 totals[name] = _combined(name, totals.get(name, 0.0), value)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip))
         skipped = self._apply(norm, step)
-        scalars = {**totals, "gradient_norm": norm, "learning_rate": self._rate(step)}
-        return Update(totals["loss"], scalars, probes.result(), skipped)
-
-    def _plan(self, taught: list[Lesson], untaught: list[Lesson], step: int) -> _Plan:
-        unit, rl = self.method.unit, self.method.mix.rl_channel
-        everyone = taught + untaught
-        spans = {x.trajectory.episode: unit.spans(x.trajectory) for x in taught}
-        return _Plan(
-            advantages=rl.of([x.trajectory for x in everyone]) if rl else {},
-            distil=Aggregator.of(taught, unit.normalise, unit.budget),
-            rl=Aggregator.of(everyone, unit.normalise, unit.budget),
-            spans=spans,
-            balance=unit.balance(list(spans.values())),
-            step=step,
-        )
+        scalars = {
+            **probes.means(),
+            **totals,
+            **gradient_ratio(totals),
+            "gradient_norm": norm,
+            "learning_rate": self._rate(step),
+        }
+        return Update(totals["loss"], scalars, probes.result(), skipped, scored)
 
     def _batches(self, lessons: list[Lesson]) -> list[list[Lesson]]:
         lengths = [len(x.trajectory.ids) for x in lessons]
@@ -114,99 +115,114 @@ class Learner:
             for batch in by_length(lengths, self.settings.tokens_per_batch)
         ]
 
-    def _accumulate(self, batch: list[Lesson], plan: _Plan, probes: Collector) -> dict[str, float]:
+    @torch.no_grad()
+    def _scores(self, taught: list[Lesson]) -> dict[int, float]:
+        """The teacher's score of each taught episode, by its number."""
+        found: dict[int, float] = {}
+        for batch in self._batches(taught):
+            tokens, head = Tokens.of(batch, self.student.device), self._teacher_head(batch)
+            ids_N = tokens.ids_N.to(head.hidden_NH.device)
+            question = Question(ids_N=ids_N, divergence=None, temperature=self._temperature)
+            # Asked as the only model: its log-probabilities are all that is wanted.
+            logprob_N = measure(question, head).student.logprob_N.to(self.student.device)
+            check_finite(
+                "the teacher's log-probability of a sampled token", logprob_N, tokens, batch
+            )
+            score_L = self.method.mix.reduced(logprob_N - tokens.behaviour_N, tokens)
+            episodes = [x.trajectory.episode for x in batch]
+            found |= dict(zip(episodes, score_L.tolist(), strict=True))
+        return found
+
+    def _accumulate(
+        self, batch: list[Lesson], plan: Plan, probes: Collector, scored: list[Scored]
+    ) -> dict[str, float]:
         """Add one micro-batch's gradient; returns its part of the step's numbers."""
         tokens = Tokens.of(batch, self.student.device)
-        hidden_NH = self._hidden(batch)
-        student_NV = self._tempered(self.student.logits(hidden_NH))
-        logprob_N = student_NV.gather(1, tokens.ids_N[:, None]).squeeze(1)
-        terms: dict[str, torch.Tensor] = {}
-        if batch[0].hidden_NH is not None:
-            teacher_NV = self._teacher_logprobs(batch)
-            probes.add(token_probes(student_NV, teacher_NV, tokens), tokens, batch)
-            factor = self.method.mix.distil_coefficient * self.method.factor("distil", plan.step)
-            terms["distil"] = factor * self._distil(
-                student_NV, teacher_NV, logprob_N, tokens, batch, plan
-            )
-        if plan.advantages:
-            terms["rl"] = self.method.factor("rl", plan.step) * self._reinforce(
-                logprob_N, tokens, batch, plan
-            )
-        both = bool(plan.distil.tokens and plan.advantages)
-        norms = self._channel_norms(terms, hidden_NH) if both else {}
-        loss = torch.stack(list(terms.values())).sum()
-        loss.backward()
-        gap = (logprob_N.detach() - tokens.behaviour_N).abs().max().item()
+        hidden_NH = self._hidden(batch, self.student)
+        # Cut here: each term's backward pass ends at the hidden states, and only the sum goes on.
+        leaf_NH = hidden_NH.detach().requires_grad_(hidden_NH.requires_grad)
+        measured = self._measure(batch, leaf_NH, tokens, plan)
+        check_measured(measured, tokens, batch)
+        if most := self.method.save.scores_top_k:
+            scored += split_scores(measured, tokens, batch, self.student.vocabulary, most)
+        channels = self.objective.channels(measured, tokens, batch, plan)
+        probes.add_tokens(measured, tokens, batch, channels.gates)
+        terms = self.method.mix.terms(channels)
+        norms = self._backward(terms, leaf_NH)
+        if leaf_NH.grad is not None:
+            hidden_NH.backward(leaf_NH.grad)
+        gap_N = (measured.student.logprob_N.detach() - tokens.behaviour_N).abs()
         return {
-            "loss": loss.item(),
-            "sampler_gap": gap,
+            "loss": sum(term.item() for term in terms.values()),
+            "sampler_gap": gap_N.max().item(),
             **norms,
             **{f"loss_{k}": v.item() for k, v in terms.items()},
         }
 
-    def _distil(
-        self,
-        student_NV: torch.Tensor,
-        teacher_NV: torch.Tensor,
-        logprob_N: torch.Tensor,
-        tokens: Tokens,
-        batch: list[Lesson],
-        plan: _Plan,
-    ) -> torch.Tensor:
-        """The distillation term: divergence by token, weighted, credited by unit, averaged."""
-        unit, divergence = self.method.unit, self.method.divergence
-        index = SpanIndex.of(batch, [plan.spans[x.trajectory.episode] for x in batch], tokens)
-        value_N = divergence.per_token(student_NV, teacher_NV, tokens.ids_N)
-        for weight in self.method.weight:
-            value_N = value_N * weight.of(student_NV, teacher_NV, tokens)
-        credit_N = unit.credit(value_N, index) * plan.balance
-        if unit.returns(divergence) == "advantage":
-            credit_N = policy_gradient(logprob_N, tokens.behaviour_N, credit_N, clip=None)
-        return (plan.distil.factor(tokens) * credit_N).sum()
-
-    def _reinforce(
-        self, logprob_N: torch.Tensor, tokens: Tokens, batch: list[Lesson], plan: _Plan
-    ) -> torch.Tensor:
-        """The RL term: every token of an episode carries the episode's advantage."""
-        rl = self.method.mix.rl_channel
-        assert rl is not None
-        episode_L = torch.tensor(
-            [plan.advantages[x.trajectory.episode] for x in batch], device=logprob_N.device
+    def _measure(
+        self, batch: list[Lesson], hidden_NH: torch.Tensor, tokens: Tokens, plan: Plan
+    ) -> Measured:
+        """What student and teacher say, both at the rollout's temperature."""
+        student, divergence = self.student.head(hidden_NH), self.method.divergence
+        taught = batch[0].hidden_NH is not None
+        question = Question(
+            ids_N=tokens.ids_N,
+            divergence=divergence if taught and not divergence.sampled else None,
+            temperature=self._temperature,
+            keep=max(self.method.probe.keep, self.method.save.scores_top_k) if taught else 0,
+            ranks=bool(self.method.save.scores_top_k)
+            or any(weight.needs_ranks for weight in self.method.weight),
         )
-        loss_N = policy_gradient(logprob_N, tokens.behaviour_N, episode_L[tokens.lesson_N], rl.clip)
-        return (plan.rl.factor(tokens) * loss_N).sum()
+        reference = self._reference_head(batch)
+        if not taught:
+            return measure(question, student, reference=reference)
+        coefficient_N = self.objective.coefficients(tokens, batch, plan)
+        return measure(question, student, self._teacher_head(batch), reference, coefficient_N)
 
-    def _hidden(self, batch: list[Lesson]) -> torch.Tensor:
-        """The student's last hidden states (N, H) before each trainable token."""
+    @property
+    def _temperature(self) -> float:
+        return self.method.rollout.temperature or 1.0
+
+    def _teacher_head(self, batch: list[Lesson]) -> Head:
+        return self.teacher.head(torch.cat([x.hidden_NH for x in batch if x.hidden_NH is not None]))
+
+    @torch.no_grad()
+    def _reference_head(self, batch: list[Lesson]) -> Head | None:
+        """The reference's, in the student's own context."""
+        reference = self.reference
+        return reference and reference.head(self._hidden(batch, reference))
+
+    def _backward(self, terms: dict[str, torch.Tensor], leaf_NH: torch.Tensor) -> dict[str, float]:
+        """Differentiate down to the last hidden states, whose gradient becomes that of the terms'
+        sum; where both channels speak, also measure each term's norm there.
+        """
+        norms, total_NH = {}, torch.zeros_like(leaf_NH)
+        for name, term in terms.items():
+            leaf_NH.grad = None
+            term.backward(retain_graph=len(terms) > 1)
+            if leaf_NH.grad is not None:
+                total_NH += leaf_NH.grad
+                norms[f"hidden_gradient_{name}"] = leaf_NH.grad.norm().item()
+        leaf_NH.grad = total_NH if leaf_NH.requires_grad else None
+        return norms if self.method.mix.several else {}
+
+    def _hidden(self, batch: list[Lesson], model: LanguageModel) -> torch.Tensor:
+        """A model's last hidden states (N, H) before each trainable token, in the student's
+        context.
+        """
         pieces = [
             (x.trajectory, start, stop) for x in batch for start, stop in x.trajectory.segments
         ]
         sequences = [t.ids[start:stop] for t, start, stop in pieces]
-        hidden_BTH = self.student.hidden(padded(sequences, self.student.device))
+        hidden_BTH = model.hidden(padded(sequences, model.device))
         before = [t.trainable[start:stop].nonzero()[0] - 1 for t, start, stop in pieces]
         row_N = np.repeat(np.arange(len(pieces)), [len(b) for b in before])
         return hidden_BTH[torch.from_numpy(row_N), torch.from_numpy(np.concatenate(before))]
 
-    def _teacher_logprobs(self, batch: list[Lesson]) -> torch.Tensor:
-        hidden_NH = torch.cat([x.hidden_NH for x in batch if x.hidden_NH is not None])
-        return self._tempered(self.teacher.logits(hidden_NH)).to(self.student.device)
-
-    def _tempered(self, logits_NV: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities at the rollout's temperature, at which both sides are compared."""
-        return torch.log_softmax(logits_NV / (self.method.rollout.temperature or 1.0), dim=-1)
-
-    def _channel_norms(
-        self, terms: dict[str, torch.Tensor], hidden_NH: torch.Tensor
-    ) -> dict[str, float]:
-        """Each channel's gradient norm at the last hidden states, where it is cheap."""
-        grads = {
-            k: torch.autograd.grad(v, hidden_NH, retain_graph=True)[0] for k, v in terms.items()
-        }
-        return {f"hidden_gradient_{k}": g.norm().item() for k, g in grads.items()}
-
     def _rate(self, step: int) -> float:
         warm = min((step + 1) / self.settings.warmup, 1.0) if self.settings.warmup else 1.0
-        return self.settings.learning_rate * warm * self.method.factor("learning_rate", step)
+        scheduled = self.method.factor("learning_rate", step, self.history)
+        return self.settings.learning_rate * warm * scheduled
 
     def _apply(self, norm: float, step: int) -> str:
         for group in self.optimizer.param_groups:
@@ -222,6 +238,12 @@ def _combined(name: str, total: float, value: float) -> float:
     if name == "sampler_gap":
         return max(total, value)
     return math.hypot(total, value) if name.startswith("hidden_gradient") else total + value
+
+
+def _needs_reference(config: RunConfig) -> bool:
+    rl = config.mix.rl_channel
+    asked = bool(config.mix.distil_coefficient) and config.divergence.needs_reference
+    return asked or (rl is not None and rl.needs_reference)
 
 
 def _learnable(trajectory: Trajectory) -> bool:

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from agentopd.parts import Settings, closest
+from agentopd.signal.linear import Head
 
 # B sequences, T tokens, H hidden size, V vocabulary; `...` any leading shape
 
@@ -73,6 +74,10 @@ class LanguageModel:
         reaches it: no mask is needed, and none can hide an observation.
         """
         return self.body(input_ids=ids_BT, use_cache=False).last_hidden_state
+
+    def head(self, hidden_NH: torch.Tensor) -> Head:
+        """Hidden states with the output layer that makes logits of them."""
+        return Head(hidden_NH, self.output.weight, self.output.bias)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Next-token logits (..., V) in float32 of hidden states (..., H)."""

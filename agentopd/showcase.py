@@ -11,11 +11,12 @@ import torch
 
 from agentopd.chat import ChatTemplate
 from agentopd.model import LanguageModel
-from agentopd.signal.divergences import kl
+from agentopd.signal.divergences import ReverseKL
+from agentopd.signal.linear import Question, measure
 from agentopd.teacher import Teacher
 from agentopd.types import Lesson
 
-# N trainable tokens of the episode, V vocabulary
+# N trainable tokens of the episode, H hidden size
 
 
 @torch.no_grad()
@@ -42,11 +43,12 @@ def describe_episode(
     ids_BT = torch.from_numpy(trajectory.ids)[None].to(student.device)
     places = trajectory.trainable.nonzero()[0]
     states_NH = student.hidden(ids_BT)[0, torch.from_numpy(places - 1)]
-    student_NV = torch.log_softmax(student.logits(states_NH), -1)
-    teacher_NV = torch.log_softmax(teacher.logits(hidden_NH), -1).to(student.device)
-    at_N1 = ids_BT[0, torch.from_numpy(places)][:, None]
-    signal_N = (teacher_NV.gather(1, at_N1) - student_NV.gather(1, at_N1)).squeeze(1).tolist()
-    divergence_N = kl(student_NV, teacher_NV).tolist()
+    ids_N = ids_BT[0, torch.from_numpy(places)]
+    question = Question(ids_N, ReverseKL())
+    measured = measure(question, student.head(states_NH), teacher.head(hidden_NH))
+    assert measured.teacher is not None and measured.divergence_N is not None
+    signal_N = (measured.teacher.logprob_N - measured.student.logprob_N).tolist()
+    divergence_N = measured.divergence_N.tolist()
     number = {int(place): n for n, place in enumerate(places)}
     template = ChatTemplate(student.tokenizer)
     turns = [

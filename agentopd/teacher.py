@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from pydantic import Field, PrivateAttr
 from agentopd.batching import by_length, padded
 from agentopd.model import LanguageModel
 from agentopd.parts import Part
+from agentopd.signal.linear import Head
 from agentopd.types import Lesson, View
 
 # N trainable tokens, H hidden size, V vocabulary, B sequences, T tokens
@@ -23,6 +25,9 @@ class Teacher(Part, family="teacher"):
     Args:
         tokens_per_batch: padded tokens in one forward pass.
     """
+
+    copies_student: ClassVar[bool] = False
+    """Whether the teacher is the student itself, or a copy of it."""
 
     tokens_per_batch: int = Field(default=4_096, ge=64)
 
@@ -53,10 +58,9 @@ class Teacher(Part, family="teacher"):
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:
         """The reverse of `tensors`."""
 
-    def logits(self, hidden_NH: torch.Tensor) -> torch.Tensor:
-        """Next-token logits (N, V) of hidden states that `score` has made."""
-        with torch.no_grad():
-            return self.model.logits(hidden_NH)
+    def head(self, hidden_NH: torch.Tensor) -> Head:
+        """What makes next-token logits of hidden states that `score` has made."""
+        return self.model.head(hidden_NH)
 
     @torch.no_grad()
     def score(self, views: Sequence[View]) -> list[Lesson]:

@@ -200,8 +200,11 @@ class Lesson:
             tokens, in order; its next-token logits are `head(hidden)`, made a micro-batch at a
             time. None where there is no teacher signal; such tokens take no part in the
             distillation term.
+        untold_N: log-probabilities in nats that the teacher gives these tokens when it is told
+            nothing; None where nobody asked.
     """
 
     trajectory: Trajectory
     view: View | None = None
     hidden_NH: torch.Tensor | None = None
+    untold_N: torch.Tensor | None = None

@@ -12,10 +12,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# Without a deadline, which a busy machine misses; derandomized, so that the gates judge the change.
-settings.register_profile("agentopd", deadline=None, derandomize=True)
+# Without a deadline, or a limit of time for making examples, which a busy machine misses;
+# derandomized, so that the gates judge the change.
+settings.register_profile(
+    "agentopd",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("agentopd")
 
 

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from trajectories import played
+from scenes import (
+    AUXILIARY,
+    ENV,
+    Scene,
+    assert_same,
+    run_of,
+    scene_of,
+    taught,
+    weights,
+)
 
-from agentopd.chat import ChatTemplate
 from agentopd.config import parse_config
-from agentopd.learner import Learner, Update
-from agentopd.model import LanguageModel, ModelSettings, load_model
-from agentopd.teacher import Teacher
-from agentopd.teachers.copies import FrozenTeacher
-from agentopd.train import Run
-from agentopd.types import Briefed, EndReason, Lesson, Trajectory
-from agentopd.view import SystemView
+from agentopd.learner import Learner
+from agentopd.signal.evidence import SignalError
+from agentopd.types import EndReason, Lesson, Trajectory
 
-ENV: dict[str, Any] = {"env": {"id": "agentopd/Sokoban-v0"}}
 UNITS = {
     "token": "token",
     "turn": "{kind: turn, reduce: sum}",
@@ -31,100 +32,11 @@ UNITS = {
     "trajectory": "{kind: trajectory, reduce: mean}",
     "rubric": "{kind: rubric_span, criteria: [{name: tidy, fact: tidy, part: action}]}",
 }
-AUXILIARY = ("mix={kind: auxiliary, coefficient: 0.5}", "rollout.group=4")
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A student, a teacher that disagrees with it, and a step's episodes with lessons on them."""
-
-    student: LanguageModel
-    teacher: Teacher
-    trajectories: list[Trajectory]
-    lessons: list[Lesson]
-
-    def learn(
-        self,
-        *overrides: str,
-        lessons: Sequence[Lesson] | None = None,
-        trajectories: Sequence[Trajectory] | None = None,
-    ) -> tuple[Update, torch.Tensor | None, LanguageModel]:
-        """One update of a copy of the student: its record, the gradient, the copy."""
-        config = parse_config(ENV, ["learner.clip=1e9", *overrides])
-        twin = self.student.frozen_copy()
-        twin.module.requires_grad_(True)
-        learner = Learner(twin, self.teacher, config)
-        seen: list[torch.Tensor] = []
-        learner.optimizer.register_step_pre_hook(lambda *_: seen.append(_gradient(twin)))
-        update = learner.update(
-            self.trajectories if trajectories is None else trajectories,
-            self.lessons if lessons is None else lessons,
-            step=0,
-        )
-        return update, seen[0] if seen else None, twin
-
-    def gradient(self, *overrides: str, **taking_part: Any) -> torch.Tensor:
-        """The gradient of one step, which must not be skipped."""
-        update, gradient, _ = self.learn(*overrides, **taking_part)
-        assert gradient is not None, update.skipped
-        return gradient
-
-
-def _gradient(model: LanguageModel) -> torch.Tensor:
-    parts = [p.grad for p in model.module.parameters() if p.grad is not None]
-    return torch.cat([part.flatten() for part in parts])
-
-
-def _weights(model: LanguageModel) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.module.parameters()])
-
-
-def _disturbed(model: LanguageModel, seed: int) -> LanguageModel:
-    """A copy with other weights, far enough from uniform that distributions differ."""
-    twin, generator = model.frozen_copy(), torch.Generator().manual_seed(seed)
-    for parameter in twin.module.parameters():
-        parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    return twin
-
-
-def _episodes(vocabulary: int) -> list[Trajectory]:
-    """Eight episodes of two tasks, of 36 to 57 tokens: one each in a micro-batch of 64."""
-    rng = np.random.default_rng(0)
-    return [
-        played(
-            *(
-                rng.integers(9, vocabulary, size=size).tolist()
-                for size in (1 + n % 3, 3, 4)[: 2 + n % 2]
-            ),
-            observed=15,
-            reasoning=1,
-            infos=[{"facts": {"tidy": n % 2 == turn}} for turn in range(3)],
-            rewards=[0.0, float(n in (1, 2, 6))],
-            logprob=-5.5,
-            episode=n,
-            task=n // 4,
-        )
-        for n in range(8)
-    ]
-
-
-def _taught(teacher: Teacher, trajectories: Sequence[Trajectory]) -> list[Lesson]:
-    briefed = [Briefed(trajectory=t, privileges=()) for t in trajectories]
-    return teacher.score(SystemView().build(briefed, ChatTemplate(teacher.model.tokenizer)))
 
 
 @pytest.fixture(scope="module")
 def scene(tiny_model: Path) -> Scene:
-    loaded = load_model(ModelSettings(path=str(tiny_model)))
-    student, teacher = _disturbed(loaded, 1), FrozenTeacher()
-    teacher.prepare(_disturbed(loaded, 2))
-    trajectories = _episodes(student.vocabulary)
-    return Scene(student, teacher, trajectories, _taught(teacher, trajectories))
-
-
-def _assert_same(found: torch.Tensor, expected: torch.Tensor, within: float = 1e-6) -> None:
-    assert expected.norm() > 1e-3, "there is nothing to compare"
-    assert (found - expected).norm() <= within * expected.norm().clamp(min=1)
+    return scene_of(tiny_model)
 
 
 def test_the_loss_is_the_mean_divergence_over_the_sampled_tokens(scene: Scene) -> None:
@@ -153,7 +65,7 @@ def test_one_batch_of_eight_learns_what_eight_of_one_do(
     whole, found, _ = scene.learn(*method, "learner.tokens_per_batch=8192")
     cut, other, _ = scene.learn(*method, "learner.tokens_per_batch=64")
     assert found is not None and other is not None
-    _assert_same(other, found)
+    assert_same(other, found)
     assert cut.scalars == pytest.approx(whole.scalars, rel=1e-4, abs=1e-6)
     assert {"hidden_gradient_distil", "hidden_gradient_rl", "sampler_gap"} <= set(whole.scalars)
 
@@ -164,7 +76,7 @@ def test_sampled_advantages_do_not_depend_on_the_micro_batches_either(
 ) -> None:
     method = (f"unit={UNITS[unit]}", "divergence.support=sampled", "weight=[gap_gate, entropy]")
     found = scene.gradient(*method, "learner.tokens_per_batch=8192")
-    _assert_same(scene.gradient(*method, "learner.tokens_per_batch=64"), found)
+    assert_same(scene.gradient(*method, "learner.tokens_per_batch=64"), found)
 
 
 def test_the_order_of_episodes_changes_nothing(scene: Scene) -> None:
@@ -172,18 +84,23 @@ def test_the_order_of_episodes_changes_nothing(scene: Scene) -> None:
     back = scene.gradient(
         *method, lessons=scene.lessons[::-1], trajectories=scene.trajectories[::-1]
     )
-    _assert_same(back, scene.gradient(*method))
+    assert_same(back, scene.gradient(*method))
+
+
+def test_a_step_whose_schedule_silences_the_teacher_is_skipped(scene: Scene) -> None:
+    update, gradient, _ = scene.learn("schedule.distil={kind: constant, value: 0}")
+    assert update.skipped and gradient is None
 
 
 def test_a_turns_mean_loss_teaches_what_its_tokens_do(scene: Scene) -> None:
     """Under token_mean: spreading a sum over the tokens it is made of gives the same sum."""
-    _assert_same(scene.gradient("unit=turn"), scene.gradient("unit=token"))
+    assert_same(scene.gradient("unit=turn"), scene.gradient("unit=token"))
 
 
 def test_rubric_weights_keep_the_scale_of_the_loss(scene: Scene) -> None:
     """The weights average to 1: where no criterion is judged, the loss is that of the tokens."""
     unjudged = "unit={kind: rubric_span, floor: 0.1, criteria: [{name: a, fact: unheard_of}]}"
-    _assert_same(scene.gradient(unjudged), scene.gradient("unit=token"))
+    assert_same(scene.gradient(unjudged), scene.gradient("unit=token"))
     tokens, judged = (
         scene.learn("unit=token")[0].loss,
         scene.learn(f"unit={UNITS['rubric']}")[0].loss,
@@ -218,7 +135,7 @@ def test_observations_are_seen_though_they_are_not_learnt(scene: Scene) -> None:
     ids = first.ids.copy()
     ids[first.turns[1].start - 3] = 42
     seen = [replace(first, ids=ids), *scene.trajectories[1:]]
-    changed = scene.gradient(lessons=_taught(scene.teacher, seen), trajectories=seen)
+    changed = scene.gradient(lessons=taught(scene.teacher, seen), trajectories=seen)
     assert (changed - scene.gradient()).norm() > 1e-4
 
 
@@ -228,15 +145,7 @@ def test_missing_lessons_are_masked_and_never_filled_in(scene: Scene, blank: boo
     taught = [scene.lessons[n] for n in known]
     untold = [Lesson(trajectory=t) for t in scene.trajectories if t.episode not in known]
     alone = scene.gradient(lessons=taught, trajectories=[x.trajectory for x in taught])
-    _assert_same(scene.gradient(lessons=[*untold, *taught] if blank else taught), alone)
-
-
-def test_episodes_without_a_lesson_still_learn_from_their_reward(scene: Scene) -> None:
-    taught = scene.lessons[:3]
-    distil = scene.gradient(lessons=taught)
-    rewards = scene.gradient("mix=rl", "rollout.group=4")
-    both = scene.gradient(*AUXILIARY, lessons=taught)
-    _assert_same(both, 0.5 * distil + rewards, within=1e-5)
+    assert_same(scene.gradient(lessons=[*untold, *taught] if blank else taught), alone)
 
 
 def test_episodes_that_ended_in_an_error_take_no_part(scene: Scene) -> None:
@@ -247,14 +156,14 @@ def test_episodes_that_ended_in_an_error_take_no_part(scene: Scene) -> None:
     without = scene.gradient(
         *AUXILIARY, lessons=scene.lessons[2:], trajectories=scene.trajectories[2:]
     )
-    _assert_same(found, without)
+    assert_same(found, without)
 
 
 def test_a_schedule_multiplies_its_channel(scene: Scene) -> None:
     half = scene.gradient("schedule.distil={kind: constant, value: 0.5}")
-    _assert_same(half, 0.5 * scene.gradient())
+    assert_same(half, 0.5 * scene.gradient())
     only_rl = scene.gradient(*AUXILIARY, "schedule.distil={kind: constant, value: 0.0}")
-    _assert_same(only_rl, scene.gradient("mix=rl", "rollout.group=4"))
+    assert_same(only_rl, scene.gradient("mix=rl", "rollout.group=4"))
 
 
 def test_a_schedule_and_the_warm_up_multiply_the_learning_rate(scene: Scene) -> None:
@@ -284,12 +193,12 @@ def test_a_step_with_nothing_to_learn_is_skipped(
         replace(t, turns=tuple(replace(u, reward=0.1) for u in t.turns[:2]))
         for t in scene.trajectories
     ]
-    lessons = _taught(scene.teacher, alike) if told else []
+    lessons = taught(scene.teacher, alike) if told else []
     update, gradient, student = scene.learn(*overrides, lessons=lessons, trajectories=alike)
     assert update.skipped == "no teacher signal and no advantage"
     assert (update.loss, update.scalars) == (None, {})
     assert gradient is None
-    assert torch.equal(_weights(student), _weights(scene.student))
+    assert torch.equal(weights(student), weights(scene.student))
 
 
 def test_without_episodes_there_is_nothing_to_learn(scene: Scene) -> None:
@@ -297,14 +206,27 @@ def test_without_episodes_there_is_nothing_to_learn(scene: Scene) -> None:
     assert update.skipped and gradient is None
 
 
-def test_a_gradient_that_is_not_finite_skips_the_step(scene: Scene) -> None:
-    hidden_NH = scene.lessons[0].hidden_NH
+def test_a_teacher_without_numbers_is_named_by_episode_and_turn(scene: Scene) -> None:
+    hidden_NH = scene.lessons[2].hidden_NH
     assert hidden_NH is not None
-    broken = replace(scene.lessons[0], hidden_NH=torch.full_like(hidden_NH, torch.nan))
-    update, gradient, student = scene.learn(lessons=[broken, *scene.lessons[1:]])
+    first = scene.trajectories[2].turns[0]
+    broken_NH = hidden_NH.clone()
+    broken_NH[first.stop - first.start] = torch.nan
+    lessons = [
+        replace(x, hidden_NH=broken_NH) if x is scene.lessons[2] else x for x in scene.lessons
+    ]
+    for mix in ("distil", "reward"):
+        with pytest.raises(SignalError, match="episode 2, turn 2: the teacher's log-probability"):
+            scene.learn(f"mix={mix}", "rollout.group=4", lessons=lessons)
+
+
+def test_a_gradient_that_is_not_finite_skips_the_step(scene: Scene) -> None:
+    """A loss of some 1e30 is a number; the sum of its gradient's squares is none in float32."""
+    update, gradient, student = scene.learn("schedule.distil={kind: constant, value: 1e30}")
+    assert update.loss is not None and 1e29 < update.loss < 1e31
     assert update.skipped == "the gradient is not finite"
     assert gradient is None
-    assert torch.equal(_weights(student), _weights(scene.student))
+    assert torch.equal(weights(student), weights(scene.student))
     assert all(p.grad is None for p in student.module.parameters())
 
 
@@ -317,17 +239,11 @@ def test_learning_brings_the_student_nearer_to_the_teacher(scene: Scene) -> None
     assert losses[-1] < 0.7 * losses[0]
 
 
-def _run(tiny_model: Path, out: Path, *overrides: str) -> Run:
-    data = ENV | {"student": {"path": str(tiny_model)}, "threads": 1}
-    data["env"] = {**ENV["env"], "options": {"prompt": "brief", "max_turns": 3}}
-    return Run(parse_config(data, ["rollout.tasks=4", *overrides]), out, False, lambda _: None)
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_the_learner_recomputes_the_samplers_log_probabilities(
     tiny_model: Path, tmp_path: Path, temperature: float
 ) -> None:
-    run = _run(tiny_model, tmp_path / "run", f"rollout.temperature={temperature}")
+    run = run_of(tiny_model, tmp_path / "run", f"rollout.temperature={temperature}")
     with torch.no_grad():
         run.student.output.weight.mul_(20.0)  # near-uniform distributions would agree anyhow
     run.sampler.sync(run.student)
@@ -349,14 +265,15 @@ def test_a_frozen_teacher_that_knows_nothing_more_teaches_nothing(
         "learner.tokens_per_batch=4096",
     )
     method = ("privilege=none", *equal, f"divergence={divergence}")
-    run = _run(tiny_model, tmp_path / "run", *method)
-    before = _weights(run.student)
+    run = run_of(tiny_model, tmp_path / "run", *method)
+    before = weights(run.student)
     for step in range(3):
         trajectories = run.roll_out(step)
         update = run.learn(trajectories, run.ask_teacher(trajectories, step), step)
         assert update.skipped == ""
         assert update.loss == pytest.approx(0.0, abs=1e-6)
-        assert max(update.probes["by_turn"]["divergence"]) < 1e-6
+        by_turn = update.probes["by_turn"]
+        assert max(by_turn.get("divergence", by_turn["log_ratio"])) < 1e-6
         # Not merely small: the optimizer would make full steps of a gradient of 1e-8.
         assert update.scalars["gradient_norm"] == 0.0
-    assert torch.equal(_weights(run.student), before)
+    assert torch.equal(weights(run.student), before)

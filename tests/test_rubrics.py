@@ -1,8 +1,8 @@
-"""Rubric spans: verdicts, the tokens they pay, and the balance of the weights."""
+"""Rubric spans: what a criterion speaks of, the tokens verdicts pay, the balance, the score."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pytest
@@ -10,11 +10,16 @@ import torch
 from pydantic import ValidationError
 from trajectories import credited, index_of, played
 
+from agentopd.config import ConfigError, parse_config
+from agentopd.signal.criteria import Criterion
 from agentopd.signal.divergences import ForwardKL
-from agentopd.signal.rubrics import Criterion, RubricSpanUnit, part_of
+from agentopd.signal.judges import Case, Verifier
+from agentopd.signal.rubrics import RubricSpanUnit
+from agentopd.signal.units import Payment
 from agentopd.types import Trajectory
 
-Use = Literal["weight", "reward"]
+ENV = {"env": {"id": "agentopd/Sokoban-v0"}}
+Use = Literal["weight", "credit", "reward"]
 TIDY = Criterion(name="tidy", fact="tidy", weight=2.0)
 
 
@@ -30,26 +35,14 @@ def _facts(**facts: Any) -> dict[str, Any]:
     return {"facts": facts}
 
 
-@pytest.mark.parametrize(
-    ("criterion", "info", "expected"),
-    [
-        (TIDY, _facts(tidy=True), True),
-        (TIDY, _facts(tidy=False), False),
-        (TIDY, _facts(other=True), None),
-        (TIDY, {}, None),
-        (Criterion(name="two", fact="boxes", want=2), _facts(boxes=2), True),
-        (Criterion(name="two", fact="boxes", want=2), _facts(boxes=3), False),
-        (Criterion(name="named", fact="room", want="hall"), _facts(room="hall"), True),
-        (Criterion(name="not lost", fact="lost", want=False), _facts(lost=False), True),
-        (Criterion(name="solved", fact="success"), {"success": True}, True),
-        (Criterion(name="solved", fact="success"), {"success": False}, False),
-        (Criterion(name="solved", fact="success"), _facts(success=True), None),
-    ],
-)
-def test_verdicts_read_the_facts(
-    criterion: Criterion, info: dict[str, Any], expected: bool | None
-) -> None:
-    assert criterion.verdict(_episode(info).turns[0]) is expected
+class Doubtful(Verifier):
+    """A judge that is sure of what a turn's `odds` say, and counts how often it is asked."""
+
+    calls: list[int] = []  # noqa: RUF012  (a field: each judge has its own)
+
+    def verdicts(self, cases: Sequence[Case]) -> list[float | None]:
+        self.calls.append(len(cases))
+        return [case.turn.info.get("odds") for case in cases]
 
 
 def test_a_verdict_is_paid_as_a_reward_to_every_token_of_its_turn() -> None:
@@ -63,13 +56,6 @@ def test_the_parts_of_an_answer_are_paid_apart_and_exactly() -> None:
     formed = Criterion(name="formed", fact="formed", part="action", weight=3.0)
     episode = _episode(_facts(thought=False, formed=True))
     assert credited(_unit(thought, formed), [0.0] * 4, episode) == [-1.0, -1.0, -1.0, 3.0]
-
-
-def test_the_parts_of_an_answer_are_the_whole_answer() -> None:
-    turn = _episode(_facts()).turns[0]
-    assert part_of(turn, "turn") == (2, 6)
-    assert part_of(turn, "reasoning") == (2, 5)
-    assert part_of(turn, "action") == (5, 6)
 
 
 def test_an_answer_without_reasoning_pays_none() -> None:
@@ -159,3 +145,149 @@ def test_criteria_that_cannot_be_told_apart_are_refused(names: tuple[str, ...]) 
 
 def test_the_default_criteria_pay_nothing_where_the_environment_states_no_facts() -> None:
     assert credited(RubricSpanUnit(use="reward"), [1.0] * 4, _episode({})) == [0.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("turns", "when", "expected"),
+    [
+        ("every", {}, [0, 1, 2, 3]),
+        ("first", {}, [0]),
+        ("last", {}, [3]),
+        ("every", {"near": True}, [1, 2]),
+        ("first", {"near": True}, [1]),
+        ("last", {"near": True}, [2]),
+        ("every", {"near": True, "boxes": 2}, [2]),
+        ("every", {"near": "yes"}, []),
+        ("last", {"unheard_of": True}, []),
+        ("every", {"success": True}, [3]),
+    ],
+)
+def test_a_criterion_speaks_of_chosen_turns(
+    turns: Literal["every", "first", "last"], when: dict[str, Any], expected: list[int]
+) -> None:
+    episode = _episode(
+        _facts(near=False, boxes=2),
+        _facts(near=True, boxes=1),
+        _facts(near=True, boxes=2),
+        _facts(boxes=2) | {"success": True},
+    )
+    criterion = Criterion(name="a", fact="tidy", turns=turns, when=when)
+    assert [turn.index for turn in criterion.turns_of(episode)] == expected
+
+
+def test_doubtful_verdicts_pay_in_part() -> None:
+    episode = _episode({"odds": 1.0}, {"odds": 0.75}, {"odds": 0.0}, {}, tokens=1, reasoning=0)
+    criterion = Criterion(name="kind", verifier=Doubtful(), weight=2.0)
+    assert credited(_unit(criterion), [9.0] * 4, episode) == [2.0, 1.0, -2.0, 0.0]
+    weights = credited(_unit(criterion, use="weight", floor=0.5), [1.0] * 4, episode)
+    assert weights == [0.5, 1.0, 2.5, 0.5]
+
+
+def test_as_credit_each_span_carries_its_own_reduced_value() -> None:
+    formed = Criterion(name="formed", fact="formed", part="action", weight=3.0)
+    episode = _episode(_facts(tidy=False, formed=False), _facts(tidy=True, formed=True))
+    unit = _unit(TIDY, formed, use="credit", floor=0.5)
+    # Floor and tidy: the mean of 1 2 3 6 is 3, times 2.5. Formed: 6 times 3, on the last token.
+    expected = [7.5, 7.5, 7.5, 25.5, 1.0, 1.0, 1.0, 1.0]
+    assert credited(unit, [1.0, 2.0, 3.0, 6.0, 2.0, 2.0, 2.0, 2.0], episode) == expected
+
+
+def test_an_episodes_score_is_the_weighted_share_of_met_criteria() -> None:
+    """sum(w v) / sum(w), as in ROPD; a criterion's v is its mean over the turns it speaks of."""
+    solved = Criterion(name="solved", fact="success", turns="last", weight=1.0)
+    missing = Criterion(name="missing", fact="unheard_of", weight=9.0)
+    unit = _unit(TIDY, solved, missing, use="weight")
+    episode = _episode(_facts(tidy=True), _facts(tidy=False), _facts(tidy=True) | {"success": True})
+    # Tidy, of weight 2, in two turns of three; solved, of weight 1, in the one it speaks of.
+    assert unit.score(episode) == pytest.approx((2 * 2 / 3 + 1 * 1) / 3)
+    assert unit.score(_episode(_facts(tidy=True) | {"success": True})) == 1.0
+    assert unit.score(_episode(_facts(tidy=False) | {"success": False})) == 0.0
+
+
+def test_where_nothing_is_judged_there_is_no_score() -> None:
+    assert _unit(TIDY).score(_episode({})) is None
+    weightless = Criterion(name="tidy", fact="tidy", weight=0.0)
+    assert _unit(weightless).score(_episode(_facts(tidy=True))) is None
+
+
+@pytest.mark.parametrize(("use", "paid"), [("reward", (2.0, -3.0)), ("weight", (0.0, 3.0))])
+def test_verdicts_are_traced_to_the_tokens_they_paid(use: Use, paid: tuple[float, float]) -> None:
+    formed = Criterion(name="formed", fact="formed", part="action", weight=3.0)
+    episode = _episode(_facts(tidy=True), _facts(formed=False))
+    unit = _unit(TIDY, formed, use=use)
+    assert unit.payments(episode) == [
+        Payment(criterion="tidy", turn=0, verdict=1.0, start=2, stop=6, paid=paid[0]),
+        Payment(criterion="formed", turn=1, verdict=0.0, start=11, stop=12, paid=paid[1]),
+    ]
+    named = [s for s in unit.spans(episode) if s.name != "floor"]
+    assert [(s.name, s.start, s.stop, s.weight) for s in named] == [
+        ("tidy", 2, 6, paid[0]),
+        ("formed", 11, 12, paid[1]),
+    ]
+
+
+def test_a_steps_episodes_are_judged_at_once_and_once() -> None:
+    judge = Doubtful()
+    unit = RubricSpanUnit(
+        criteria=(Criterion(name="kind"), Criterion(name="brief", turns="last")), judge=judge
+    )
+    episodes = [_episode({"odds": 0.5}, {"odds": 1.0}), _episode({"odds": 0.0})]
+    unit.learn(episodes)
+    assert judge.calls == [5]
+    for episode in episodes:
+        assert unit.spans(episode) and unit.payments(episode)
+        assert unit.score(episode) is not None
+    assert judge.calls == [5]
+    assert unit.score(episodes[0]) == pytest.approx((0.75 + 1.0) / 2)
+    assert unit.score(_episode({"odds": 0.25})) == 0.25, "an episode of another step"
+    unit.learn([_episode({"odds": 0.0})])
+    assert unit.score(episodes[0]) == pytest.approx((0.75 + 1.0) / 2), "asked again"
+
+
+def test_a_judge_of_many_criteria_is_made_ready_once() -> None:
+    made = []
+
+    class Ready(Doubtful):
+        def prepare(self, student: Any, teacher: Any) -> None:
+            made.append((student, teacher))
+
+    names = ("kind", "brief")
+    unit = RubricSpanUnit(criteria=tuple(Criterion(name=n) for n in names), judge=Ready())
+    unit.prepare("student", "teacher")  # type: ignore[arg-type]
+    assert made == [("student", "teacher")]
+
+
+def test_a_criterion_that_nobody_judges_is_refused() -> None:
+    with pytest.raises(ValidationError, match="nobody judges the criterion 'kind'"):
+        RubricSpanUnit(criteria=(Criterion(name="kind"),))
+
+
+def test_a_criterion_with_two_judges_is_refused() -> None:
+    with pytest.raises(ValidationError, match="names both a fact and a verifier"):
+        Criterion(name="kind", fact="kind", verifier=Doubtful())
+
+
+def test_weights_of_a_teacher_that_is_not_listened_to_are_refused() -> None:
+    changes = ["unit={kind: rubric_span, use: reward}", "weight=[entropy, gap_gate]"]
+    with pytest.raises(ConfigError, match="weight: entropy, gap_gate would have nothing to weigh"):
+        parse_config(ENV, changes)
+    assert parse_config(ENV, [changes[1], "unit=rubric_span"]).weight
+
+
+def test_a_teacher_that_is_not_there_cannot_judge() -> None:
+    judged = "unit={kind: rubric_span, criteria: [{name: a}], judge: {kind: model%s}}"
+    rewards = ["mix=rl", "rollout.group=4"]
+    with pytest.raises(ConfigError, match="mix: rl asks no teacher"):
+        parse_config(ENV, [judged % "", *rewards])
+    parse_config(ENV, [judged % ", model: student", *rewards])
+    parse_config(ENV, [judged % ""])
+
+
+def test_a_rubric_reads_back_as_it_was_written() -> None:
+    change = (
+        "unit={kind: rubric_span, use: reward, judge: {kind: model, model: student}, criteria: ["
+        "{name: a, fact: tidy, want: 2, when: {near: true}}, {name: b, text: Be kind},"
+        "{name: c, verifier: {kind: function, function: 'operator:eq'}}]}"
+    )
+    config = parse_config(ENV, [change])
+    assert config.fresh() == config

@@ -6,10 +6,21 @@ from typing import Literal
 
 import pytest
 import torch
+from pydantic import ValidationError
 from trajectories import CPU, credited, index_of, lessons_of, played, tokens_of
 
 from agentopd.signal.divergences import ForwardKL, ReverseKL
-from agentopd.signal.units import Span, SpanIndex, TokenUnit, TrajectoryUnit, TurnUnit, Unit
+from agentopd.signal.units import (
+    AnswerPart,
+    Span,
+    SpanIndex,
+    TokenUnit,
+    TrajectoryUnit,
+    TurnUnit,
+    Unit,
+    named_function,
+    part_of,
+)
 from agentopd.types import Trajectory
 
 Reduce = Literal["sum", "mean", "last"]
@@ -112,6 +123,66 @@ def test_in_an_episode_of_one_turn_turn_and_trajectory_are_one() -> None:
     assert credited(turn, values, single) == credited(trajectory, values, single) == [3.0] * 3
 
 
+@pytest.mark.parametrize(
+    ("part", "reduce", "expected"),
+    [
+        # one token of reasoning in each answer: 1 | 3, then 2 | 0 5
+        ("reasoning", "sum", [1.0, 0.0, 2.0, 0.0, 0.0]),
+        ("action", "sum", [0.0, 3.0, 0.0, 5.0, 5.0]),
+        ("action", "mean", [0.0, 3.0, 0.0, 2.5, 2.5]),
+        ("action", "last", [0.0, 3.0, 0.0, 5.0, 5.0]),
+        ("turn", "sum", [4.0, 4.0, 7.0, 7.0, 7.0]),
+    ],
+)
+def test_a_part_of_the_turn_is_credited_alone(
+    part: AnswerPart, reduce: Reduce, expected: list[float]
+) -> None:
+    episode = played([10, 11], [12, 13, 14], reasoning=1)
+    found = credited(TurnUnit(part=part, reduce=reduce), [1.0, 3.0, 2.0, 0.0, 5.0], episode)
+    assert found == expected
+
+
+def test_parts_of_turns_are_weighed_against_each_other() -> None:
+    episode = played([10, 11], [12, 13, 14], reasoning=1)
+    unit = TurnUnit(part="action", use="weight", reduce="sum")
+    # actions of size 3 and 5, their mean is 4
+    found = credited(unit, [1.0, 3.0, 2.0, 0.0, 5.0], episode)
+    assert found == pytest.approx([0.0, 3.0 * 3 / 4, 0.0, 0.0, 5.0 * 5 / 4])
+
+
+def test_without_reasoning_the_part_is_empty_and_the_rest_is_the_turn() -> None:
+    assert credited(TurnUnit(part="reasoning"), VALUES[:5], LONG) == [0.0] * 5
+    whole = credited(TurnUnit(), VALUES[:5], LONG)
+    assert credited(TurnUnit(part="action"), VALUES[:5], LONG) == whole
+
+
+def test_the_parts_of_an_answer_are_the_whole_answer() -> None:
+    turn = played([7] * 4, reasoning=3).turns[0]
+    assert part_of(turn, "turn") == (2, 6)
+    assert part_of(turn, "reasoning") == (2, 5)
+    assert part_of(turn, "action") == (5, 6)
+
+
+def test_a_part_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'turn', 'reasoning' or 'action'"):
+        TurnUnit.model_validate({"kind": "turn", "part": "answer"})
+
+
+@pytest.mark.parametrize("path", ["test_units", "test_units:VALUES"])
+def test_what_is_no_function_cannot_be_named_as_one(path: str) -> None:
+    with pytest.raises(ValueError, match=r"names no function; write package\.module:function"):
+        named_function(path)
+    assert named_function("operator:add")(1, 2) == 3
+
+
+@pytest.mark.parametrize("unit", [TokenUnit(), TurnUnit(), TrajectoryUnit()])
+def test_a_unit_without_a_life_judges_and_remembers_nothing(unit: Unit) -> None:
+    unit.learn([LONG, SHORT])
+    unit.restore({})
+    assert unit.state() == {}
+    assert unit.payments(LONG) == []
+
+
 def test_overlapping_spans_add_up_times_their_weights() -> None:
     # places 2 3 6 7 8 are trainable; the spans hold values 1 3 | 3 -2 | 5
     unit = Painted(marks=((0, 4, 1.0), (3, 7, 0.5), (8, 9, -2.0)), reduce="sum")
@@ -168,7 +239,7 @@ def test_turn_weights_are_detached() -> None:
 
 def test_a_unit_gives_what_the_divergence_gives() -> None:
     assert TurnUnit().returns(ForwardKL()) == "loss"
-    assert TurnUnit().returns(ReverseKL(support="sampled")) == "advantage"
+    assert TurnUnit().returns(ReverseKL.model_validate({"support": "sampled"})) == "advantage"
     assert TurnUnit().balance([TurnUnit().spans(LONG)]) == 1.0
 
 

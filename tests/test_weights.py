@@ -1,86 +1,291 @@
-"""Weights of tokens."""
+"""What all weights have in common, and how a turn's tokens are found."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
-from trajectories import played, tokens_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from trajectories import evidence_of, opinion_of, played, tokens_of
 
-from agentopd.signal.tokens import Tokens, mean_by
-from agentopd.signal.weights import EntropyWeight, GapGate, Weight
+import agentopd.config
+from agentopd.signal.evidence import Evidence, Opinion
+from agentopd.signal.tokens import mean_by, sum_by
+from agentopd.signal.weights.base import Weight
+from agentopd.signal.weights.episode import EarlyTokens, Spike, StudentPerplexity, TeacherPerplexity
+from agentopd.signal.weights.place import DepthCurriculum, PhraseMask, SkipFirst
+from agentopd.signal.weights.token import (
+    CentredLikelihood,
+    EntropyWeight,
+    EvidenceRatio,
+    GapGate,
+    OverlapOnly,
+)
+from agentopd.signal.weights.turn import (
+    BeliefIncrement,
+    LabelConfidence,
+    LabelRule,
+    StepSigmoid,
+    TrustDecay,
+)
 
-LONG = played([0, 1, 2], episode=0)
-SHORT = played([3, 0], episode=1)
+VOCABULARY = 5
+BUILT_IN = [kind for kind in Weight.members() if kind.__module__.startswith("agentopd.")]
+VARIANTS: list[Weight] = [
+    *(kind() for kind in BUILT_IN),
+    *(kind(renormalise=not kind().renormalise) for kind in BUILT_IN if kind is not Spike),
+    GapGate(variant="entropy"),
+    GapGate(variant="soft_or"),
+    EntropyWeight(whose="teacher", prefer="low"),
+    CentredLikelihood(whose="teacher", form="exp"),
+    StepSigmoid(budget="total"),
+    StepSigmoid(budget="none"),
+    StepSigmoid(clip=1.0, scale=50.0),
+    TrustDecay(cap="every"),
+    TeacherPerplexity(per="episode", renormalise=False),
+    StudentPerplexity(per="episode", renormalise=False),
+    Spike(per="turn", renormalise=True),
+    EarlyTokens(per="turn"),
+    SkipFirst(per="episode", tokens=2),
+    OverlapOnly(k=1),
+    LabelConfidence(rules=(LabelRule(fact="lost", label="skip"),), otherwise="weak"),
+]
+IN_ORDER = (EarlyTokens, SkipFirst, PhraseMask)
+"""What looks at the order of a turn's tokens, or at the trajectory itself."""
 
 
-def _logprobs(seed: int, rows: int = 5, requires_grad: bool = False) -> torch.Tensor:
+def _said(tokens: int, ids_N: torch.Tensor, generator: torch.Generator) -> Opinion:
+    logits_NV = 3 * torch.randn(tokens, VOCABULARY, generator=generator, dtype=torch.float64)
+    logprob_NV = torch.log_softmax(logits_NV.requires_grad_(), -1)
+    at_N = logprob_NV.gather(1, ids_N[:, None]).squeeze(1)
+    return Opinion(
+        logprob_N=at_N,
+        entropy_N=-(logprob_NV.exp() * logprob_NV).sum(-1),
+        top_N=logprob_NV.amax(-1),
+        rank_N=(logprob_NV > at_N[:, None]).sum(-1),
+    )
+
+
+def _evidence(episodes: Sequence[Sequence[int]], seed: int) -> Evidence:
+    """Random opinions of episodes whose turns have so many tokens."""
     generator = torch.Generator().manual_seed(seed)
-    logits_NV = 2 * torch.randn(rows, 4, generator=generator)
-    return torch.log_softmax(logits_NV.requires_grad_(requires_grad), -1)
-
-
-def test_the_gap_gate_is_a_sigmoid_of_the_sampled_log_ratio() -> None:
-    student, teacher = (
-        torch.tensor([[0.5, 0.5], [0.9, 0.1]]),
-        torch.tensor([[0.8, 0.2], [0.5, 0.5]]),
+    trajectories = [
+        played(
+            *([(seed + i + k + t) % VOCABULARY for t in range(n)] for k, n in enumerate(turns)),
+            infos=[{"facts": {"lost": (k + seed) % 2 == 0}} for k in range(len(turns))],
+            episode=i,
+        )
+        for i, turns in enumerate(episodes)
+    ]
+    ids_N = tokens_of(*trajectories).ids_N
+    return evidence_of(
+        _said(len(ids_N), ids_N, generator),
+        _said(len(ids_N), ids_N, generator),
+        *trajectories,
+        values=torch.randn(len(ids_N), generator=generator).tolist(),
+        advantages=[float((seed + i) % 3 - 1) for i in range(len(episodes))],
+        success=[((seed + i) % 5) / 4 for i in range(len(episodes))],
+        step=seed % 7,
     )
-    found = GapGate(beta=2.0, renormalise=False).of(
-        student.log(), teacher.log(), tokens_of(played([0, 0]))
+
+
+def _part(evidence: Evidence, lesson: int) -> Evidence:
+    """One lesson of the micro-batch by itself."""
+    mine_N = evidence.tokens.lesson_N == lesson
+    return evidence_of(
+        _chosen(evidence.student, mine_N),
+        _chosen(evidence.teacher, mine_N),
+        evidence.lessons[lesson],
+        values=evidence.value_N[mine_N].tolist(),
+        advantages=[float(evidence.advantage_N[mine_N][0])],
+        success=[float(evidence.success_L[lesson])],
+        step=evidence.step,
     )
-    # sigmoid(2 log r) = r^2 / (1 + r^2)
-    ratios = (0.8 / 0.5, 0.5 / 0.9)
-    assert found.tolist() == pytest.approx([r**2 / (1 + r**2) for r in ratios])
 
 
-def test_the_entropy_weight_is_the_students_entropy() -> None:
-    student = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]).log()
-    found = EntropyWeight(renormalise=False).of(student, student, tokens_of(played([0, 0])))
-    assert found.tolist() == pytest.approx([math.log(2), 0.0])
+def _chosen(said: Opinion, which_N: torch.Tensor) -> Opinion:
+    assert said.rank_N is not None
+    return Opinion(
+        said.logprob_N[which_N],
+        said.entropy_N[which_N],
+        said.top_N[which_N],
+        rank_N=said.rank_N[which_N],
+    )
 
 
-@pytest.mark.parametrize("weight", [GapGate(), EntropyWeight()])
-def test_weights_are_one_on_average_over_each_episode(weight: Weight) -> None:
-    found = weight.of(_logprobs(0), _logprobs(1), tokens_of(LONG, SHORT))
-    assert found[:3].mean().item() == pytest.approx(1.0)
-    assert found[3:].mean().item() == pytest.approx(1.0)
-    assert found.std() > 0.1
+EPISODES = st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=4), min_size=1, max_size=3)
+over_all = given(episodes=EPISODES, seed=st.integers(0, 10_000))
+quickly = settings(max_examples=10, deadline=None)
 
 
-@pytest.mark.parametrize("weight", [GapGate(), EntropyWeight()])
-def test_an_episodes_weights_do_not_depend_on_its_neighbours(weight: Weight) -> None:
-    student, teacher = _logprobs(0), _logprobs(1)
-    together = weight.of(student, teacher, tokens_of(LONG, SHORT))
-    alone = weight.of(student[3:], teacher[3:], tokens_of(SHORT))
-    torch.testing.assert_close(together[3:], alone)
+def test_every_weight_is_known_once_a_configuration_can_be_read() -> None:
+    assert agentopd.config.RunConfig
+    assert {kind.kind for kind in BUILT_IN} == {
+        *("gap_gate", "evidence_ratio", "entropy", "cll", "overlap"),
+        *("step_sigmoid", "belief_increment", "disagreement_uncertainty"),
+        *("label_confidence", "trust_decay", "kl_centroid"),
+        *("depth_decay", "depth_curriculum", "skip_first", "phrase_mask"),
+        *("teacher_perplexity", "student_perplexity", "spike", "early_tokens"),
+    }
 
 
-@pytest.mark.parametrize("weight", [GapGate(), EntropyWeight()])
-def test_weights_are_detached(weight: Weight) -> None:
-    student = _logprobs(0, requires_grad=True)
-    assert not weight.of(student, _logprobs(1), tokens_of(LONG, SHORT)).requires_grad
+@quickly
+@over_all
+def test_weights_are_finite_non_negative_and_nothing_is_differentiated(
+    episodes: list[list[int]], seed: int
+) -> None:
+    evidence = _evidence(episodes, seed)
+    for weight in VARIANTS:
+        found = weight.of(evidence)
+        assert found.shape == (len(evidence.tokens),), weight
+        assert found.isfinite().all() and (found >= 0).all(), weight
+        assert not found.requires_grad, weight
 
 
-def test_where_every_weight_is_zero_all_tokens_count_alike() -> None:
-    certain = torch.tensor([[0.0, -math.inf, -math.inf]] * 3)
-    found = EntropyWeight().of(certain, certain, tokens_of(played([0, 0, 0])))
-    assert found.tolist() == [1.0, 1.0, 1.0]
+@quickly
+@over_all
+def test_weights_are_one_on_average_over_each_episode(episodes: list[list[int]], seed: int) -> None:
+    evidence = _evidence(episodes, seed)
+    tokens = evidence.tokens
+    for weight in VARIANTS:
+        if weight.renormalise:
+            means = mean_by(weight.of(evidence), tokens.lesson_N, tokens.lessons).tolist()
+            left = sum_by(weight.raw(evidence).detach(), tokens.lesson_N, tokens.lessons) > 0
+            wanted = [1.0 if some or not weight.mask else 0.0 for some in left.tolist()]
+            assert means == pytest.approx(wanted), weight
+
+
+@quickly
+@over_all
+def test_an_episodes_weights_do_not_depend_on_its_neighbours(
+    episodes: list[list[int]], seed: int
+) -> None:
+    together = _evidence(episodes, seed)
+    alone = [_part(together, lesson) for lesson in range(len(episodes))]
+    for weight in VARIANTS:
+        found = torch.cat([weight.of(evidence) for evidence in alone])
+        torch.testing.assert_close(found, weight.of(together), msg=repr(weight))
+
+
+@quickly
+@over_all
+def test_the_order_of_a_turns_tokens_does_not_matter(episodes: list[list[int]], seed: int) -> None:
+    evidence = _evidence(episodes, seed)
+    tokens = evidence.tokens
+    shuffled = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))
+    order = shuffled[tokens.turns.at_N[shuffled].argsort(stable=True)]
+    moved = replace(
+        evidence,
+        student=_chosen(evidence.student, order),
+        teacher=_chosen(evidence.teacher, order),
+        tokens=replace(
+            tokens,
+            ids_N=tokens.ids_N[order],
+            behaviour_N=tokens.behaviour_N[order],
+            place_N=tokens.place_N[order],
+        ),
+        value_N=evidence.value_N[order],
+    )
+    for weight in VARIANTS:
+        if not isinstance(weight, IN_ORDER):
+            torch.testing.assert_close(
+                weight.of(moved), weight.of(evidence)[order], msg=repr(weight)
+            )
+
+
+@pytest.mark.parametrize("kind", BUILT_IN)
+def test_a_weight_reads_back_what_it_wrote(kind: type[Weight]) -> None:
+    assert Weight.model_validate(kind().model_dump(mode="json")) == kind()
+    assert Weight.model_validate(kind.kind) == kind()
+
+
+def test_those_a_multiplicative_mixer_reads_are_left_as_they_are() -> None:
+    unscaled = {kind for kind in BUILT_IN if not kind().renormalise}
+    assert unscaled == {EvidenceRatio, StepSigmoid, BeliefIncrement, DepthCurriculum, Spike}
+
+
+def test_only_the_overlap_asks_for_ranks() -> None:
+    assert [kind for kind in BUILT_IN if kind().needs_ranks] == [OverlapOnly]
+
+
+def test_where_every_weight_is_zero_all_tokens_count_alike_unless_they_are_masked() -> None:
+    certain = opinion_of([1.0, 1.0])
+    evidence = evidence_of(certain, certain, played([0, 0]))
+    assert EntropyWeight().of(evidence).tolist() == [1.0, 1.0]
+    assert SkipFirst(tokens=5).of(evidence).tolist() == [0.0, 0.0]
+
+
+def test_a_mask_hands_what_it_takes_to_the_episodes_other_tokens() -> None:
+    said = opinion_of([0.5] * 4)
+    evidence = evidence_of(said, said, played([0, 0, 0, 0]))
+    assert SkipFirst(tokens=2).of(evidence).tolist() == [0.0, 0.0, 2.0, 2.0]
+
+
+def test_one_weight_an_episode_cannot_be_rescaled_over_it() -> None:
+    with pytest.raises(ValidationError, match="every weight would be 1"):
+        TeacherPerplexity(per="episode")
+    with pytest.raises(ValidationError, match="renormalise: false, or per: turn"):
+        Weight.model_validate({"kind": "spike", "renormalise": True})
 
 
 def test_a_weight_of_a_users_own_is_detached_too() -> None:
     class Likely(Weight):
         """The student's probability of the sampled token."""
 
-        def raw(
-            self, student_NV: torch.Tensor, teacher_NV: torch.Tensor, tokens: Tokens
-        ) -> torch.Tensor:
-            return student_NV.gather(1, tokens.ids_N[:, None]).squeeze(1).exp()
+        def raw(self, evidence: Evidence) -> torch.Tensor:
+            return evidence.student.logprob_N.exp()
 
-    student = _logprobs(0, requires_grad=True)
-    assert not Likely().of(student, _logprobs(1), tokens_of(LONG, SHORT)).requires_grad
+    evidence = _evidence([[2, 1], [3]], seed=0)
+    assert evidence.student.logprob_N.requires_grad
+    assert not Likely().of(evidence).requires_grad
+
+
+def test_turns_are_those_with_tokens_by_episode_and_depth() -> None:
+    turns = tokens_of(played([0, 1], [], [2], episode=0), played([3], episode=1)).turns
+    assert turns.at_N.tolist() == [0, 0, 1, 2]
+    assert turns.lesson_K.tolist() == [0, 0, 1]
+    assert turns.depth_K.tolist() == [0, 2, 0]
+    assert turns.first_K.tolist() == [0, 0, 2]
+    values = torch.tensor([1.0, 2.0, 5.0, 7.0])
+    assert turns.sum(values).tolist() == [3.0, 5.0, 7.0]
+    assert turns.mean(values).tolist() == [1.5, 5.0, 7.0]
+
+
+def test_a_fold_starts_anew_with_every_episode() -> None:
+    turns = tokens_of(played([0], [0], [0], episode=0), played([0], [0], episode=1)).turns
+    found = turns.fold(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), 10.0, lambda a, b: 2 * a + b)
+    assert found.tolist() == [21.0, 44.0, 91.0, 24.0, 53.0]
 
 
 def test_the_mean_of_an_empty_group_is_zero() -> None:
-    found = mean_by(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([0, 2, 2]), 3)
-    assert found.tolist() == [1.0, 0.0, 4.0]
+    values, group = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([0, 2, 2])
+    assert mean_by(values, group, 3).tolist() == [1.0, 0.0, 4.0]
+    assert sum_by(values, group, 3).tolist() == [1.0, 0.0, 8.0]
+
+
+def test_weights_keep_the_precision_of_what_they_are_made_of() -> None:
+    evidence = _evidence([[2, 1], [3]], seed=0)
+    single = replace(
+        evidence,
+        student=_single(evidence.student),
+        teacher=_single(evidence.teacher),
+        value_N=evidence.value_N.float(),
+        advantage_N=evidence.advantage_N.float(),
+        success_L=evidence.success_L.float(),
+    )
+    for weight in VARIANTS:
+        assert weight.of(single).dtype == torch.float32, weight
+        torch.testing.assert_close(weight.of(single), weight.of(evidence).float())
+
+
+def _single(said: Opinion) -> Opinion:
+    return replace(
+        said,
+        logprob_N=said.logprob_N.float(),
+        entropy_N=said.entropy_N.float(),
+        top_N=said.top_N.float(),
+    )

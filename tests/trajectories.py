@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from agentopd.signal.evidence import Evidence, Opinion
 from agentopd.signal.tokens import Tokens
 from agentopd.signal.units import SpanIndex, Unit
 from agentopd.types import EndReason, Lesson, Owner, Trajectory, Turn
@@ -93,3 +94,55 @@ def index_of(unit: Unit, *trajectories: Trajectory) -> SpanIndex:
 def credited(unit: Unit, values: Sequence[float], *trajectories: Trajectory) -> list[float]:
     """What each token carries when the tokens' own values are `values`."""
     return unit.credit(torch.tensor(values), index_of(unit, *trajectories)).tolist()
+
+
+def opinion_of(
+    probabilities: Sequence[float],
+    entropies: Sequence[float] = (),
+    tops: Sequence[float] = (),
+    ranks: Sequence[int] = (),
+) -> Opinion:
+    """What a model says that gives the sampled tokens these probabilities, in float64.
+
+    Args:
+        entropies: of its distributions; 0 if not given.
+        tops: probabilities of the likeliest tokens; 1 if not given.
+        ranks: how many tokens are likelier than the sampled ones; unknown if not given.
+    """
+    n = len(probabilities)
+    return Opinion(
+        logprob_N=torch.tensor(probabilities, dtype=torch.float64).log(),
+        entropy_N=torch.tensor(entropies or [0.0] * n, dtype=torch.float64),
+        top_N=torch.tensor(tops or [1.0] * n, dtype=torch.float64).log(),
+        rank_N=torch.tensor(ranks) if ranks else None,
+    )
+
+
+def evidence_of(
+    student: Opinion,
+    teacher: Opinion,
+    *lessons: Lesson | Trajectory,
+    values: Sequence[float] = (),
+    advantages: Sequence[float] = (),
+    success: Sequence[float] = (),
+    step: int = 0,
+) -> Evidence:
+    """What a weight sees of one micro-batch.
+
+    Args:
+        values: of each token; 0 if not given.
+        advantages, success: of each lesson; 0 if not given.
+    """
+    batch = [x if isinstance(x, Lesson) else Lesson(trajectory=x) for x in lessons]
+    tokens = Tokens.of(batch, CPU)
+    advantage_L = torch.tensor(advantages or [0.0] * len(batch), dtype=torch.float64)
+    return Evidence(
+        student=student,
+        teacher=teacher,
+        tokens=tokens,
+        lessons=batch,
+        value_N=torch.tensor(values or [0.0] * len(tokens), dtype=torch.float64),
+        advantage_N=advantage_L[tokens.lesson_N],
+        success_L=torch.tensor(success or [0.0] * len(batch), dtype=torch.float64),
+        step=step,
+    )

@@ -2,33 +2,94 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field
 
 from agentopd.parts import Part
+from agentopd.signal.evidence import SignalError
+from agentopd.signal.schedules import History
 from agentopd.types import EndReason, Trajectory
 
-# N tokens
+# N tokens, G episodes of a group
 
 
 class Advantage(Part, family="rl"):
-    """How episodes' rewards become advantages.
+    """How episodes' rewards become advantages, and the rest of the reinforcement-learning loss.
 
     Args:
-        clip: PPO's clip of the importance ratio, the same on both sides (1707.06347); only matters
-            when the weights have moved since the rollout.
+        clip: PPO's clip of the importance ratio below 1, and above it unless `clip_high` is given
+            (1707.06347); only matters when the weights have moved since the rollout.
+        clip_high: how far above 1 the ratio may go.
+        kl_coefficient: of the divergence from the student as it was before its first step, which is
+            added to the loss.
+        kl_estimator: of that divergence, from the sampled tokens. `k3` is GRPO's (2402.03300); on
+            the student's own tokens its gradient is that of KL(reference || student). `rho_k3` is
+            k3 times the live importance ratio, whose gradient is that of KL(student || reference).
+        entropy_bonus: the student's entropy in nats, times this, is taken off the loss.
     """
 
+    group_relative: ClassVar[bool] = True
+    """Whether an episode is measured against the others of its task alone."""
+
     clip: float = Field(default=0.2, gt=0)
+    clip_high: float | None = Field(default=None, gt=0)
+    kl_coefficient: float = Field(default=0.0, ge=0)
+    kl_estimator: Literal["k3", "rho_k3"] = "k3"
+    entropy_bonus: float = Field(default=0.0, ge=0)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the student as it was before its first step is asked."""
+        return self.kl_coefficient > 0
+
+    @property
+    def regularised(self) -> bool:
+        """Whether there is something to learn where every advantage is zero."""
+        return self.kl_coefficient > 0 or self.entropy_bonus > 0
+
+    def of(
+        self,
+        trajectories: Sequence[Trajectory],
+        rewards: Mapping[int, float] | None = None,
+        history: History = (),
+    ) -> dict[int, float]:
+        """The advantage of each trajectory, by episode number.
+
+        Args:
+            rewards: by episode number, in place of the environment's. An episode without one takes
+                no part: its advantage is zero, and no other is measured against it.
+            history: what the steps before were like.
+
+        Raises:
+            SignalError: a reward is infinite or no number.
+        """
+        known = {t.episode: t.reward for t in trajectories} if rewards is None else rewards
+        for episode, reward in known.items():
+            if not math.isfinite(reward):
+                raise SignalError(
+                    f"episode {episode}: its reward is {reward}, which no advantage can be made of."
+                    " Look at what the environment's step, or the score in its place, returns"
+                )
+        judged = groups([t for t in trajectories if t.episode in known])
+        rewards_by_group = [np.array([known[t.episode] for t in group]) for group in judged]
+        found = {t.episode: 0.0 for t in trajectories}
+        for group, own_G in zip(judged, self.relative(rewards_by_group, history), strict=True):
+            found |= {t.episode: float(a) for t, a in zip(group, own_G, strict=True)}
+        return found
 
     @abstractmethod
-    def of(self, trajectories: Sequence[Trajectory]) -> dict[int, float]:
-        """The advantage of each trajectory, by episode number."""
+    def relative(
+        self, rewards: Sequence[npt.NDArray[np.float64]], history: History
+    ) -> list[npt.NDArray[np.float64]]:
+        """The advantages (G,) of each group of episodes, from their rewards (G,)."""
 
 
 class Grpo(Advantage, kind="grpo"):
@@ -41,16 +102,61 @@ class Grpo(Advantage, kind="grpo"):
     std: bool = True
     epsilon: float = Field(default=1e-6, gt=0)
 
-    def of(self, trajectories: Sequence[Trajectory]) -> dict[int, float]:
-        """See `Advantage.of`."""
-        found: dict[int, float] = {}
-        for group in groups(trajectories):
-            rewards = np.array([t.reward for t in group])
-            # The mean of equal numbers may be off by a rounding, which the division would magnify.
-            centred = rewards - rewards.mean() if np.ptp(rewards) else np.zeros(len(rewards))
-            scaled = centred / (rewards.std() + self.epsilon) if self.std else centred
-            found |= {t.episode: float(a) for t, a in zip(group, scaled, strict=True)}
-        return found
+    def relative(
+        self, rewards: Sequence[npt.NDArray[np.float64]], history: History
+    ) -> list[npt.NDArray[np.float64]]:
+        """See `Advantage.relative`."""
+        return [
+            _centred(own_G) / (own_G.std() + self.epsilon if self.std else 1.0) for own_G in rewards
+        ]
+
+
+class Rloo(Advantage, kind="rloo"):
+    """Reward less the mean of the group's other episodes (RLOO 2402.14740), unbiased for any size.
+
+    It is GRPO's centred reward times G / (G - 1). An episode alone in its group has no other to be
+    compared with: its advantage is zero.
+    """
+
+    def relative(
+        self, rewards: Sequence[npt.NDArray[np.float64]], history: History
+    ) -> list[npt.NDArray[np.float64]]:
+        """See `Advantage.relative`."""
+        return [_centred(own_G) * len(own_G) / max(len(own_G) - 1, 1) for own_G in rewards]
+
+
+class Reinforce(Advantage, kind="reinforce"):
+    """Reward less a baseline that all tasks share (REINFORCE).
+
+    Args:
+        baseline: `none`; `batch`, the mean over the step's episodes; or `running`, the exponential
+            moving average of the mean rewards of the steps before, which starts at the first one's.
+            The first step itself has no step before it and takes the batch's mean.
+        decay: by which the moving average keeps its past.
+    """
+
+    group_relative = False
+
+    baseline: Literal["none", "batch", "running"] = "batch"
+    decay: float = Field(default=0.9, ge=0, lt=1)
+
+    def relative(
+        self, rewards: Sequence[npt.NDArray[np.float64]], history: History
+    ) -> list[npt.NDArray[np.float64]]:
+        """See `Advantage.relative`."""
+        if self.baseline == "none":
+            return list(rewards)
+        past = [line["reward"] for line in history]
+        means = [mean for mean in past if mean is not None]
+        if self.baseline == "running" and means:
+            running = means[0]
+            for mean in means[1:]:
+                running = self.decay * running + (1 - self.decay) * mean
+            return [own_G - running for own_G in rewards]
+        if not rewards:
+            return []
+        centred = _centred(np.concatenate(rewards))
+        return np.split(centred, np.cumsum([len(own_G) for own_G in rewards])[:-1])
 
 
 def groups(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
@@ -61,6 +167,20 @@ def groups(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
     return list(found.values())
 
 
+def group_success(trajectories: Sequence[Trajectory]) -> dict[int, float]:
+    """The share of solved episodes in each episode's group, by episode number."""
+    return {
+        t.episode: sum(other.success for other in group) / len(group)
+        for group in groups(trajectories)
+        for t in group
+    }
+
+
+def dead(group: Sequence[Trajectory]) -> bool:
+    """Whether a group's rewards are all equal, so that nothing can be learnt by comparing them."""
+    return len({t.reward for t in group}) == 1
+
+
 def dead_groups(trajectories: Sequence[Trajectory]) -> float | None:
     """The share of groups whose rewards are all equal; None when no group has two episodes.
 
@@ -68,9 +188,7 @@ def dead_groups(trajectories: Sequence[Trajectory]) -> float | None:
     """
     played = [t for t in trajectories if t.end is not EndReason.ERROR]
     shared = [group for group in groups(played) if len(group) > 1]
-    if not shared:
-        return None
-    return sum(len({t.reward for t in group}) == 1 for group in shared) / len(shared)
+    return sum(map(dead, shared)) / len(shared) if shared else None
 
 
 def policy_gradient(
@@ -78,15 +196,40 @@ def policy_gradient(
     behaviour_N: torch.Tensor,
     advantage_N: torch.Tensor,
     clip: float | None,
+    clip_high: float | None = None,
 ) -> torch.Tensor:
     """(N,) surrogate losses whose gradient is `-ratio * advantage * grad log p`.
 
     The advantage is a number: nothing is differentiated through it. With `clip`, PPO's pessimistic
-    bound (1707.06347).
+    bound (1707.06347); `clip_high` sets the bound above 1 apart from the one below (DAPO
+    2503.14476).
     """
     advantage_N = advantage_N.detach()
     ratio_N = (logprob_N - behaviour_N).exp()
     plain_N = ratio_N * advantage_N
     if clip is None:
         return -plain_N
-    return -torch.minimum(plain_N, ratio_N.clamp(1 - clip, 1 + clip) * advantage_N)
+    high = clip if clip_high is None else clip_high
+    return -torch.minimum(plain_N, ratio_N.clamp(1 - clip, 1 + high) * advantage_N)
+
+
+def reference_kl(
+    logprob_N: torch.Tensor,
+    reference_N: torch.Tensor,
+    behaviour_N: torch.Tensor,
+    estimator: Literal["k3", "rho_k3"],
+) -> torch.Tensor:
+    """(N,) estimates, never negative, of the divergence of student and reference, to differentiate;
+    see `Advantage.kl_estimator`.
+    """
+    gap_N = reference_N.detach() - logprob_N
+    k3_N = gap_N.expm1() - gap_N
+    return k3_N if estimator == "k3" else (logprob_N - behaviour_N).exp() * k3_N
+
+
+def _centred(rewards_G: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Rewards less their mean; exactly zero where they are equal, or alone.
+
+    The mean of equal numbers may be off by a rounding, which a division would magnify.
+    """
+    return rewards_G - rewards_G.mean() if np.ptp(rewards_G) else np.zeros(len(rewards_G))

@@ -1,89 +1,196 @@
-"""Divergences between student and teacher, token by token.
+"""Divergences of the student from the teacher, token by token.
 
-Each declares what it returns. A *loss* is differentiated through the student's whole next-token
-distribution. An *advantage* is a number a sampled token is credited with: it is detached here and
-multiplies the gradient of the token's log-probability elsewhere. So a sampled log-ratio
-back-propagated as a loss, whose expected gradient is zero, cannot be written down.
+A divergence compares two distributions over categories, which its support has made of the
+vocabulary, and gives its value and its gradient. With the support `sampled` an estimator takes its
+place. A target takes the teacher's.
 """
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from agentopd.parts import Part
+from agentopd.signal.estimators import K1, Estimator
+from agentopd.signal.evidence import Measured
+from agentopd.signal.logprobs import kl, log_ratio, mixture, weighted
+from agentopd.signal.support import FullSupport, SampledSupport, Support
+from agentopd.signal.targets import Target
+from agentopd.signal.tokens import Tokens
 
-# N tokens, V vocabulary; log-probabilities in nats, of the student p and the teacher q
+# N tokens, K categories; log-probabilities in nats, of the student p and the teacher q
+
+
+@dataclass(frozen=True)
+class Row:
+    """What else is known of each token: the teacher's entropy over the whole vocabulary, and the
+    reference model's log-probabilities of the categories, where there is one.
+    """
+
+    teacher_entropy_N: torch.Tensor
+    reference_NK: torch.Tensor | None = None
 
 
 class Divergence(Part, family="divergence"):
     """Distance from the student to the teacher at each token.
 
     Args:
-        support: all of the vocabulary, or the sampled token alone.
+        support: the tokens that are compared.
+        estimator: with the support `sampled`, how the divergence's gradient is estimated; the
+            divergence's own if not given.
+        target: what takes the teacher's place; the teacher itself if not given.
     """
 
-    support: Literal["full", "sampled"] = "full"
+    support: SerializeAsAny[Support] = FullSupport()
+    estimator: SerializeAsAny[Estimator] | None = None
+    target: SerializeAsAny[Target] | None = None
+
+    estimable: ClassVar[str] = ""
+    """What of it an estimator must estimate; empty where sampled tokens tell nothing of it."""
+    default_estimator: ClassVar[Estimator | None] = None
+    additive: ClassVar[bool] = True
+    """Whether the value is a sum over categories, which then need not be all there are."""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether only the sampled token is looked at."""
+        return isinstance(self.support, SampledSupport)
+
+    @property
+    def estimated_by(self) -> Estimator | None:
+        """The estimator in use; None where distributions are compared."""
+        return (self.estimator or self.default_estimator) if self.sampled else None
 
     @property
     def returns(self) -> Literal["loss", "advantage"]:
-        """What `per_token` gives."""
-        return "loss"
+        """Whether tokens' values are differentiated, or credited to the sampled tokens."""
+        return self.estimated_by.returns if self.estimated_by else "loss"
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a reference model must be asked: the student before its first step."""
+        return self.target is not None and self.target.needs_reference
 
     @abstractmethod
-    def per_token(
-        self, student_NV: torch.Tensor, teacher_NV: torch.Tensor, ids_N: torch.Tensor
-    ) -> torch.Tensor:
-        """(N,) values of normalised log-probabilities (N, V); `ids_N` are the sampled tokens."""
+    def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
+        """(N,) values of log-probabilities (N, K), differentiable in both."""
+
+    def closed_form(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values (N,) and their gradient (N, K) by `p_NK`, of normalised categories.
+
+        A gradient may be given up to what a normalised distribution ignores, a multiple of its
+        probabilities. It should be exactly zero where student and teacher are equal: rounding would
+        leave some 1e-8, which an optimizer that normalises gradients makes into full steps.
+        """
+        return _differentiated(lambda live_NK: self.value(live_NK, q_NK, row), p_NK)
+
+    def compare(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values (N,) of the student and the target, and their gradient (N, K) by `p_NK`, as the
+        support's `spread` takes it. Nothing is differentiated further.
+        """
+        target, reference_NK = self.target, row.reference_NK
+        if target is not None and target.moves:
+            return _differentiated(
+                lambda p: self.value(p, target.of(p, q_NK, reference_NK), row), p_NK
+            )
+        if target is not None:
+            q_NK = target.of(p_NK, q_NK, reference_NK)
+        if not self.support.normalised:
+            return _differentiated(lambda p: self.value(p, q_NK, row), p_NK)
+        return self.closed_form(p_NK, q_NK, row)
+
+    def estimated(self, measured: Measured, tokens: Tokens) -> torch.Tensor:
+        """(N,) the estimator's losses or advantages, with the support `sampled`."""
+        estimator, teacher = self.estimated_by, measured.teacher
+        assert estimator is not None and teacher is not None
+        logprob_N, teacher_N = measured.student.logprob_N, teacher.logprob_N
+        if self.target is not None:
+            reference_N = measured.reference.logprob_N if measured.reference else None
+            teacher_N = self.target.mixed(logprob_N.detach(), teacher_N, reference_N)
+        return estimator.per_token(logprob_N, teacher_N, tokens)
 
     @model_validator(mode="after")
-    def _support_makes_sense(self) -> Divergence:
-        if self.support == "sampled" and self.returns == "loss":
+    def _makes_sense(self) -> Divergence:
+        if self.sampled:
+            self._can_be_estimated()
+            return self
+        if self.estimator is not None:
             raise ValueError(
-                f"{self.kind or type(self).__name__} cannot be estimated from the sampled token: "
-                "the tokens come from the student, and an average over the student's tokens "
-                "estimates the reverse KL alone. Use support: full, or reverse_kl"
+                f"estimator: {self.estimator.kind} estimates from the sampled token, and support: "
+                f"{self.support.kind} compares distributions exactly. Leave the estimator out, or "
+                "use support: sampled"
+            )
+        if not self.support.normalised and not (self.additive and self.target is None):
+            what = self.kind if self.target is None else f"target: {self.target.kind}"
+            raise ValueError(
+                f"{what} is defined for whole distributions, and rest: raw leaves a part of one. "
+                "Use rest: tail"
             )
         return self
 
+    def _can_be_estimated(self) -> None:
+        own, name = self.estimated_by, self.kind or type(self).__name__
+        if own is None or not self.estimable:
+            raise ValueError(
+                f"{name} cannot be estimated from the sampled token: the tokens come from the "
+                "student, and an average over the student's tokens estimates the reverse KL alone. "
+                "Use support: full or teacher_top_k, reverse_kl, or forward_kl with estimator: "
+                "importance, which weights the tokens"
+            )
+        if own.estimates not in (self.estimable, "neither"):
+            raise ValueError(
+                f"estimator: {own.kind} estimates the {own.estimates}, and the divergence is {name}"
+            )
+        if self.target is None:
+            return
+        if self.target.moves or not own.baseline_free:
+            raise ValueError(
+                f"target: {self.target.kind} is known at the sampled token up to its normaliser "
+                f"and as a number; estimator: {own.kind} and a live student need more. Use "
+                "estimator: k1, truncated or clipped with a detached target, or support: full"
+            )
+
 
 class ReverseKL(Divergence, kind="reverse_kl"):
-    """KL(student || teacher) (MiniLLM 2306.08543).
+    """KL(student || teacher) (MiniLLM 2306.08543)."""
 
-    With full support an exact loss. Sampled, the advantage `log q(y) - log p(y)`, whose policy
-    gradient has the same expectation.
-    """
+    estimable: ClassVar[str] = "reverse_kl"
+    default_estimator: ClassVar[Estimator | None] = K1()
 
-    @property
-    def returns(self) -> Literal["loss", "advantage"]:
-        """See `Divergence.returns`."""
-        return "loss" if self.support == "full" else "advantage"
+    def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
+        """See `Divergence.value`."""
+        return kl(p_NK, q_NK)
 
-    def per_token(
-        self, student_NV: torch.Tensor, teacher_NV: torch.Tensor, ids_N: torch.Tensor
-    ) -> torch.Tensor:
-        """See `Divergence.per_token`."""
-        if self.support == "full":
-            p_NV = student_NV.detach()
-            pull_NV = p_NV.exp() * _log_ratio(p_NV, teacher_NV)
-            return _Given.value(student_NV, pull_NV.sum(-1), pull_NV)
-        at_N1 = ids_N[:, None]
-        return (teacher_NV.gather(1, at_N1) - student_NV.gather(1, at_N1)).squeeze(1).detach()
+    def closed_form(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Divergence.closed_form`."""
+        return _reverse(p_NK, q_NK)
 
 
 class ForwardKL(Divergence, kind="forward_kl"):
     """KL(teacher || student)."""
 
-    def per_token(
-        self, student_NV: torch.Tensor, teacher_NV: torch.Tensor, ids_N: torch.Tensor
-    ) -> torch.Tensor:
-        """See `Divergence.per_token`."""
-        p_NV = student_NV.detach()
-        return _Given.value(student_NV, kl(teacher_NV, p_NV), p_NV.exp() - teacher_NV.exp())
+    estimable: ClassVar[str] = "forward_kl"
+
+    def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
+        """See `Divergence.value`."""
+        return kl(q_NK, p_NK)
+
+    def closed_form(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Divergence.closed_form`."""
+        return _forward(p_NK, q_NK)
 
 
 class JensenShannon(Divergence, kind="jsd"):
@@ -97,74 +204,182 @@ class JensenShannon(Divergence, kind="jsd"):
 
     beta: float = Field(default=0.5, gt=0, lt=1)
 
-    def per_token(
-        self, student_NV: torch.Tensor, teacher_NV: torch.Tensor, ids_N: torch.Tensor
-    ) -> torch.Tensor:
-        """See `Divergence.per_token`."""
-        b, p_NV = self.beta, student_NV.detach()
-        mixed_NV = _mixture(p_NV, teacher_NV, b)
+    def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
+        """See `Divergence.value`."""
+        mixed_NK = mixture(p_NK, q_NK, self.beta)
+        return kl(q_NK, mixed_NK) / (1 - self.beta) + kl(p_NK, mixed_NK) / self.beta
+
+    def closed_form(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Divergence.closed_form`."""
+        mixed_NK = mixture(p_NK, q_NK, self.beta)
         # The mixture moves with the student, but what that adds to the gradient cancels.
-        pull_NV = p_NV.exp() * _log_ratio(p_NV, mixed_NV) / b
-        value_N = kl(teacher_NV, mixed_NV) / (1 - b) + pull_NV.sum(-1)
-        return _Given.value(student_NV, value_N, pull_NV)
+        pull_NK = weighted(p_NK, p_NK - mixed_NK).div_(self.beta)
+        far_N = weighted(q_NK, q_NK - mixed_NK).sum(-1)
+        return far_N / (1 - self.beta) + pull_NK.sum(-1), pull_NK
 
 
-def kl(p_NV: torch.Tensor, q_NV: torch.Tensor) -> torch.Tensor:
-    """KL(p || q) of log-probabilities, (N,).
+class SkewKL(Divergence, kind="skew"):
+    """KL to a mixture with the other side (DistiLLM 2402.03898): `forward` is
+    KL(q || alpha q + (1-alpha) p), `reverse` is KL(p || alpha p + (1-alpha) q).
 
-    Where p has no mass, or none that its dtype can hold, there is no contribution, whatever q is.
-    Where q has none and p has, the divergence is infinite.
-    """
-    return (p_NV.exp() * _log_ratio(p_NV, q_NV)).sum(-1)
+    Finite whatever lacks mass. As alpha -> 0 it is the KL of that direction.
 
-
-def entropy(p_NV: torch.Tensor) -> torch.Tensor:
-    """Entropy in nats, (N,)."""
-    return -(p_NV.exp() * p_NV.masked_fill(p_NV == -math.inf, 0.0)).sum(-1)
-
-
-class _Given(torch.autograd.Function):
-    """Values of the student's log-probabilities whose gradient is given in closed form.
-
-    A gradient is given up to what a normalised distribution ignores, a multiple of its
-    probabilities, such that it is exactly zero where student and teacher are equal. Rounding would
-    leave some 1e-8, which an optimizer that normalises gradients makes into full steps.
+    Args:
+        alpha: the share of the first argument in the mixture.
     """
 
-    @staticmethod
-    def value(
-        student_NV: torch.Tensor, value_N: torch.Tensor, gradient_NV: torch.Tensor
+    direction: Literal["forward", "reverse"] = "forward"
+    alpha: float = Field(default=0.1, gt=0, lt=1)
+
+    def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
+        """See `Divergence.value`."""
+        first_NK, second_NK = (q_NK, p_NK) if self.direction == "forward" else (p_NK, q_NK)
+        return kl(first_NK, mixture(first_NK, second_NK, 1 - self.alpha))
+
+    def closed_form(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Divergence.closed_form`."""
+        alpha, forward = self.alpha, self.direction == "forward"
+        mixed_NK = mixture(p_NK, q_NK, alpha if forward else 1 - alpha)
+        # (p - q) p / m: what is left of the mixture's own movement.
+        drag_NK = weighted(p_NK, (p_NK - mixed_NK).exp() - (q_NK - mixed_NK).exp())
+        if forward:
+            value_N = weighted(q_NK, q_NK - mixed_NK).sum(-1)
+            return value_N, drag_NK.mul_((1 - alpha) ** 2)
+        pull_NK = weighted(p_NK, p_NK - mixed_NK)
+        return pull_NK.sum(-1), pull_NK - drag_NK.mul_(alpha * (1 - alpha))
+
+
+class AlphaDivergence(Divergence, kind="alpha"):
+    """Divergences of order alpha, from S = sum p^alpha q^(1-alpha) and over alpha (1-alpha), which
+    makes both forms the forward KL as alpha -> 0 and the reverse KL as alpha -> 1.
+
+    `renyi` is -log(S) / (alpha (1-alpha)): Renyi's divergence of the student from the teacher, over
+    alpha. `amari` is (1 - S) / (alpha (1-alpha)), at one half four times the squared Hellinger
+    distance. The latter alone is finite where the two share no token. The ends are kinds of their
+    own.
+    """
+
+    additive: ClassVar[bool] = False
+
+    alpha: float = Field(default=0.5, gt=0, lt=1)
+    form: Literal["renyi", "amari"] = "renyi"
+
+    def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
+        """See `Divergence.value`."""
+        lack_N = self._lack(p_NK, q_NK)
+        if self.form == "renyi":
+            lack_N = -self._log_shared(lack_N, p_NK, q_NK)
+        return lack_N / (self.alpha * (1 - self.alpha))
+
+    def closed_form(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Divergence.closed_form`."""
+        lack_N = self._lack(p_NK, q_NK)
+        log_shared_N = self._log_shared(lack_N, p_NK, q_NK)
+        renyi = self.form == "renyi"
+        value_N = -log_shared_N if renyi else lack_N
+        # p less p^alpha q^(1-alpha), which Renyi normalises.
+        tilt_NK = (1 - self.alpha) * (q_NK - p_NK)
+        tilt_NK = tilt_NK - log_shared_N[:, None] if renyi else tilt_NK
+        pull_NK = torch.where(
+            tilt_NK < 1,
+            -p_NK.exp() * tilt_NK.clamp(max=1.0).expm1(),
+            p_NK.exp() - (p_NK + tilt_NK).exp(),
+        )
+        pull_NK = pull_NK.masked_fill_(p_NK == -torch.inf, 0.0)
+        return value_N / (self.alpha * (1 - self.alpha)), pull_NK.div_(1 - self.alpha)
+
+    def _lack(self, p_NK: torch.Tensor, q_NK: torch.Tensor) -> torch.Tensor:
+        """1 - S, precise where that is small."""
+        if self.alpha < 0.5:
+            power_NK = -self.alpha * log_ratio(q_NK, p_NK)
+            return -(q_NK.exp() * power_NK.expm1()).sum(-1)
+        power_NK = -(1 - self.alpha) * log_ratio(p_NK, q_NK)
+        return -(p_NK.exp() * power_NK.expm1()).sum(-1)
+
+    def _log_shared(
+        self, lack_N: torch.Tensor, p_NK: torch.Tensor, q_NK: torch.Tensor
     ) -> torch.Tensor:
-        """`value_N`, differentiated by `student_NV` as `gradient_NV` says."""
-        found = _Given.apply(student_NV, value_N, gradient_NV)
-        assert isinstance(found, torch.Tensor)
-        return found
-
-    @staticmethod
-    def forward(
-        ctx: Any, student_NV: torch.Tensor, value_N: torch.Tensor, gradient_NV: torch.Tensor
-    ) -> torch.Tensor:
-        ctx.save_for_backward(gradient_NV)
-        return value_N.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads_N: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (gradient_NV,) = ctx.saved_tensors
-        return grads_N[0][:, None] * gradient_NV, None, None
+        """log S, precise where S is nearly 1 and where it is nearly 0."""
+        product_NK = self.alpha * p_NK + (1 - self.alpha) * q_NK
+        near_N = torch.log1p(-lack_N.clamp(max=0.5))
+        return torch.where(lack_N < 0.5, near_N, product_NK.logsumexp(-1))
 
 
-def _log_ratio(p_NV: torch.Tensor, q_NV: torch.Tensor) -> torch.Tensor:
-    """log p - log q, and 0 where p has no mass."""
-    empty_NV = p_NV.exp() == 0
-    return p_NV.masked_fill(empty_NV, 0.0) - q_NV.masked_fill(empty_NV, 0.0)
+class EntropySwitched(Divergence, kind="entropy_switched"):
+    """Reverse KL where the teacher is sure, forward KL where its entropy H is high (EOPD
+    2603.07079).
 
+    Sources read it in three ways: `additive` adds the forward to the reverse KL where H is above
+    the threshold, as the paper's abstract has it; `switch` puts the one in the other's place;
+    `blended` weights them with s and 1 - s, s = sigmoid((H - threshold) / width), a form of ours
+    for what a survey calls a continuous blend. The paper takes the forward KL over the teacher's
+    likeliest tokens; here both share the support. Neither threshold nor width is the paper's.
 
-def _mixture(p_NV: torch.Tensor, q_NV: torch.Tensor, beta: float) -> torch.Tensor:
-    """log((1 - beta) p + beta q), which is p to the last bit where p and q are equal.
-
-    NaN where neither has any mass: there no divergence from the mixture looks.
+    Args:
+        threshold: of the teacher's entropy over the whole vocabulary, in nats.
+        width: in nats, of the blend.
     """
-    gap_NV = q_NV - p_NV
-    from_p_NV = p_NV + torch.log1p(beta * torch.expm1(gap_NV.clamp(max=0.0)))
-    from_q_NV = q_NV + torch.log1p((1 - beta) * torch.expm1(-gap_NV.clamp(min=0.0)))
-    return torch.where(gap_NV <= 0, from_p_NV, from_q_NV)
+
+    reading: Literal["additive", "switch", "blended"] = "additive"
+    threshold: float = Field(default=0.8, ge=0)
+    width: float = Field(default=0.1, gt=0)
+
+    def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
+        """See `Divergence.value`."""
+        reverse_N, forward_N = self._shares(row)
+        return reverse_N * kl(p_NK, _where(reverse_N, q_NK, p_NK)) + forward_N * kl(
+            _where(forward_N, q_NK, p_NK), p_NK
+        )
+
+    def closed_form(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Divergence.closed_form`."""
+        reverse_N, forward_N = self._shares(row)
+        down_N, down_NK = _reverse(p_NK, _where(reverse_N, q_NK, p_NK))
+        up_N, up_NK = _forward(p_NK, _where(forward_N, q_NK, p_NK))
+        pull_NK = down_NK.mul_(reverse_N[:, None]).add_(up_NK.mul_(forward_N[:, None]))
+        return reverse_N * down_N + forward_N * up_N, pull_NK
+
+    def _shares(self, row: Row) -> tuple[torch.Tensor, torch.Tensor]:
+        """How much the reverse and the forward KL count, (N,) each."""
+        entropy_N = row.teacher_entropy_N
+        if self.reading == "blended":
+            forward_N = torch.sigmoid((entropy_N - self.threshold) / self.width)
+        else:
+            forward_N = (entropy_N > self.threshold).to(entropy_N.dtype)
+        one_N = torch.ones_like(forward_N)
+        return (one_N if self.reading == "additive" else one_N - forward_N), forward_N
+
+
+def _where(share_N: torch.Tensor, q_NK: torch.Tensor, p_NK: torch.Tensor) -> torch.Tensor:
+    """q where it counts; elsewhere p, of which an infinite divergence cannot come."""
+    return torch.where(share_N[:, None] > 0, q_NK, p_NK)
+
+
+def _reverse(p_NK: torch.Tensor, q_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """KL(p || q) and its gradient by log p, up to p."""
+    pull_NK = weighted(p_NK, p_NK - q_NK)
+    return pull_NK.sum(-1), pull_NK
+
+
+def _forward(p_NK: torch.Tensor, q_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """KL(q || p) and its gradient by log p, up to -p."""
+    return weighted(q_NK, q_NK - p_NK).sum(-1), p_NK.exp() - q_NK.exp()
+
+
+def _differentiated(
+    value_of: Callable[[torch.Tensor], torch.Tensor], p_NK: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values (N,) of log-probabilities (N, K) and their gradient; 0 where there is no mass."""
+    with torch.enable_grad():
+        live_NK = p_NK.detach().requires_grad_()
+        value_N = value_of(live_NK)
+        (pull_NK,) = torch.autograd.grad(value_N.sum(), live_NK)
+    return value_N.detach(), pull_NK.masked_fill(p_NK == -torch.inf, 0.0)

@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
 from pydantic import Field, SerializeAsAny
 
 from agentopd.parts import Part
-from agentopd.signal.advantages import Advantage, Grpo
+from agentopd.signal.advantages import Advantage, Grpo, Reinforce
+from agentopd.signal.channels import Channels
+from agentopd.signal.tokens import Tokens, mean_by
+from agentopd.types import Lesson, Trajectory
+
+if TYPE_CHECKING:
+    from agentopd.config import RunConfig
+
+# N tokens of a micro-batch, L its lessons
+
+
+@dataclass(frozen=True)
+class Route:
+    """How much one episode counts in each channel; `likelihood` makes its tokens likelier,
+    whatever its advantage.
+    """
+
+    distil: float = 1.0
+    rl: float = 1.0
+    likelihood: float = 0.0
 
 
 class Mix(Part, family="mix"):
     """Which channels a step has and how much each counts."""
+
+    linear: ClassVar[bool] = False
+    """Whether the loss is a sum of tokens' credits, each times a number known beforehand."""
+    distils: ClassVar[bool] = True
+    """Whether the teacher's credit enters the loss by itself, whatever the advantages are."""
 
     @property
     def rl_channel(self) -> Advantage | None:
@@ -21,9 +50,63 @@ class Mix(Part, family="mix"):
         """What the distillation term is multiplied by; 0 means that no teacher is asked."""
         return 1.0
 
+    @property
+    def scored_by(self) -> Literal["teacher", "unit"] | None:
+        """Whose scores of whole episodes `rewards` needs; None where it needs none."""
+        return None
+
+    @property
+    def several(self) -> bool:
+        """Whether a loss can have terms of both channels."""
+        return self.distils and bool(self.distil_coefficient) and self.rl_channel is not None
+
+    def check(self, method: RunConfig) -> None:
+        """Whether the mix makes sense beside the method's other parts.
+
+        Raises:
+            ValueError: it does not; the message says why and what to do.
+        """
+        rl, rollout = self.rl_channel, method.rollout
+        if rl is not None and rl.group_relative and rollout.group < 2:
+            raise ValueError(
+                f"mix: {self.kind} compares the episodes of a group, and rollout.group is "
+                f"{rollout.group}: every group would be dead. Set rollout.group to 4 or 8 "
+                "(and rollout.tasks so that episodes stay equal)"
+            )
+        if self.distil_coefficient and not method.privilege:
+            raise ValueError(
+                "a distilling method needs a privilege; "
+                "privilege: none is the control that tells nothing"
+            )
+
+    def routes(self, lessons: Sequence[Lesson]) -> dict[int, Route]:
+        """How much each of the step's episodes, by number, counts in each channel."""
+        return {x.trajectory.episode: Route() for x in lessons}
+
+    def reduced(self, gap_N: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+        """(L,) the teacher's score of each episode, from log q - log p_behaviour of tokens (N,)."""
+        return mean_by(gap_N, tokens.lesson_N, tokens.lessons)
+
+    def rewards(
+        self, trajectories: Sequence[Trajectory], scores: Mapping[int, float]
+    ) -> dict[int, float]:
+        """What advantages are made of, by episode number; an episode left out takes no part."""
+        return {t.episode: t.reward for t in trajectories}
+
+    def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
+        """The loss of a micro-batch, as terms that are summed; each channel that speaks has one."""
+        found = {}
+        if self.distils and channels.distillation is not None:
+            found["distil"] = channels.distil()
+        if channels.reinforcement is not None:
+            found["rl"] = channels.reinforce()
+        return found
+
 
 class DistilOnly(Mix, kind="distil"):
     """The teacher alone; rewards are not looked at."""
+
+    linear = True
 
 
 class RlOnly(Mix, kind="rl"):
@@ -54,3 +137,186 @@ class Auxiliary(RlOnly, kind="auxiliary"):
     def distil_coefficient(self) -> float:
         """See `Mix.distil_coefficient`."""
         return self.coefficient
+
+
+class Additive(Auxiliary, kind="additive"):
+    """One policy gradient of A + `coefficient` times the teacher's credit (OPID 2606.26790, ATOD
+    2606.27814).
+
+    The clip looks at the sum and takes the place of the estimator's own rule for the importance
+    ratio, so the teacher moves no token further than rewards alone could. The schedules `rl` and
+    `distil` multiply one summand each, which is how ATOD passes from the teacher to rewards. Tokens
+    without a lesson keep A.
+    """
+
+    @property
+    def several(self) -> bool:
+        """See `Mix.several`: the one term holds both."""
+        return False
+
+    def check(self, method: RunConfig) -> None:
+        """See `Mix.check`."""
+        super().check(method)
+        if method.unit.returns(method.divergence) == "loss":
+            raise ValueError(
+                f"mix: additive adds the teacher's term to the sampled token's advantage, and "
+                f"{method.divergence.kind} as it is set up is a loss with a gradient of its own, "
+                "not an advantage. Use divergence: {kind: reverse_kl, support: sampled}, or "
+                "mix: auxiliary, which adds losses"
+            )
+
+    def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
+        """See `Mix.terms`."""
+        rewards, teacher = channels.reinforcement, channels.distillation
+        assert rewards is not None
+        advantage_N = rewards.scale_N * rewards.advantage_N
+        if teacher is not None:
+            advantage_N = advantage_N + teacher.scale_N * teacher.credit_N
+        return {"rl": channels.reinforce(advantage_N)}
+
+
+class Multiplicative(RlOnly, kind="multiplicative"):
+    """The advantage A becomes A ((1 - strength) + strength w), w the product of the method's
+    weights: rewards give the direction, the teacher the size (RLSD 2604.03128 with a weight of
+    tokens, StepOPSD 2605.27140 of steps, AgentOPSD 2608.05987 of turns).
+
+    A unit's tokens share their mean weight, whatever `unit.reduce` says: a sum would multiply by
+    the span's length. The schedule `strength` multiplies `strength`. Where every reward of a group
+    is the same, A is zero and the teacher cannot be heard; tokens without a lesson keep A.
+    """
+
+    distils = False
+
+    strength: float = Field(default=0.5, ge=0, le=1)
+
+    @property
+    def distil_coefficient(self) -> float:
+        """See `Mix.distil_coefficient`: the teacher is asked for the weights."""
+        return 1.0
+
+    def check(self, method: RunConfig) -> None:
+        """See `Mix.check`."""
+        super().check(method)
+        if not method.weight:
+            raise ValueError(
+                "mix: multiplicative multiplies advantages by the method's weights, and there are "
+                "none: it would be mix: rl, paying for a teacher. Set a weight, for example "
+                "weight: [gap_gate]"
+            )
+
+    def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
+        """See `Mix.terms`."""
+        rewards, teacher = channels.reinforcement, channels.distillation
+        assert rewards is not None
+        if teacher is None:
+            return {"rl": channels.reinforce()}
+        strength = min(self.strength * channels.strength, 1.0)
+        modulation_N = (1 - strength) + strength * teacher.weight_N
+        advantage_N = rewards.scale_N * rewards.advantage_N * modulation_N
+        return {"rl": channels.reinforce(advantage_N)}
+
+
+class TrustRatio(RlOnly, kind="trust_ratio"):
+    """PPO's clipped ratio, measured from a mixture of behaviour policy and teacher instead of from
+    the behaviour policy: where the advantage asks for a move that brings the student nearer to the
+    teacher the clip is far, elsewhere it is near (trust-region ratios of RLAD 2602.22495).
+
+    Only the paper's summary says which two are mixed; how is not certain, so both readings are
+    here. Tokens without a lesson have the plain ratio.
+
+    Args:
+        share: of the teacher in the mixture; 0 is plain PPO. The schedule `strength` multiplies it.
+        mixture: of log-probabilities (`geometric`) or of probabilities (`arithmetic`).
+    """
+
+    distils = False
+
+    share: float = Field(default=0.5, ge=0, le=1)
+    mixture: Literal["geometric", "arithmetic"] = "geometric"
+
+    @property
+    def distil_coefficient(self) -> float:
+        """See `Mix.distil_coefficient`: the teacher is asked for the mixture."""
+        return 1.0
+
+    def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
+        """See `Mix.terms`."""
+        teacher, before_N = channels.measured.teacher, channels.behaviour_N
+        if teacher is None:
+            return {"rl": channels.reinforce()}
+        share = min(self.share * channels.strength, 1.0)
+        if self.mixture == "geometric":
+            anchor_N = torch.lerp(before_N, teacher.logprob_N, share)
+        else:
+            anchor_N = torch.lerp(before_N.exp(), teacher.logprob_N.exp(), share).log()
+        return {"rl": channels.reinforce(anchor_N=anchor_N)}
+
+
+@runtime_checkable
+class Scoring(Protocol):
+    """A unit that scores whole episodes, as rubrics do."""
+
+    def score(self, trajectory: Trajectory) -> float | None:
+        """The episode's score; None where nothing can be said of it."""
+        ...
+
+
+class RewardReplacement(RlOnly, kind="reward"):
+    """The episode's reward becomes a score, of which advantages are made.
+
+    Episodes without a score have no advantage, and no other is measured against them.
+
+    Args:
+        score: `teacher`: log q - log p_behaviour of the episode's own tokens, in nats. `unit`: what
+            the unit says of the episode, sum(v w) / sum(w) over a rubric's criteria (ROPD
+            2605.07396); then no teacher is asked.
+        reduce: of the teacher's tokens over the episode. A sum grows with the episode's length.
+        environment: the environment's own reward is added, times this.
+    """
+
+    distils = False
+
+    score: Literal["teacher", "unit"] = "teacher"
+    reduce: Literal["mean", "sum"] = "mean"
+    environment: float = Field(default=0.0, ge=0)
+
+    @property
+    def distil_coefficient(self) -> float:
+        """See `Mix.distil_coefficient`: the teacher is asked for the score."""
+        return 1.0 if self.score == "teacher" else 0.0
+
+    @property
+    def scored_by(self) -> Literal["teacher", "unit"]:
+        """See `Mix.scored_by`."""
+        return self.score
+
+    def check(self, method: RunConfig) -> None:
+        """See `Mix.check`."""
+        super().check(method)
+        if self.score == "unit" and not isinstance(method.unit, Scoring):
+            raise ValueError(
+                f"mix: reward with score: unit takes the episode's reward from the unit, and "
+                f"unit: {method.unit.kind} scores no episodes. Use unit: rubric_span, or "
+                "score: teacher"
+            )
+        if isinstance(self.rl, Reinforce) and self.rl.baseline == "running":
+            raise ValueError(
+                "mix: reward with rl.baseline: running would measure scores against the past of "
+                "the environment's rewards, which are another quantity. Use baseline: batch"
+            )
+
+    def reduced(self, gap_N: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+        """See `Mix.reduced`."""
+        if self.reduce == "mean":
+            return super().reduced(gap_N, tokens)
+        return gap_N.new_zeros(tokens.lessons).index_add(0, tokens.lesson_N, gap_N)
+
+    def rewards(
+        self, trajectories: Sequence[Trajectory], scores: Mapping[int, float]
+    ) -> dict[int, float]:
+        """See `Mix.rewards`."""
+        return {
+            t.episode: scores[t.episode] + self.environment * t.reward
+            for t in trajectories
+            if t.episode in scores
+        }

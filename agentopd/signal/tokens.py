@@ -1,16 +1,17 @@
-"""The trainable tokens of a micro-batch, laid end to end."""
+"""The trainable tokens of a micro-batch, laid end to end, and the turns they belong to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from agentopd.types import Lesson
 
-# N trainable tokens of the micro-batch
+# N trainable tokens of the micro-batch, K turns that have some, G groups of any kind
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,62 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids_N)
 
+    @cached_property
+    def turns(self) -> Turns:
+        """The turns that have trainable tokens, by episode and then by depth."""
+        span = int(self.turn_N.max()) + 1 if len(self) else 1
+        keys_K, at_N = torch.unique(self.lesson_N * span + self.turn_N, return_inverse=True)
+        return Turns(at_N=at_N, lesson_K=keys_K // span, depth_K=keys_K % span)
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The turns of a micro-batch; an episode's turns are neighbours, in the order of play.
+
+    Attributes:
+        at_N: which turn each token belongs to.
+        lesson_K: which lesson a turn belongs to.
+        depth_K: its number in its own episode, counted from 0.
+    """
+
+    at_N: torch.Tensor
+    lesson_K: torch.Tensor
+    depth_K: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.lesson_K)
+
+    @cached_property
+    def first_K(self) -> torch.Tensor:
+        """The first turn of each turn's episode."""
+        return torch.searchsorted(self.lesson_K, self.lesson_K)
+
+    def mean(self, values_N: torch.Tensor) -> torch.Tensor:
+        """(K,) the mean over each turn's tokens."""
+        return mean_by(values_N, self.at_N, len(self))
+
+    def sum(self, values_N: torch.Tensor) -> torch.Tensor:
+        """(K,) the sum over each turn's tokens."""
+        return sum_by(values_N, self.at_N, len(self))
+
+    def fold(
+        self, values_K: torch.Tensor, start: float, step: Callable[[float, float], float]
+    ) -> torch.Tensor:
+        """(K,) float64: `step(what came before, value)` along each episode, begun with `start`."""
+        found: list[float] = []
+        before = list(zip(self.lesson_K.tolist(), values_K.double().tolist(), strict=True))
+        for k, (lesson, value) in enumerate(before):
+            fresh = k == 0 or before[k - 1][0] != lesson
+            found.append(step(start if fresh else found[-1], value))
+        return torch.tensor(found, dtype=torch.float64, device=values_K.device)
+
+
+def sum_by(values_N: torch.Tensor, group_N: torch.Tensor, groups: int) -> torch.Tensor:
+    """(G,) the sum of `values_N` over each group; 0 where a group is empty."""
+    return values_N.new_zeros(groups).index_add(0, group_N, values_N)
+
 
 def mean_by(values_N: torch.Tensor, group_N: torch.Tensor, groups: int) -> torch.Tensor:
-    """Mean of `values_N` over each group, of shape (groups,); 0 where a group is empty."""
-    total = values_N.new_zeros(groups).index_add(0, group_N, values_N)
-    count = values_N.new_zeros(groups).index_add(0, group_N, torch.ones_like(values_N))
-    return total / count.clamp(min=1)
+    """(G,) the mean of `values_N` over each group; 0 where a group is empty."""
+    count_G = sum_by(torch.ones_like(values_N), group_N, groups)
+    return sum_by(values_N, group_N, groups) / count_G.clamp(min=1)

@@ -2,28 +2,39 @@
 
 A unit cuts a trajectory into spans. A span's value is the reduction of its tokens' values, and
 every token of the span carries it, times the span's weight. Where spans overlap, a token carries
-the sum. The aggregator then averages tokens.
+the sum; a token outside every span carries nothing. The aggregator then averages tokens.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
 
+from agentopd.env import load_object
 from agentopd.parts import Part
 from agentopd.signal.aggregate import Normalise
 from agentopd.signal.divergences import Divergence
+from agentopd.signal.evidence import Evidence
 from agentopd.signal.tokens import Tokens, mean_by
-from agentopd.types import Lesson, Trajectory
+from agentopd.types import Lesson, Trajectory, Turn
+
+if TYPE_CHECKING:
+    from agentopd.config import RunConfig
+    from agentopd.model import LanguageModel
+    from agentopd.teacher import Teacher
 
 # N tokens of a micro-batch, S spans, P pairs (span, token of the span)
 
 Reduce = Literal["sum", "mean", "last"]
+AnswerPart = Literal["turn", "reasoning", "action"]
+"""The whole answer of a turn, or one side of the end of its reasoning."""
+
+Fact = bool | int | float | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +50,32 @@ class Span:
     weight: float = 1.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payment:
+    """One verdict and the tokens it paid.
+
+    Attributes:
+        criterion: the name of what was judged.
+        turn: the turn it was judged in, counted from 0.
+        verdict: 1 where the turn meets the criterion, 0 where it does not, between them in doubt.
+        start, stop: the tokens that were paid, `start <= t < stop` of the trajectory's ids.
+        paid: what each of them got for it, a weight or a reward, before `Unit.balance`.
+    """
+
+    criterion: str
+    turn: int
+    verdict: float
+    start: int
+    stop: int
+    paid: float
+
+
 class Unit(Part, family="unit"):
     """One granularity.
+
+    A unit may live: it is made ready once (`prepare`), takes note of each step's trajectories
+    before their spans are asked for (`learn`), and what it remembers goes into the checkpoint
+    through `state`.
 
     Args:
         reduce: how a span's value is made of its tokens' values.
@@ -52,12 +87,22 @@ class Unit(Part, family="unit"):
     normalise: Normalise = "token_mean"
     budget: float = Field(default=1_000.0, gt=0)
 
+    @property
+    def linear(self) -> bool:
+        """Whether credits are linear in the tokens' values, whatever the models say."""
+        return True
+
     @abstractmethod
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """The spans of one trajectory."""
 
-    def credit(self, values_N: torch.Tensor, index: SpanIndex) -> torch.Tensor:
-        """What each token carries, (N,), of its own value (N,). Differentiable in `values_N`."""
+    def credit(
+        self, values_N: torch.Tensor, index: SpanIndex, evidence: Evidence | None = None
+    ) -> torch.Tensor:
+        """What each token carries, (N,), of its own value (N,). Differentiable in `values_N`.
+
+        A unit that is `linear` does not look at the evidence, which may then be missing.
+        """
         return index.scatter(index.reduce(values_N, self.reduce), len(values_N))
 
     def returns(self, divergence: Divergence) -> Literal["loss", "advantage"]:
@@ -68,6 +113,34 @@ class Unit(Part, family="unit"):
         """A factor on a step's credits, from all its trajectories' spans, to keep the scale."""
         return 1.0
 
+    def payments(self, trajectory: Trajectory) -> list[Payment]:
+        """The unit's verdicts, each with the tokens it paid; none of a unit that judges nothing."""
+        return []
+
+    def check(self, method: RunConfig) -> None:
+        """Look at the rest of the method when the configuration is read.
+
+        Raises:
+            ValueError: the unit makes no sense together with it.
+        """
+
+    def prepare(self, student: LanguageModel, teacher: Teacher) -> None:
+        """Get ready before the first step; the teacher is ready where the method asks one.
+
+        Raises:
+            ValueError: something the unit needs cannot be loaded or used.
+        """
+
+    def learn(self, trajectories: Sequence[Trajectory]) -> None:
+        """Take note of a step's trajectories before their spans are asked for."""
+
+    def state(self) -> dict[str, Any]:
+        """What must survive a restart, as JSON."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The reverse of `state`."""
+
 
 class TokenUnit(Unit, kind="token"):
     """Every token by itself."""
@@ -76,7 +149,9 @@ class TokenUnit(Unit, kind="token"):
         """See `Unit.spans`."""
         return [Span(t, t + 1, "token") for t in trajectory.trainable.nonzero()[0].tolist()]
 
-    def credit(self, values_N: torch.Tensor, index: SpanIndex) -> torch.Tensor:
+    def credit(
+        self, values_N: torch.Tensor, index: SpanIndex, evidence: Evidence | None = None
+    ) -> torch.Tensor:
         """See `Unit.credit`: a token of its own carries its own value."""
         return values_N
 
@@ -88,15 +163,24 @@ class TurnUnit(Unit, kind="turn"):
         use: `credit` gives each token its turn's reduced value. `weight` leaves each token its own
             value and multiplies it by the turn's reduced magnitude, relative to the mean over the
             episode's turns and detached: the turns in which the teacher disagrees most teach most.
+        part: the tokens of the turn that are looked at; the others carry nothing.
     """
 
     use: Literal["credit", "weight"] = "credit"
+    part: AnswerPart = "turn"
+
+    @property
+    def linear(self) -> bool:
+        """See `Unit.linear`."""
+        return self.use == "credit"
 
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`."""
-        return [Span(turn.start, turn.stop, "turn") for turn in trajectory.turns]
+        return [Span(*part_of(turn, self.part), self.part) for turn in trajectory.turns]
 
-    def credit(self, values_N: torch.Tensor, index: SpanIndex) -> torch.Tensor:
+    def credit(
+        self, values_N: torch.Tensor, index: SpanIndex, evidence: Evidence | None = None
+    ) -> torch.Tensor:
         """See `Unit.credit`."""
         if self.use == "credit":
             return super().credit(values_N, index)
@@ -180,3 +264,30 @@ class SpanIndex:
         """What each token carries, (N,): the sum over its spans of value times weight."""
         carried_P = (values_S * self.weight_S)[self.span_P]
         return values_S.new_zeros(tokens).index_add(0, self.token_P, carried_P)
+
+
+def part_of(turn: Turn, part: AnswerPart) -> tuple[int, int]:
+    """Where a part of a turn starts and stops in the trajectory's ids."""
+    if part == "reasoning":
+        return turn.start, turn.act
+    return (turn.act if part == "action" else turn.start), turn.stop
+
+
+def fact_of(turn: Turn, name: str) -> Any:
+    """What the environment states under `name` after a turn; None where it states nothing.
+
+    `success` is not looked up among the facts: it reads the episode's outcome.
+    """
+    return turn.info.get("success") if name == "success" else turn.info.get("facts", {}).get(name)
+
+
+def named_function(path: str) -> Callable[..., Any]:
+    """The function that `package.module:function` names.
+
+    Raises:
+        ValueError: it cannot be imported, or is no function.
+    """
+    found = load_object(path) if ":" in path else None
+    if not callable(found):
+        raise ValueError(f"{path!r} names no function; write package.module:function")
+    return found

@@ -1,0 +1,161 @@
+"""What the models say of each token: all that the signal is made of, without the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from agentopd.signal.tokens import Tokens
+from agentopd.types import Lesson
+
+# N tokens of a micro-batch, K kept tokens
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What one model says of each token.
+
+    Attributes:
+        logprob_N: log-probability of the sampled token, in nats.
+        entropy_N: of the next-token distribution, in nats.
+        top_N: log-probability of the likeliest token.
+        rank_N: how many tokens are likelier than the sampled one; None unless asked for.
+    """
+
+    logprob_N: torch.Tensor
+    entropy_N: torch.Tensor
+    top_N: torch.Tensor
+    rank_N: torch.Tensor | None = None
+
+    def detached(self) -> Opinion:
+        """The same numbers, of which nothing is differentiated."""
+        return replace(self, logprob_N=self.logprob_N.detach(), entropy_N=self.entropy_N.detach())
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What both models give to the likeliest tokens.
+
+    Attributes:
+        ids_NK: first the student's likeliest tokens, then as many of the teacher's, each in order;
+            what both hold for likely is there twice.
+        student_NK: the student's log-probability of each, in nats.
+        teacher_NK: the teacher's.
+    """
+
+    ids_NK: torch.Tensor
+    student_NK: torch.Tensor
+    teacher_NK: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A micro-batch's tokens, seen by the models.
+
+    Gradients flow into the student through `student.logprob_N`, `student.entropy_N` and
+    `divergence_N`.
+
+    Attributes:
+        teacher: None where no teacher was asked.
+        reference: the student as it was before its first step, in its own context; None where
+            nothing asks for it.
+        divergence_N: None where no divergence of distributions was asked for.
+        mass_N: the share of the student's probability that the divergence's support captures.
+        overlap_N: the share of the student's likeliest tokens among the teacher's; None unless
+            asked for.
+        kept: the likeliest tokens; None unless asked for.
+    """
+
+    student: Opinion
+    teacher: Opinion | None = None
+    reference: Opinion | None = None
+    divergence_N: torch.Tensor | None = None
+    mass_N: torch.Tensor | None = None
+    overlap_N: torch.Tensor | None = None
+    kept: Kept | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Measured]) -> Measured:
+        """Measurements of the same sort, of tokens that follow one another."""
+        return _joined(parts)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    first = parts[0]
+    if first is None:
+        return None
+    if isinstance(first, torch.Tensor):
+        return torch.cat(list(parts))
+    columns = {f.name: _joined([getattr(part, f.name) for part in parts]) for f in fields(first)}
+    return type(first)(**columns)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a weight, a unit or an estimator may look at; nothing of it is differentiated.
+
+    Attributes:
+        value_N: the divergence or the estimator's advantage, before any weight.
+        advantage_N: the reinforcement-learning advantage; zeros without that channel.
+        success_L: the share of solved episodes in each lesson's group.
+        step: of the run, counted from 0.
+    """
+
+    student: Opinion
+    teacher: Opinion
+    tokens: Tokens
+    lessons: Sequence[Lesson]
+    value_N: torch.Tensor
+    advantage_N: torch.Tensor
+    success_L: torch.Tensor
+    step: int = 0
+
+    @property
+    def gap_N(self) -> torch.Tensor:
+        """log q(y) - log p(y): positive where the teacher wants more of the token."""
+        return self.teacher.logprob_N - self.student.logprob_N
+
+
+class SignalError(ValueError):
+    """A number that nothing can be learnt from; the message names the episode and the turn."""
+
+
+def check_measured(measured: Measured, tokens: Tokens, lessons: Sequence[Lesson]) -> None:
+    """Nothing that is to be averaged may be infinite or no number.
+
+    Raises:
+        SignalError: something is.
+    """
+    teacher_N = measured.teacher.logprob_N if measured.teacher else None
+    reference_N = measured.reference.logprob_N if measured.reference else None
+    checked = (
+        ("the student's log-probability of a sampled token", measured.student.logprob_N),
+        ("the teacher's log-probability of a sampled token", teacher_N),
+        ("the reference's log-probability of a sampled token", reference_N),
+        ("the divergence of student and teacher", measured.divergence_N),
+    )
+    for what, value_N in checked:
+        if value_N is not None:
+            check_finite(what, value_N, tokens, lessons)
+
+
+def check_finite(
+    what: str, value_N: torch.Tensor, tokens: Tokens, lessons: Sequence[Lesson]
+) -> None:
+    """No token's value may be infinite or no number.
+
+    Raises:
+        SignalError: one is; the message says `what` and where.
+    """
+    if (fine_N := value_N.isfinite()).all():
+        return
+    n = int((~fine_N).nonzero()[0])
+    lesson, turn = lessons[int(tokens.lesson_N[n])], int(tokens.turn_N[n])
+    raise SignalError(
+        f"episode {lesson.trajectory.episode}, turn {turn + 1}: {what} is {value_N[n].item()}. "
+        "Its model gives no number, or no probability, to a token that the other samples: "
+        "check the models' weights and dtype, or use divergence: jsd, which is always finite"
+    )

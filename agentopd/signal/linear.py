@@ -1,0 +1,262 @@
+"""Two models compared over the whole vocabulary, at flat memory.
+
+Hidden states go in, numbers a token come out. Logits exist for one tile of tokens at a time, always
+in the same memory; what is made of them is made of a few rows at once, which stay in the
+processor's cache. The gradient is in closed form: the forward pass makes it already where it is
+told how much each token counts, and otherwise the backward pass makes the logits once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from agentopd.signal.divergences import Divergence
+from agentopd.signal.evidence import Measured
+from agentopd.signal.tiles import Gradient, Head, Strip, Tile, Tiles
+
+# N tokens, R rows of a tile, H hidden size, V vocabulary
+
+__all__ = ["Head", "Question", "measure"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be measured. Whatever compares two models is left out where there is no teacher.
+
+    Args:
+        ids_N: the sampled tokens.
+        divergence: of the student from the teacher; None for none.
+        temperature: of all models' distributions.
+        overlap: how many likeliest tokens of student and teacher are compared; 0 for none.
+        ranks: whether to count the tokens that are likelier than the sampled one.
+        keep: how many likeliest tokens of each model to keep with both models' log-probabilities.
+        tile: how many numbers one tensor of logits may hold.
+
+    Raises:
+        ValueError: something is out of its bounds.
+    """
+
+    ids_N: torch.Tensor
+    divergence: Divergence | None
+    temperature: float = 1.0
+    overlap: int = 0
+    ranks: bool = False
+    keep: int = 0
+    tile: int = 2**25
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(
+                f"a temperature of {self.temperature} makes no distribution: give a positive number"
+            )
+        for name, least in (("tile", 1), ("overlap", 0), ("keep", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but counts: give {least} or more"
+                )
+        if self.divergence is not None and self.divergence.sampled:
+            raise ValueError(
+                "a divergence of the sampled token alone is its estimator's, which is given the "
+                "tokens' log-probabilities: ask for divergence=None"
+            )
+
+
+def measure(
+    question: Question,
+    student: Head,
+    teacher: Head | None = None,
+    reference: Head | None = None,
+    coefficient_N: torch.Tensor | None = None,
+) -> Measured:
+    """What the models say of each token.
+
+    Differentiable in the student's hidden states, output weights and bias, through the student's
+    log-probability and entropy and the divergence.
+
+    Args:
+        coefficient_N: by how much each token's divergence counts in the loss, where nothing else
+            of what is measured does. The gradient is then made in the same pass over the
+            vocabulary. It is a promise that the backward pass checks: where the loss is another,
+            its gradient takes a second pass, as it does without coefficients.
+
+    Raises:
+        ValueError: shapes, dtypes or token ids that do not fit together.
+    """
+    _check(question, student, teacher, reference, coefficient_N)
+    live = (student.hidden_NH, student.weight_VH, student.bias_V)
+    needed = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in live]
+    backward = _Backward(question, student, teacher, reference, needed)
+    with torch.no_grad():
+        measured = backward.measure(coefficient_N if any(needed) else None)
+    if not any(needed):
+        return measured
+    said = measured.student
+    logprob_N, entropy_N, divergence_N = _Differentiable.apply(
+        backward, *live, said.logprob_N, said.entropy_N, measured.divergence_N
+    )
+    return replace(
+        measured,
+        student=replace(said, logprob_N=logprob_N, entropy_N=entropy_N),
+        divergence_N=divergence_N,
+    )
+
+
+class _Backward:
+    """What the backward pass needs to remember of the forward pass.
+
+    Attributes:
+        known: the coefficients that were promised, and the gradient they lead to.
+        only: the tile, where a single one holds all tokens: it need not be made again.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        student: Head,
+        teacher: Head | None,
+        reference: Head | None,
+        needed: Sequence[bool],
+    ) -> None:
+        heads = [head and head.detached() for head in (student, teacher, reference)]
+        self.tiles = Tiles(question.ids_N, heads, question.temperature, question.tile)
+        self.question, self.needed = question, needed
+        self.known: tuple[torch.Tensor, Gradient] | None = None
+        self.only: tuple[Tile, list[Strip]] | None = None
+
+    def measure(self, coefficient_N: torch.Tensor | None) -> Measured:
+        """The forward pass."""
+        measured: list[Measured] = []
+        gradient = None
+        compared = self.question.divergence is not None and self.tiles.teacher is not None
+        if coefficient_N is not None and compared:
+            gradient = Gradient(self.tiles, self.needed)
+            self.known = coefficient_N.detach().clone(), gradient
+        for tile in self.tiles:
+            strips = []
+            for strip in tile.strips(self.question):
+                measured.append(strip.measured)
+                if gradient is not None:
+                    strip.differentiate(tile.student_RV, None, None, coefficient_N)
+                elif len(self.tiles) == 1 and any(self.needed):
+                    strips.append(strip)
+            if gradient is not None:
+                gradient.add(tile.rows, tile.student_RV)
+            elif strips:
+                self.only = tile, strips
+        return Measured.joined(measured)
+
+    def gradient(
+        self,
+        logprob_N: torch.Tensor | None,
+        entropy_N: torch.Tensor | None,
+        divergence_N: torch.Tensor | None,
+    ) -> list[torch.Tensor | None]:
+        """By hidden states, weights and bias, from the gradients by what was measured."""
+        if logprob_N is None and entropy_N is None and divergence_N is not None:
+            promised = self._promised(divergence_N)
+            if promised is not None:
+                return promised
+        losses = logprob_N, entropy_N, divergence_N
+        gradient = Gradient(self.tiles, self.needed)
+        if self.only is not None:
+            tile, strips = self.only
+            by_logits_RV = torch.empty_like(tile.student_RV)
+            for strip in strips:
+                strip.differentiate(by_logits_RV, *losses)
+            gradient.add(tile.rows, by_logits_RV)
+            return gradient.result()
+        asked = replace(self.question, overlap=0, ranks=False, keep=0)
+        if divergence_N is None:
+            asked = replace(asked, divergence=None)
+        for tile in self.tiles:
+            for strip in tile.strips(asked):
+                strip.differentiate(tile.student_RV, *losses)
+            gradient.add(tile.rows, tile.student_RV)
+        return gradient.result()
+
+    def _promised(self, divergence_N: torch.Tensor) -> list[torch.Tensor | None] | None:
+        """The forward pass's gradient, which is given away; None if the loss is not the promised
+        one times a number.
+        """
+        if self.known is None:
+            return None
+        (coefficient_N, gradient), self.known = self.known, None
+        if torch.equal(coefficient_N, divergence_N):
+            return gradient.result()
+        most = coefficient_N.abs().argmax()
+        scale = divergence_N[most] / coefficient_N[most]
+        if not torch.allclose(coefficient_N * scale, divergence_N, rtol=1e-5, atol=0.0):
+            return None
+        return [x if x is None else x.mul_(scale) for x in gradient.result()]
+
+
+class _Differentiable(torch.autograd.Function):
+    """Hangs the backward pass on what was measured."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        backward: _Backward,
+        hidden_NH: torch.Tensor,
+        weight_VH: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        logprob_N: torch.Tensor,
+        entropy_N: torch.Tensor,
+        divergence_N: torch.Tensor | None,
+    ) -> tuple[torch.Tensor | None, ...]:
+        ctx.set_materialize_grads(False)
+        # Saved for torch's own check that nothing was changed in between.
+        ctx.save_for_backward(hidden_NH, weight_VH, bias_V)
+        ctx.backward_pass = backward
+        measured = (logprob_N, entropy_N, divergence_N)
+        return tuple(x if x is None else x.clone() for x in measured)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator's type
+        ctx: Any, *losses_N: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
+        assert ctx.saved_tensors
+        return None, *ctx.backward_pass.gradient(*losses_N), None, None, None
+
+
+def _check(
+    question: Question,
+    student: Head,
+    teacher: Head | None,
+    reference: Head | None,
+    coefficient_N: torch.Tensor | None,
+) -> None:
+    tokens, vocabulary = len(student.hidden_NH), len(student.weight_VH)
+    for name, head in (("student", student), ("teacher", teacher), ("reference", reference)):
+        if head is None:
+            continue
+        head.check(name)
+        if len(head.weight_VH) != vocabulary:
+            raise ValueError(
+                f"the {name}'s vocabulary has {len(head.weight_VH)} tokens and the student's "
+                f"{vocabulary}, so their distributions cannot be compared: use a model of the "
+                "student's family"
+            )
+        if len(head.hidden_NH) != tokens:
+            raise ValueError(
+                f"there are hidden states of {len(head.hidden_NH)} tokens of the {name} and of "
+                f"{tokens} of the student: give both models' at the same tokens"
+            )
+    per_token = {"ids_N": question.ids_N, "coefficient_N": coefficient_N}
+    for name, value_N in per_token.items():
+        if value_N is not None and value_N.shape != (tokens,):
+            raise ValueError(
+                f"{name} is of shape {tuple(value_N.shape)}, but there are hidden states of "
+                f"{tokens} tokens: give one number a token"
+            )
+    if tokens and not 0 <= question.ids_N.min() <= question.ids_N.max() < vocabulary:
+        least, most = int(question.ids_N.min()), int(question.ids_N.max())
+        raise ValueError(
+            f"the token ids go from {least} to {most}, but the output layer scores those from 0 to "
+            f"{vocabulary - 1}: the ids are another tokenizer's, or padding is among them"
+        )

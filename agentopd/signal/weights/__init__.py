@@ -1,0 +1,1 @@
+"""Weights: how much each token's value counts."""

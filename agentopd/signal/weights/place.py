@@ -1,0 +1,122 @@
+"""Weights that look at where a token stands and what it repeats, whatever the models say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+
+from agentopd.signal.evidence import Evidence
+from agentopd.signal.tokens import sum_by
+from agentopd.signal.weights.base import Per, Weight, groups
+from agentopd.types import Lesson
+
+# N tokens of a micro-batch, G groups of them, T tokens of a trajectory
+
+
+class DepthDecay(Weight, kind="depth_decay"):
+    """gamma^k for the tokens of turn k = 0, 1, ...: late turns count less."""
+
+    gamma: float = Field(default=0.9, gt=0, le=1)
+
+    def raw(self, evidence: Evidence) -> torch.Tensor:
+        """See `Weight.raw`."""
+        return self.gamma ** evidence.tokens.turn_N.to(evidence.gap_N.dtype)
+
+
+class DepthCurriculum(Weight, kind="depth_curriculum"):
+    """The first k turns alone teach, k = min(start + step // every, most), front to back (TCOD's
+    F2B, 2604.24005).
+
+    Not rescaled: an episode's first turn counts the same, however few of the others do yet.
+
+    Args:
+        most: no limit if not given.
+    """
+
+    renormalise: bool = False
+    mask: ClassVar[bool] = True
+    start: int = Field(default=1, ge=1)
+    every: int = Field(default=2, ge=1)
+    most: int | None = Field(default=None, ge=1)
+
+    def raw(self, evidence: Evidence) -> torch.Tensor:
+        """See `Weight.raw`."""
+        depth = self.start + evidence.step // self.every
+        depth = depth if self.most is None else min(depth, self.most)
+        return (evidence.tokens.turn_N < depth).to(evidence.gap_N.dtype)
+
+
+class SkipFirst(Weight, kind="skip_first"):
+    """0 for the first `tokens` tokens, 1 for the rest (SDFT 2601.19897).
+
+    A teacher that was shown something likes to begin by speaking of it.
+
+    Args:
+        per: of each turn, or of the episode.
+    """
+
+    mask: ClassVar[bool] = True
+    tokens: int = Field(default=3, ge=0)
+    per: Per = "turn"
+
+    def raw(self, evidence: Evidence) -> torch.Tensor:
+        """See `Weight.raw`."""
+        group_N, count = groups(self.per, evidence.tokens)
+        length_G = sum_by(torch.ones_like(group_N), group_N, count)
+        number_N = torch.arange(len(group_N), device=group_N.device)
+        number_N = number_N - (length_G.cumsum(0) - length_G)[group_N]
+        return (number_N >= self.tokens).to(evidence.gap_N.dtype)
+
+
+class PhraseMask(Weight, kind="phrase_mask"):
+    """0 for tokens that repeat a phrase of the privileged text, 1 for the rest (SDFT 2601.19897).
+
+    A phrase is `length` tokens in a row that the teacher's view inserted and that the student's own
+    system and user messages do not hold. Every token of a phrase is masked. Without a view nothing
+    was inserted, and nothing is.
+    """
+
+    mask: ClassVar[bool] = True
+    length: int = Field(default=4, ge=1)
+
+    def raw(self, evidence: Evidence) -> torch.Tensor:
+        """See `Weight.raw`."""
+        kept = np.concatenate([~self._repeats(lesson) for lesson in evidence.lessons])
+        gap_N = evidence.gap_N
+        return torch.from_numpy(kept).to(device=gap_N.device, dtype=gap_N.dtype)
+
+    def _repeats(self, lesson: Lesson) -> npt.NDArray[np.bool_]:
+        """Which of the trajectory's trainable tokens repeat a phrase."""
+        trajectory, view = lesson.trajectory, lesson.view
+        found_T = np.zeros(len(trajectory.ids), dtype=np.bool_)
+        if view is not None:
+            inserted = np.ones(len(view.ids), dtype=np.bool_)
+            inserted[view.position] = False
+            own = [(m.start, m.stop) for m in trajectory.messages if m.role != "assistant"]
+            phrases = set(self._phrases(view.ids, _runs(inserted)))
+            phrases -= set(self._phrases(trajectory.ids, own))
+            for start, stop in _runs(trajectory.trainable):
+                said = self._phrases(trajectory.ids, [(start, stop)])
+                for place, phrase in enumerate(said, start):
+                    if phrase in phrases:
+                        found_T[place : place + self.length] = True
+        return found_T[trajectory.trainable]
+
+    def _phrases(
+        self, ids: npt.NDArray[np.int64], ranges: Sequence[tuple[int, int]]
+    ) -> Iterator[tuple[int, ...]]:
+        for start, stop in ranges:
+            run = ids[start:stop].tolist()
+            for place in range(len(run) - self.length + 1):
+                yield tuple(run[place : place + self.length])
+
+
+def _runs(chosen_T: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Where each run of chosen tokens starts and stops."""
+    edges = np.flatnonzero(np.diff(chosen_T.astype(np.int8), prepend=0, append=0))
+    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]

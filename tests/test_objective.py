@@ -1,0 +1,185 @@
+"""The objective: what is known before any model is asked, and that it agrees with the terms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from trajectories import CPU, played
+
+from agentopd.config import RunConfig, parse_config
+from agentopd.signal.evidence import Measured, Opinion
+from agentopd.signal.objective import Objective, Plan
+from agentopd.signal.tokens import Tokens
+from agentopd.types import Lesson
+
+ENV: dict[str, Any] = {"env": {"id": "agentopd/Sokoban-v0"}, "rollout": {"group": 2}}
+UNITS = (
+    "token",
+    "{kind: turn, reduce: sum}",
+    "{kind: turn, reduce: last}",
+    "{kind: trajectory, reduce: mean}",
+    "{kind: rubric_span, criteria: [{name: tidy, fact: tidy, part: action}]}",
+)
+NORMALISES = ("token_mean", "turn_mean", "sequence_mean", "fixed")
+
+
+def _lessons() -> list[Lesson]:
+    """A failure and a success of one task, of two turns and of one."""
+    facts = [{"facts": {"tidy": False}}, {"facts": {"tidy": True}, "success": False}]
+    failed = played([7, 8], [9], reasoning=1, infos=facts, episode=0)
+    solved = played([5, 6, 7], rewards=[1.0], infos=[{"success": True}], episode=1)
+    return [Lesson(trajectory=t, hidden_NH=torch.zeros(3, 2)) for t in (failed, solved)]
+
+
+def _opinion(seed: int) -> Opinion:
+    generator = torch.Generator().manual_seed(seed)
+    logprob_N = -torch.rand(6, generator=generator) - 0.5
+    return Opinion(logprob_N.requires_grad_(), torch.rand(6, generator=generator), torch.zeros(6))
+
+
+def _measured(teacher: bool = True, divergence: bool = True) -> Measured:
+    value_N = torch.rand(6, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    return Measured(
+        student=_opinion(1),
+        teacher=_opinion(2) if teacher else None,
+        divergence_N=value_N if teacher and divergence else None,
+    )
+
+
+def _plan(method: RunConfig, lessons: list[Lesson], step: int = 0) -> Plan:
+    taught = [x for x in lessons if x.hidden_NH is not None]
+    untaught = [x for x in lessons if x.hidden_NH is None]
+    return Plan.of(method, taught, untaught, step)
+
+
+@pytest.mark.parametrize("normalise", NORMALISES)
+@pytest.mark.parametrize("unit", UNITS)
+def test_what_a_divergence_counts_is_its_slope_in_the_loss(unit: str, normalise: str) -> None:
+    schedule = "schedule.distil={kind: constant, value: 0.5}"
+    method = parse_config(ENV, [f"unit={unit}", f"unit.normalise={normalise}", schedule])
+    objective, lessons, measured = Objective(method), _lessons(), _measured()
+    tokens, plan = Tokens.of(lessons, CPU), _plan(method, lessons)
+    coefficient_N = objective.coefficients(tokens, lessons, plan)
+    (term,) = objective.terms(measured, tokens, lessons, plan).values()
+    assert measured.divergence_N is not None and coefficient_N is not None
+    (slope_N,) = torch.autograd.grad(term, measured.divergence_N)
+    torch.testing.assert_close(coefficient_N, slope_N)
+    assert (coefficient_N @ measured.divergence_N).item() == pytest.approx(term.item())
+    assert not coefficient_N.requires_grad
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["mix=auxiliary"],
+        ["weight=gap_gate"],
+        ["unit={kind: turn, use: weight}"],
+        ["divergence.support=sampled"],
+        ["divergence={kind: reverse_kl, support: sampled, estimator: rho_k3}"],
+        ["unit={kind: rubric_span, use: reward}"],
+    ],
+)
+def test_where_more_than_the_divergence_counts_nothing_is_known_before(
+    overrides: list[str],
+) -> None:
+    method, lessons = parse_config(ENV, overrides), _lessons()
+    tokens, plan = Tokens.of(lessons, CPU), _plan(method, lessons)
+    assert Objective(method).coefficients(tokens, lessons, plan) is None
+
+
+def test_the_rewards_term_covers_taught_and_untaught_alike() -> None:
+    """GRPO's advantages of rewards 0 and 1 are -1 and 1; six tokens count one sixth each."""
+    method, told = parse_config(ENV, ["mix=auxiliary"]), _lessons()
+    lessons = [told[0], replace(told[1], hidden_NH=None)]
+    plan, objective = _plan(method, lessons), Objective(method)
+    tokens = Tokens.of(lessons[1:], CPU)
+    behaviour_N = torch.full((3,), -1.0)
+    student = Opinion(behaviour_N.clone().requires_grad_(), torch.zeros(3), torch.zeros(3))
+    terms = objective.terms(Measured(student=student), tokens, lessons[1:], plan)
+    assert set(terms) == {"rl"}
+    assert terms["rl"].item() == pytest.approx(-3 / 6, rel=1e-5)
+    assert (plan.distil.tokens, plan.rl.tokens) == (3, 6)
+
+
+def test_routes_and_schedules_multiply_their_channel() -> None:
+    """The failure, tokens 0 to 2, goes to the teacher, the success to its advantage of 1."""
+    overrides = [
+        "mix={kind: routed, coefficient: 4}",
+        "schedule={distil: {kind: constant, value: 0.25}, rl: {kind: constant, value: 3}}",
+    ]
+    method, lessons, measured = parse_config(ENV, overrides), _lessons(), _measured()
+    tokens, plan = Tokens.of(lessons, CPU), _plan(method, lessons)
+    terms = Objective(method).terms(measured, tokens, lessons, plan)
+    assert measured.divergence_N is not None
+    assert terms["distil"].item() == pytest.approx(measured.divergence_N[:3].sum().item() / 6)
+    ratio_N = (measured.student.logprob_N[3:] + 1.0).exp()
+    assert terms["rl"].item() == pytest.approx(
+        -3 * torch.minimum(ratio_N, torch.tensor(1.2)).sum().item() / 6, rel=1e-5
+    )
+
+
+def test_a_units_tokens_share_their_mean_weight() -> None:
+    """Multiplicative over turns whose span is two tokens, one and three: sums would triple it."""
+    overrides = ["mix={kind: multiplicative, strength: 1}", "unit={kind: turn, reduce: sum}"]
+    gate = "weight={kind: gap_gate, renormalise: false}"
+    method, lessons = parse_config(ENV, [*overrides, gate]), _lessons()
+    measured, tokens = _measured(), Tokens.of(lessons, CPU)
+    assert measured.teacher is not None
+    plan, objective = _plan(method, lessons), Objective(method)
+    distillation = objective.channels(measured, tokens, lessons, plan).distillation
+    gate_N = torch.sigmoid(5 * (measured.teacher.logprob_N - measured.student.logprob_N)).detach()
+    shared = [gate_N[:2].mean()] * 2 + [gate_N[2]] + [gate_N[3:].mean()] * 3
+    assert distillation is not None
+    torch.testing.assert_close(distillation.weight_N, torch.stack(shared))
+
+
+RUBRIC = (
+    "unit={kind: rubric_span, criteria: "
+    "[{name: tidy, fact: tidy}, {name: solved, fact: success, turns: last, weight: 3}]}"
+)
+
+
+def test_a_rubrics_score_can_be_the_reward() -> None:
+    """The failure is tidy in half of its turns and not solved, (1/2 + 0) / (1 + 3); the success is
+    solved, and whether it was tidy nobody knows: 3 / 3.
+    """
+    mix = "mix={kind: reward, score: unit, rl: {kind: grpo, std: false}}"
+    method = parse_config(ENV, [mix, RUBRIC])
+    untold = [replace(x, hidden_NH=None) for x in _lessons()]
+    plan = _plan(method, untold)
+    assert plan.advantages == pytest.approx({0: -0.4375, 1: 0.4375})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "learnt"),
+    [
+        ([], {0, 1}),
+        (["schedule.distil={kind: step, boundaries: [9], values: [0, 1]}"], set()),
+        (["mix=rl"], {0, 1, 2}),
+        (["mix=rl", "schedule.rl={kind: constant, value: 0}"], set()),
+        (["mix={kind: multiplicative}", "weight=gap_gate"], {0, 1, 2}),
+        (["mix=routed"], {0, 1, 2}),
+        (["mix=dead_group_fallback"], {0, 1, 2}),
+        (["mix={kind: routed, success: nothing}"], {0, 2}),
+        (["mix={kind: rl, rl: {kind: grpo, entropy_bonus: 0.1}}"], {0, 1, 2, 3}),
+    ],
+)
+def test_which_episodes_have_a_gradient(overrides: list[str], learnt: set[int]) -> None:
+    """Two taught episodes of a live group, and two untaught: one in that group, one alone."""
+    method = parse_config(ENV, overrides)
+    third, alone = (
+        Lesson(trajectory=replace(_lessons()[0].trajectory, episode=n, task=task))
+        for n, task in ((2, 0), (3, 1))
+    )
+    plan = _plan(method, [*_lessons(), third, alone])
+    assert Objective(method).learnt(plan) == learnt
+
+
+def test_a_dead_group_teaches_the_multiplicative_mix_nothing() -> None:
+    method = parse_config(ENV, ["mix=multiplicative", "weight=gap_gate"])
+    failed = _lessons()[0]
+    again = replace(failed, trajectory=replace(failed.trajectory, episode=5))
+    assert Objective(method).learnt(_plan(method, [failed, again])) == set()
