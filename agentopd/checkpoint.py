@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ _LATEST = "latest"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, beside the weights: the next step, what it cost, what sources remember."""
+    """How far a run is, beside the weights: the next step, what it cost, what sources and the unit
+    remember.
+    """
 
     step: int
     seconds: float
@@ -33,6 +35,7 @@ class Progress:
     stages: dict[str, float]
     sources: list[dict[str, Any]]
     success_before: float | None
+    unit: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(

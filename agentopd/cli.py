@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from agentopd.commands import acting, listing, running
+from agentopd.commands import acting, listing, replaying, running
 from agentopd.console import MistakesToLines
 from agentopd.env import HELD_OUT_SEED
 
@@ -193,6 +193,49 @@ def report(
 ) -> None:
     """Write report.html and plots of a run or a study again."""
     running.report(folder)
+
+
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Of unit, divergence, weight, mix or schedule, against the run; repeatable.",
+        ),
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="'NAME KEY=VALUE ...'",
+            help="One more arm beside the run and that of --set; repeatable.",
+        ),
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option(min=0, help="If not given, the last one with saved scores.")
+    ] = None,
+    rescore: Annotated[
+        bool,
+        typer.Option(
+            "--rescore",
+            help="Ask the models again, for another teacher, privilege or view: of the first step.",
+        ),
+    ] = False,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the numbers.")
+    ] = None,
+    plot: Annotated[bool, typer.Option("--plot", help="Also draw RUN/replay/step-N.png.")] = False,
+) -> None:
+    """Show what other settings would have made of a run's saved episodes, turn by turn.
+
+    A turn's share of the signal, its mean (positive where what was said is reinforced), and how far
+    each arm agrees with the run. Scores are saved by a run with save.scores_top_k=16.
+
+    agentopd replay runs/token --set unit=turn --arm "forward divergence=forward_kl"
+    """
+    replaying.replay(run, change or [], arm or [], step, rescore, as_json, plot)
 
 
 @app.command()

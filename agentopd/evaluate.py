@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from agentopd.chat import ChatTemplate
 from agentopd.config import RunConfig
 from agentopd.env import HELD_OUT_SEED, Info, TextEnv
 from agentopd.model import LanguageModel, load_model
@@ -65,6 +66,8 @@ def teacher_success(config: RunConfig) -> dict[str, Any] | None:
     student = load_model(config.student)
     config.teacher.prepare(student)
     actor = config.teacher.model
+    for source in config.privilege:
+        source.prepare(ChatTemplate(student.tokenizer))
     settings = _Whispered(
         id=config.env.id, options=config.env.options, sources=tuple(config.privilege)
     )

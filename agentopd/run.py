@@ -20,11 +20,13 @@ from agentopd.folder import check_folder, open_folder
 from agentopd.learner import Learner, Update
 from agentopd.model import load_model
 from agentopd.privilege.sources import gather
-from agentopd.probes import rollout_probes
+from agentopd.probes.collector import jsonable
+from agentopd.probes.rollout import rollout_probes
+from agentopd.probes.untold import with_untold
 from agentopd.rollout.sampler import TransformersSampler
 from agentopd.showcase import describe_episode
 from agentopd.signal.advantages import dead_groups
-from agentopd.storage import save_trajectories
+from agentopd.storage import save_scores, save_trajectories
 from agentopd.types import Lesson, Trajectory
 
 Watch = Callable[[dict[str, Any]], None]
@@ -66,6 +68,8 @@ class Run:
         self.config.env.build().close()
         self.template = ChatTemplate(self.student.tokenizer)
         self.sampler = TransformersSampler(self.student)
+        for source in self.config.privilege:
+            source.prepare(self.template)
         self.taught = bool(self.config.mix.distil_coefficient)
         if self.taught:
             self.config.teacher.prepare(self.student)
@@ -103,6 +107,8 @@ class Run:
             views = self.config.view.build(briefed, self.template)
         with self.clock.stage("teacher"):
             lessons = self.config.teacher.score(views)
+            if self.config.probe.pi_effect_due(step, self.config.steps):
+                lessons = self._with_untold(lessons)
         self.clock.teacher_tokens += sum(len(view.ids) for view in views)
         if step == 0:
             self._show(lessons)
@@ -123,9 +129,14 @@ class Run:
         save, every = self.config.save, self.config.evaluate.every
         due = self.step == self.config.steps or bool(every and self.step % every == 0)
         self.evaluation = self._measure() if due else None
-        self._write_line(self._line(step, trajectories, update))
-        if save.trajectories_every and step % save.trajectories_every == 0:
-            save_trajectories(trajectories, self.out / "trajectories" / f"step-{step:05d}.parquet")
+        line = self._line(step, trajectories, update)
+        self._write_line(line)
+        self.learner.history.append(line["train"])
+        if save.keeps(step):
+            name = f"step-{step:05d}.parquet"
+            save_trajectories(trajectories, self.out / "trajectories" / name)
+            if save.scores_top_k:
+                save_scores(update.scores, self.out / "scores" / name)
         if save.checkpoint_every and self.step % save.checkpoint_every == 0:
             self.save()
 
@@ -139,6 +150,7 @@ class Run:
             stages=self.clock.stages,
             sources=[source.state() for source in self.config.privilege],
             success_before=self.success_before,
+            unit=self.config.unit.state(),
         )
         teacher = self.config.teacher.tensors() if self.taught else {}
         save_checkpoint(
@@ -165,6 +177,12 @@ class Run:
         }
         path.write_text(json.dumps(summary, indent=2) + "\n")
         return summary
+
+    def _with_untold(self, lessons: list[Lesson]) -> list[Lesson]:
+        """The lessons with what the teacher would say if it were told nothing."""
+        teacher, view = self.config.teacher, self.config.view
+        temperature = self.config.rollout.temperature or 1.0
+        return with_untold(lessons, teacher, view, self.template, temperature)
 
     def _show(self, lessons: list[Lesson]) -> None:
         """Keep one episode for people to look at, as the teacher sees it before any learning."""
@@ -220,8 +238,9 @@ class Run:
         return line | {"evaluation": self.evaluation} if self.evaluation else line
 
     def _write_line(self, line: dict[str, Any]) -> None:
+        line = jsonable(line)
         with (self.out / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(line, allow_nan=False) + "\n")
         self.watch(line)
 
     def _restore(self, checkpoint: Path | None) -> None:
@@ -235,6 +254,7 @@ class Run:
             self.config.teacher.restore(teacher)
         for source, state in zip(self.config.privilege, progress.sources, strict=True):
             source.restore(state)
+        self.config.unit.restore(progress.unit)
         self.sampler.sync(self.student)
         self.step, self.success_before = progress.step, progress.success_before
         self.clock = Clock(progress.stages, progress.student_tokens, progress.teacher_tokens)
@@ -246,3 +266,5 @@ class Run:
             if json.loads(line)["step"] < self.step
         ]
         metrics.write_text("".join(f"{line}\n" for line in lines))
+        past = [json.loads(line) for line in lines]
+        self.learner.history += [line["train"] for line in past if line["step"] >= 0]

@@ -12,6 +12,8 @@ from agentopd.teacher import Teacher
 class LiveTeacher(Teacher, kind="live"):
     """The student as it is now, a baseline: it can drift with its own teaching and collapse."""
 
+    copies_student = True
+
     def prepare(self, student: LanguageModel) -> None:
         """See `Teacher.prepare`."""
         self._model = student

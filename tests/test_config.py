@@ -25,7 +25,7 @@ from agentopd.signal.mix import Auxiliary, RlOnly
 from agentopd.signal.rubrics import RubricSpanUnit
 from agentopd.signal.schedules import Schedule
 from agentopd.signal.units import TokenUnit, TrajectoryUnit, TurnUnit
-from agentopd.signal.weights import EntropyWeight, GapGate
+from agentopd.signal.weights.token import EntropyWeight, GapGate
 
 ENV: dict[str, Any] = {"env": {"id": "agentopd/Sokoban-v0"}}
 STUDY = {
@@ -131,7 +131,7 @@ def test_one_source_or_weight_needs_no_list() -> None:
         ("unit=trun", "unit: no unit is called 'trun'; did you mean 'turn'?"),
         ("unit.reduec=sum", "unit: unknown key 'reduec'; did you mean 'reduce'?"),
         ("unit.reduce=sam", "unit.reduce: Input should be 'sum', 'mean' or 'last', not 'sam'"),
-        ("weight=[{beta: 2}]", "weight.0: the weight needs a kind; there are: entropy, gap_gate"),
+        ("weight=[{beta: 2}]", "weight.0: the weight needs a kind; there are: belief_increment"),
         ("learner.learning_rat=1", "learner: unknown key 'learning_rat'; did you mean"),
         ("learner.clip=-1", "learner.clip: Input should be greater than 0, not -1"),
         ("rollout.tasks=x", "rollout.tasks: Input should be a valid integer"),

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from scripted import play_one
 
+from agentopd.privilege.controls import Shuffled
 from agentopd.privilege.sources import (
     EnvFeedback,
     GroundTruth,
     NoPrivilege,
     Reflection,
-    Shuffled,
     SkillSummary,
     Source,
     gather,

@@ -1,4 +1,4 @@
-"""Trajectories come back from disk as they were."""
+"""Trajectories, and what the models said of them, come back from disk as they were."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from scripted import STRIPS_THINKING, ScriptedEnv, ends, play, play_one, says, toy_tokenizer
+from trajectories import played
 
-from agentopd.storage import load_trajectories, save_trajectories
-from agentopd.types import EndReason, Trajectory
+from agentopd.scores import Scored, join_scores, split_scores
+from agentopd.signal.evidence import Kept, Measured, Opinion
+from agentopd.signal.tokens import Tokens
+from agentopd.storage import load_scores, load_trajectories, save_scores, save_trajectories
+from agentopd.types import Briefed, EndReason, Lesson, Privilege, Trajectory, View
 
 INFO = {
     "action_valid": True,
@@ -103,3 +108,140 @@ def test_what_is_not_there_or_holds_something_else_is_refused(tmp_path: Path) ->
     (tmp_path / "b").write_text("text")
     with pytest.raises(ValueError, match="Parquet"):
         load_trajectories(tmp_path / "b")
+
+
+def _opinion(tokens: int, seed: int, ranked: bool) -> Opinion:
+    generator = torch.Generator().manual_seed(seed)
+    logprob_N, entropy_N, top_N = torch.randn(3, tokens, generator=generator)
+    rank_N = torch.randint(9, (tokens,), generator=generator) if ranked else None
+    return Opinion(logprob_N=logprob_N, entropy_N=entropy_N, top_N=top_N, rank_N=rank_N)
+
+
+def _told(trajectory: Trajectory) -> Lesson:
+    """A lesson in whose view five privileged ids stand in front."""
+    size = len(trajectory.ids)
+    privileges = (
+        Privilege(source="a", text='a "quoted"\nline, ünï'),
+        Privilege(source="b", text="of the turn", turn=1),
+    )
+    view = View(
+        briefed=Briefed(trajectory=trajectory, privileges=privileges),
+        ids=np.concatenate([np.arange(5), trajectory.ids]),
+        position=np.arange(size) + 5,
+        segments=((0, size + 5),),
+    )
+    return Lesson(trajectory=trajectory, view=view, hidden_NH=torch.zeros(3, 2))
+
+
+def _taught() -> tuple[list[Lesson], Measured]:
+    """A micro-batch of five tokens of two episodes, of which everything is known."""
+    lessons = [_told(played([3, 4], [5], episode=7)), _told(played([6, 8], episode=2))]
+    kept = Kept(
+        ids_NK=torch.arange(30).reshape(5, 6),
+        student_NK=torch.randn(5, 6),
+        teacher_NK=torch.full((5, 6), -torch.inf),
+    )
+    measured = Measured(
+        student=_opinion(5, 1, ranked=True),
+        teacher=_opinion(5, 2, ranked=True),
+        reference=_opinion(5, 3, ranked=True),
+        divergence_N=torch.tensor([0.1, 1e-30, 3.0, 0.0, 7.5], requires_grad=True),
+        mass_N=torch.linspace(0, 1, 5),
+        kept=kept,
+    )
+    return lessons, measured
+
+
+def _numbers(record: object) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    for field in fields(record):  # pyright: ignore[reportArgumentType]
+        value = getattr(record, field.name)
+        if isinstance(value, torch.Tensor):
+            found[field.name] = value
+        elif value is not None:
+            found |= {f"{field.name}.{name}": x for name, x in _numbers(value).items()}
+    return found
+
+
+def _assert_same_numbers(found: Measured, expected: Measured) -> None:
+    ours, theirs = _numbers(expected), _numbers(found)
+    assert theirs.keys() == ours.keys()
+    for name, tensor in ours.items():
+        assert theirs[name].dtype == tensor.dtype, name
+        assert torch.equal(theirs[name], tensor), name
+
+
+def test_scores_of_a_micro_batch_come_apart_and_together() -> None:
+    lessons, measured = _taught()
+    tokens = Tokens.of(lessons, torch.device("cpu"))
+    first, second = split_scores(measured, tokens, lessons, 50)
+    assert first.measured.mass_N is not None and second.measured.mass_N is not None
+    assert first.measured.mass_N.tolist() == [0, 0.25, 0.5]
+    assert second.measured.mass_N.tolist() == [0.75, 1]
+    assert first.lesson.hidden_NH is None
+    assert not any(x.requires_grad for x in _numbers(first.measured).values())
+    _assert_same_numbers(join_scores([first, second]), measured)
+
+
+def test_fewer_of_the_likeliest_tokens_can_stay() -> None:
+    """Three of the student's and three of the teacher's were kept: 0 1 2 and 3 4 5."""
+    lessons, measured = _taught()
+    tokens = Tokens.of(lessons, torch.device("cpu"))
+    first, _ = split_scores(measured, tokens, lessons, 50, most=2)
+    assert first.measured.kept is not None and measured.kept is not None
+    assert first.measured.kept.ids_NK[0].tolist() == [0, 1, 3, 4]
+    expected_NK = measured.kept.student_NK[:3, [0, 1, 3, 4]]
+    assert torch.equal(first.measured.kept.student_NK, expected_NK)
+    same, _ = split_scores(measured, tokens, lessons, 50, most=4)
+    assert same.measured.kept is not None
+    assert same.measured.kept.ids_NK.shape == (3, 6)
+
+
+def _scored() -> list[Scored]:
+    """Two taught episodes, and one that was learnt from its reward alone."""
+    lessons, measured = _taught()
+    scored = split_scores(measured, Tokens.of(lessons, torch.device("cpu")), lessons, 50)
+    untold = Lesson(trajectory=played([1], episode=4))
+    alone = Measured(student=_opinion(1, 4, ranked=False))
+    return [*scored, Scored(lesson=untold, measured=alone, vocabulary=50)]
+
+
+def test_scores_come_back_equal_in_every_number(tmp_path: Path) -> None:
+    scored = _scored()
+    trajectories = [one.lesson.trajectory for one in scored]
+    path = tmp_path / "not" / "yet" / "there.parquet"
+    save_scores(scored, path)
+    loaded = load_scores(path, [*reversed(trajectories), played([9], episode=9)])
+    for found, expected in zip(loaded, scored, strict=True):
+        _assert_same_numbers(found.measured, expected.measured)
+        assert found.vocabulary == 50
+        assert found.taught == expected.taught
+        assert found.lesson.trajectory is expected.lesson.trajectory
+        view, own = found.lesson.view, expected.lesson.view
+        assert (view is None) == (own is None)
+        if view is not None and own is not None:
+            assert view.briefed.privileges == own.briefed.privileges
+            assert view.segments == own.segments
+            np.testing.assert_array_equal(view.ids, own.ids)
+            np.testing.assert_array_equal(view.position, own.position)
+
+
+@pytest.mark.parametrize("chosen", [slice(0), slice(2, 3)])
+def test_scores_of_nobody_and_without_a_teacher_are_files_too(
+    tmp_path: Path, chosen: slice
+) -> None:
+    scored = _scored()[chosen]
+    save_scores(scored, tmp_path / "a")
+    found = load_scores(tmp_path / "a", [one.lesson.trajectory for one in scored])
+    assert [one.taught for one in found] == [False] * len(scored)
+
+
+def test_scores_that_are_not_there_or_of_something_else_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no file of scores"):
+        load_scores(tmp_path / "a", [])
+    save_trajectories([], tmp_path / "a")
+    with pytest.raises(ValueError, match="no column privileges, view_ids"):
+        load_scores(tmp_path / "a", [])
+    save_scores(_scored(), tmp_path / "b")
+    with pytest.raises(ValueError, match="scores episode 7, which is not among"):
+        load_scores(tmp_path / "b", [played([1], episode=4)])

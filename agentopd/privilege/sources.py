@@ -11,8 +11,9 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import Field, PrivateAttr, SerializeAsAny
+from pydantic import Field, PrivateAttr
 
+from agentopd.chat import ChatTemplate
 from agentopd.parts import Part
 from agentopd.privilege import writer
 from agentopd.types import Briefed, EndReason, Privilege, Trajectory
@@ -20,6 +21,9 @@ from agentopd.types import Briefed, EndReason, Privilege, Trajectory
 
 class Source(Part, family="privilege source"):
     """One form of privileged information."""
+
+    def prepare(self, template: ChatTemplate) -> None:
+        """Learn, before the first step, how texts become tokens."""
 
     def learn(self, trajectories: Sequence[Trajectory]) -> None:
         """Take note of a step's trajectories before anything is said of them."""
@@ -153,41 +157,6 @@ class SkillSummary(Source, kind="skill_summary"):
             )
             for tag, episodes in state.items()
         }
-
-
-class Shuffled(Source, kind="shuffled"):
-    """The control: what another source would say, told of a trajectory of another task.
-
-    The next trajectory in the batch that is of another task and has something to tell is taken. Of
-    a source that tells every task the same, such as one skill for all, it is no control.
-    """
-
-    of: SerializeAsAny[Source]
-
-    def learn(self, trajectories: Sequence[Trajectory]) -> None:
-        """See `Source.learn`."""
-        self.of.learn(trajectories)
-
-    def whisper(
-        self, trajectory: Trajectory, batch: Sequence[Trajectory]
-    ) -> tuple[Privilege, ...] | None:
-        """See `Source.whisper`."""
-        here = next((i for i, other in enumerate(batch) if other is trajectory), -1)
-        for other in (*batch[here + 1 :], *batch[: max(here, 0)]):
-            told = self.of.whisper(other, batch) if other.task != trajectory.task else None
-            if told is not None:
-                fitting = tuple(p for p in told if p.turn is None or p.turn < len(trajectory.turns))
-                if fitting or not told:
-                    return fitting
-        return None
-
-    def state(self) -> dict[str, Any]:
-        """See `Source.state`."""
-        return self.of.state()
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """See `Source.restore`."""
-        self.of.restore(state)
 
 
 def gather(sources: Sequence[Source], trajectories: Sequence[Trajectory]) -> list[Briefed]:

@@ -1,0 +1,149 @@
+"""Sources that stand in for another to tell what its content is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import PrivateAttr, SerializeAsAny
+
+from agentopd.chat import ChatTemplate
+from agentopd.privilege.sources import Source
+from agentopd.types import Privilege, Trajectory
+
+# None of them is about acting, and no two are about one thing.
+_WORDS = tuple(
+    """amber basil cedar denim ember fable grain hazel ivory jewel kelp lemon maple nickel olive
+    pearl quartz raven saffron tulip umber velvet walnut yarrow zinc almond birch coral daisy
+    fern""".split()  # noqa: SIM905  (a list of this length is easier to read as text)
+)
+_PADS = (".", " .", ",", " ,", ";", " ;")
+
+
+class Control(Source):
+    """A source made of another, whose memory it keeps.
+
+    Args:
+        of: the other source.
+    """
+
+    of: SerializeAsAny[Source]
+
+    def prepare(self, template: ChatTemplate) -> None:
+        """See `Source.prepare`."""
+        self.of.prepare(template)
+
+    def learn(self, trajectories: Sequence[Trajectory]) -> None:
+        """See `Source.learn`."""
+        self.of.learn(trajectories)
+
+    def state(self) -> dict[str, Any]:
+        """See `Source.state`."""
+        return self.of.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """See `Source.restore`."""
+        self.of.restore(state)
+
+
+class Shuffled(Control, kind="shuffled"):
+    """The control: what another source would say, told of a trajectory of another task.
+
+    The next trajectory in the batch that is of another task and has something to tell is taken. A
+    source that tells every task the same, such as one skill for all, cannot be shuffled: a run ends
+    at its first step if every trajectory is told its own text.
+    """
+
+    _differed: bool = PrivateAttr(default=False)
+
+    def learn(self, trajectories: Sequence[Trajectory]) -> None:
+        """See `Source.learn`.
+
+        Raises:
+            ValueError: the texts of this step, and of all before, are the same whether they are
+                shuffled or not.
+        """
+        super().learn(trajectories)
+        if self._differed:
+            return
+        told = [(t, self.whisper(t, trajectories)) for t in trajectories]
+        heard = [(shuffled, self.of.whisper(t, trajectories)) for t, shuffled in told if shuffled]
+        self._differed = any(shuffled != own for shuffled, own in heard)
+        if heard and not self._differed:
+            raise ValueError(
+                f"privilege: {self.of.kind} tells every task of this step the same, so that "
+                "shuffled over tasks each is still told its own: no control. Use control: filler "
+                "or no_pi, or a source whose texts differ from task to task, such as ground_truth"
+            )
+
+    def whisper(
+        self, trajectory: Trajectory, batch: Sequence[Trajectory]
+    ) -> tuple[Privilege, ...] | None:
+        """See `Source.whisper`."""
+        here = next((i for i, other in enumerate(batch) if other is trajectory), -1)
+        for other in (*batch[here + 1 :], *batch[: max(here, 0)]):
+            told = self.of.whisper(other, batch) if other.task != trajectory.task else None
+            if told is not None:
+                fitting = tuple(p for p in told if p.turn is None or p.turn < len(trajectory.turns))
+                if fitting or not told:
+                    return fitting
+        return None
+
+
+class Filler(Control, kind="filler"):
+    """The control: words that say nothing, as long as what another source would say.
+
+    As many tokens, once `prepare` has told by which tokenizer; as many words before that. No word
+    is one of the other source's text. The words depend on the episode's number and seed alone, and
+    on the length.
+    """
+
+    _template: ChatTemplate | None = PrivateAttr(default=None)
+    _sizes: dict[str, int] = PrivateAttr(default_factory=dict)
+
+    def prepare(self, template: ChatTemplate) -> None:
+        """See `Source.prepare`."""
+        super().prepare(template)
+        self._template = template
+        self._sizes = {word: self._size(f" {word}") for word in _WORDS}
+
+    def whisper(
+        self, trajectory: Trajectory, batch: Sequence[Trajectory]
+    ) -> tuple[Privilege, ...] | None:
+        """See `Source.whisper`."""
+        told = self.of.whisper(trajectory, batch)
+        if told is None:
+            return None
+        return tuple(
+            Privilege(
+                source=self.kind,
+                text=self._fill(p.text, [trajectory.seed, trajectory.episode, number]),
+                turn=p.turn,
+            )
+            for number, p in enumerate(told)
+        )
+
+    def _fill(self, text: str, seed: Sequence[int]) -> str:
+        size, taken = self._size(text), text.lower()
+        words = [word for word in _WORDS if word not in taken]
+        drawn = np.random.default_rng(seed).choice(words, size=size).tolist() if words else []
+        ends = np.cumsum([self._sizes.get(word, 1) for word in drawn])
+        filled = drawn[: int(np.searchsorted(ends, size, side="right"))]
+        # A text may have more tokens than its words by themselves.
+        while filled and self._size(" ".join(filled)) > size:
+            filled.pop()
+        return self._padded(" ".join(filled), size)
+
+    def _padded(self, text: str, size: int) -> str:
+        """`text`, with marks after it until it is of that size, or as near as they allow."""
+        while (so_far := self._size(text)) < size:
+            longer = [text + pad for pad in _PADS if so_far < self._size(text + pad) <= size]
+            if not longer:
+                break
+            text = longer[0]
+        return text
+
+    def _size(self, text: str) -> int:
+        """How many tokens a text has, or words before the tokenizer is known."""
+        return len(self._template.encode_content(text) if self._template else text.split())

@@ -1,0 +1,54 @@
+"""The arms of a replay: the run's own settings, and what changes in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from agentopd.config import RunConfig, StudySettings, arm_config, parse_override
+from agentopd.parts import closest
+
+OWN = "run"
+"""The arm of the run's own settings."""
+_REPLAYED = ("unit", "divergence", "weight", "mix", "schedule")
+_RESCORED = ("privilege", "view", "teacher", "student")
+_LABELS = ("method", "control")
+
+
+def arm_configs(
+    config: RunConfig, arms: Mapping[str, Sequence[str]], rescore: bool
+) -> dict[str, RunConfig]:
+    """The settings of every arm by its name, the run's own first.
+
+    Args:
+        arms: `KEY=VALUE` overrides by name.
+        rescore: whether the models are asked again.
+
+    Raises:
+        ConfigError: an override cannot be used; the message names the arm.
+        ValueError: an arm changes what a replay cannot change.
+    """
+    if OWN in arms:
+        raise ValueError(f"an arm cannot be called {OWN!r}: that is the run as it was")
+    changes = {name: dict(map(parse_override, overrides)) for name, overrides in arms.items()}
+    study = config.model_copy(update={"study": StudySettings(arms={OWN: {}, **changes})})
+    found = {name: arm_config(study, name, config.seed) for name in (OWN, *arms)}
+    for name, arm in found.items():
+        _check_replayable(name, arm, found[OWN], rescore)
+    return found
+
+
+def _check_replayable(name: str, arm: RunConfig, own: RunConfig, rescore: bool) -> None:
+    before, after = own.model_dump(mode="json"), arm.model_dump(mode="json")
+    changed = [key for key in before if before[key] != after[key] and key not in _LABELS]
+    for key in changed:
+        if key in _RESCORED and not rescore:
+            raise ValueError(
+                f"arm {name}: another {key} says something else of the tokens than what was saved; "
+                "ask it with --rescore"
+            )
+        if key not in (*_REPLAYED, *_RESCORED):
+            can = closest(key, (*_REPLAYED, *_RESCORED))
+            raise ValueError(
+                f"arm {name}: {key} cannot be replayed, only what is made of the episodes that "
+                f"were played; {can}"
+            )

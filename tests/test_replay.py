@@ -1,0 +1,241 @@
+"""A replay gives each token the coefficient that learning gave it, or would have given it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import SOKOBAN, call, problem
+
+from agentopd.config import RunConfig, parse_config
+from agentopd.replay.compare import Replay, replay
+from agentopd.signal.channels import Channels
+from agentopd.signal.evidence import Measured
+from agentopd.signal.objective import Objective, Plan
+from agentopd.signal.tokens import Tokens
+from agentopd.storage import load_trajectories
+from agentopd.train import train
+from agentopd.types import Lesson
+
+
+@dataclass
+class Learnt:
+    """A run's folder and, of its second step, the gradients that its learner's loss had."""
+
+    folder: Path
+    grads: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
+
+
+def watched_channels(learnt: Learnt, step: int) -> Any:
+    """`Objective.channels` that notes each episode's gradients by what was measured."""
+    plain = Objective.channels
+
+    def channels(
+        self: Objective,
+        measured: Measured,
+        tokens: Tokens,
+        batch: Sequence[Lesson],
+        plan: Plan,
+    ) -> Channels:
+        values = {"logprob": measured.student.logprob_N, "divergence": measured.divergence_N}
+
+        def note(name: str, grad_N: torch.Tensor | None) -> None:
+            if grad_N is None:
+                return
+            for number, lesson in enumerate(batch):
+                own = learnt.grads.setdefault(lesson.trajectory.episode, {})
+                grad = grad_N[tokens.lesson_N == number].clone()
+                own[name] = own[name] + grad if name in own else grad
+
+        for name, value_N in values.items():
+            if plan.step == step and value_N is not None:
+                value_N.register_hook(lambda grad_N, name=name: note(name, grad_N))
+        return plain(self, measured, tokens, batch, plan)
+
+    return channels
+
+
+RUNS = {
+    "reverse": ("save.scores_top_k=400",),
+    "k1": ("divergence.support=sampled", "unit=turn", "weight=[{kind: gap_gate}]"),
+    "auxiliary": (
+        "mix={kind: auxiliary, coefficient: 0.5, rl: {kind: reinforce}}",
+        "unit={kind: turn, use: weight, normalise: sequence_mean}",
+        "divergence={kind: jsd, support: {kind: student_top_k, k: 4}}",
+        "rollout.group=2",
+    ),
+}
+
+
+def small(tiny_model: Path, *overrides: str) -> RunConfig:
+    data = {
+        "steps": 2,
+        "threads": 1,
+        "student": {"path": str(tiny_model)},
+        "env": {"id": SOKOBAN, "options": {"prompt": "brief", "max_turns": 2}},
+        "rollout": {"kind": "student", "tasks": 4, "max_turn_tokens": 5},
+        "learner": {"learning_rate": 0.05, "tokens_per_batch": 256},
+        "evaluate": {"episodes": 1},
+        "save": {"scores_top_k": 8, "checkpoint_every": 0},
+    }
+    return parse_config(data, overrides)
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Learnt]:
+    found = {}
+    for name, overrides in RUNS.items():
+        found[name] = learnt = Learnt(tmp_path_factory.mktemp("replay") / name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Objective, "channels", watched_channels(learnt, step=1))
+            train(small(tiny_model, *overrides), learnt.folder)
+    return found
+
+
+def by_episode(shown: Replay, folder: Path, value_N: torch.Tensor) -> dict[int, torch.Tensor]:
+    """A replay's numbers by the number of the episode."""
+    path = folder / "trajectories" / f"step-{shown.step:05d}.parquet"
+    numbers = [t.episode for t in load_trajectories(path)]
+    return {e: value_N[shown.tokens.lesson_N == i] for i, e in enumerate(numbers)}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_runs_own_arm_has_the_coefficients_that_it_learnt_with(
+    runs: dict[str, Learnt], name: str
+) -> None:
+    learnt = runs[name]
+    shown = replay(learnt.folder, {})
+    assert (shown.step, list(shown.arms)) == (1, ["run"])
+    assert learnt.grads
+    for kind in ("logprob", "divergence"):
+        found = by_episode(shown, learnt.folder, getattr(shown.arms["run"], f"by_{kind}_N"))
+        for episode, own in found.items():
+            expected = learnt.grads[episode].get(kind, torch.zeros_like(own))
+            torch.testing.assert_close(own, expected, atol=0, rtol=1e-6)
+    kinds = {"reverse": {"divergence"}, "k1": {"logprob"}}
+    moved = {kind for own in learnt.grads.values() for kind, grad in own.items() if grad.any()}
+    assert moved == kinds.get(name, moved)
+    assert moved
+
+
+def test_an_arm_is_what_the_run_would_have_learnt(runs: dict[str, Learnt]) -> None:
+    """The run that estimates from sampled tokens played the same first step as the other one."""
+    other = list(RUNS["k1"])
+    found = replay(runs["reverse"].folder, {"k1": other, "same": ["unit=token"]}, step=0)
+    expected = replay(runs["k1"].folder, {}, step=0).arms["run"]
+    torch.testing.assert_close(found.arms["k1"].push_N, expected.push_N)
+    assert torch.equal(found.arms["same"].push_N, found.arms["run"].push_N)
+    assert not torch.equal(found.arms["k1"].push_N, found.arms["run"].push_N)
+
+
+def test_scoring_anew_gives_what_was_saved(runs: dict[str, Learnt]) -> None:
+    folder = runs["reverse"].folder
+    saved = replay(folder, {}, step=0).arms["run"]
+    arms = {"told": ["privilege=ground_truth"], "live": ["teacher=live"]}
+    anew = replay(folder, arms, rescored=True)
+    assert anew.step == 0
+    assert anew.arms["run"].exact and saved.exact
+    torch.testing.assert_close(anew.arms["run"].by_divergence_N, saved.by_divergence_N)
+    torch.testing.assert_close(anew.arms["run"].push_N, saved.push_N, atol=1e-8, rtol=1e-3)
+    assert torch.equal(anew.arms["live"].push_N, anew.arms["run"].push_N)
+    assert not torch.allclose(anew.arms["told"].push_N, saved.push_N, atol=1e-8, rtol=1e-3)
+
+
+def test_a_later_step_is_scored_anew_where_its_student_is_kept(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    ema = ("teacher={kind: ema, rate: 0.5}", "save.scores_top_k=400")
+    train(small(tiny_model, *ema, "steps=1"), tmp_path / "run")
+    shutil.copytree(tmp_path / "run" / "checkpoints", tmp_path / "kept")
+    (tmp_path / "run" / "summary.json").unlink()
+    train(small(tiny_model, *ema), tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match=r"the student of step 1 .* \(the checkpoint is of step 2"):
+        replay(tmp_path / "run", {}, step=1, rescored=True)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    shutil.copytree(tmp_path / "kept", tmp_path / "run" / "checkpoints")
+    saved, anew = (replay(tmp_path / "run", {}, 1, again).arms["run"] for again in (False, True))
+    assert saved.push_N.abs().max() > 1e-5
+    torch.testing.assert_close(anew.push_N, saved.push_N, atol=1e-7, rtol=1e-3)
+    with pytest.raises(ValueError, match="a lagged teacher of step 1 is not kept"):
+        replay(tmp_path / "run", {"a": ["teacher=lagged"]}, 1, rescored=True)
+
+
+JUDGED = "{kind: rubric_span, criteria: [{name: a, text: tidy, verifier: {kind: model}}]}"
+
+
+@pytest.fixture
+def run(runs: dict[str, Learnt]) -> Path:
+    return runs["k1"].folder
+
+
+def test_the_command_shows_arms_and_writes_them(run: Path, tmp_path: Path) -> None:
+    done = call(
+        "replay", run, "--set", "unit=token", "--set", "weight=[]", "--arm",
+        "forward divergence=forward_kl", "--step", "0", "--json", tmp_path / "a.json", "--plot",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    for text in ("step 0", "unit=token weight=[]", "forward", "turn 2", "solved", "correlation"):
+        assert text in done.stdout
+    assert "forward: not all of the vocabulary was kept" in done.stdout
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert list(found["arms"]) == ["run", "unit=token weight=[]", "forward"]
+    assert sum(found["arms"]["forward"]["share_by_turn"]) == pytest.approx(1)
+    assert (run / "replay" / "step-00000.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--step", "7"], "has saved no step 7; there are: 0, 1"),
+        (["--set", "unit=turns"], "no unit is called 'turns'; did you mean 'turn'?"),
+        (["--set", "rollout.tasks=2"], "rollout cannot be replayed"),
+        (["--set", "privilege=none"], "another privilege says something else"),
+        (["--set", "teacher=live"], "ask it with --rescore"),
+        (["--set", "unit"], "'unit' is not an override"),
+        (["--arm", "unit=turn"], "needs a name and overrides"),
+        (["--arm", "alone"], "needs a name and overrides"),
+        (["--arm", ""], "needs a name and overrides"),
+        (["--arm", "a unit=turn", "--arm", "a unit=token"], "two arms are called 'a'"),
+        (["--arm", "run unit=turn"], "an arm cannot be called 'run'"),
+        (["--set", "divergence={kind: jsd, support: teacher_top_k}"], "the run kept the 8"),
+        (["--rescore", "--step", "1"], "the student of step 1 is not kept"),
+        (
+            ["--set", f"unit={JUDGED}", "--set", "weight=[]"],
+            "its unit asks a model; let it with --rescore",
+        ),
+        (
+            ["--set", "mix={kind: auxiliary, rl: {kind: reinforce, kl_coefficient: 0.1}}"],
+            "which nothing was saved: ask it with --rescore",
+        ),
+        (["--set", "divergence={kind: reverse_kl, target: extrapolate}"], "a third model"),
+    ],
+)
+def test_what_cannot_be_replayed_is_told_in_a_line(run: Path, words: list[str], line: str) -> None:
+    assert line in problem(call("replay", run, *words))
+
+
+def test_a_folder_that_does_not_hold_it_is_told_in_a_line(
+    run: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    assert "is no run's folder" in problem(call("replay", tmp_path))
+    bare = tmp_path / "bare"
+    shutil.copytree(run, bare)
+    shutil.rmtree(bare / "scores")
+    assert "save.scores_top_k=16" in problem(call("replay", bare))
+    assert call("replay", bare, "--rescore").exit_code == 0
+    shutil.rmtree(bare / "trajectories")
+    assert "holds no trajectories" in problem(call("replay", bare))
+    shutil.copytree(run, tmp_path / "study" / "arms" / "a" / "seed-0")
+    assert "arms/a/seed-0" in problem(call("replay", tmp_path / "study"))
+
+
+def test_a_run_without_a_teacher_has_none_to_replay(tiny_model: Path, tmp_path: Path) -> None:
+    method = ("mix={kind: rl, rl: {kind: reinforce}}", "steps=1", "rollout.group=2")
+    train(small(tiny_model, *method), tmp_path / "run")
+    assert "taught nothing" in problem(call("replay", tmp_path / "run"))
