@@ -210,14 +210,13 @@ def test_equal_models_pull_nowhere(divergence: Divergence) -> None:
 
 def test_likeliest_tokens_are_kept_with_both_models_log_probabilities() -> None:
     student, teacher, _ = three_heads()
-    measured = measure(Question(some_ids(), None, overlap=3, keep=2, tile=3 * V), student, teacher)
-    kept, overlap_N = measured.kept, measured.overlap_N
-    assert kept is not None and overlap_N is not None and kept.ids_NK.shape == (N, 4)
+    measured = measure(Question(some_ids(), None, keep=2, tile=3 * V), student, teacher)
+    kept = measured.kept
+    assert kept is not None and kept.ids_NK.shape == (N, 4)
     p_NV, q_NV = (torch.log_softmax(logits_of(head), -1).detach() for head in (student, teacher))
     for n in range(N):
         by_p, by_q = (x[n].argsort(descending=True).tolist() for x in (p_NV, q_NV))
         assert kept.ids_NK[n].tolist() == by_p[:2] + by_q[:2]
-        assert overlap_N[n] == pytest.approx(len(set(by_p[:3]) & set(by_q[:3])) / 3)
         assert_close(
             [kept.student_NK[n], kept.teacher_NK[n]],
             [p_NV[n, kept.ids_NK[n]], q_NV[n, kept.ids_NK[n]]],
@@ -226,10 +225,9 @@ def test_likeliest_tokens_are_kept_with_both_models_log_probabilities() -> None:
 
 def test_more_tokens_kept_than_there_are_are_all() -> None:
     student, teacher, _ = three_heads()
-    measured = measure(Question(some_ids(), None, overlap=99, keep=99), student, teacher)
-    assert measured.kept is not None and measured.overlap_N is not None
+    measured = measure(Question(some_ids(), None, keep=99), student, teacher)
+    assert measured.kept is not None
     assert measured.kept.ids_NK.shape == (N, 2 * V)
-    assert measured.overlap_N.tolist() == [1.0] * N
 
 
 @given(
@@ -260,7 +258,7 @@ def test_tokens_that_no_model_can_say_leave_no_trace() -> None:
         return Head(head.hidden_NH, torch.cat([head.weight_VH, rows]), torch.cat([bias_V, padding]))
 
     for divergence in (ReverseKL(), ForwardKL(), JensenShannon()):
-        question = Question(some_ids(), divergence, tile=30, overlap=2, keep=2, ranks=True)
+        question = Question(some_ids(), divergence, tile=30, keep=2, ranks=True)
         plain, found = (
             measure(question, student, teacher),
             measure(question, padded(student), padded(teacher)),
@@ -290,7 +288,7 @@ def _same(one: Any, other: Any) -> None:
 @pytest.mark.parametrize("tile", TILES)
 def test_a_token_is_measured_alike_in_any_company(tile: int) -> None:
     student, teacher, reference = three_heads()
-    question = Question(some_ids(), JensenShannon(), overlap=3, ranks=True, keep=2, tile=tile)
+    question = Question(some_ids(), JensenShannon(), ranks=True, keep=2, tile=tile)
 
     def measured(rows: list[int]) -> Measured:
         index = torch.tensor(rows)

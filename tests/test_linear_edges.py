@@ -87,7 +87,7 @@ def test_the_tensors_go_when_the_numbers_go() -> None:
 def test_no_tokens_are_no_numbers_and_no_gradient() -> None:
     student, teacher, reference = three_heads(0)
     for coefficient_N in (None, torch.zeros(0, dtype=torch.float64)):
-        question = Question(some_ids(0), JensenShannon(), overlap=2, ranks=True, keep=2, tile=V)
+        question = Question(some_ids(0), JensenShannon(), ranks=True, keep=2, tile=V)
         measured = measure(question, student, teacher, reference, coefficient_N)
         assert measured.divergence_N is not None and measured.kept is not None
         assert measured.divergence_N.shape == (0,) and measured.kept.ids_NK.shape == (0, 4)
@@ -164,7 +164,7 @@ def test_no_tensor_is_larger_than_a_tile(support: dict[str, Any], coefficients: 
     student, teacher, reference = three_heads(tokens, vocabulary)
     divergence = Divergence.model_validate({"kind": "jsd", "support": support})
     question = Question(
-        some_ids(tokens, vocabulary), divergence, overlap=2, ranks=True, keep=2, tile=tile
+        some_ids(tokens, vocabulary), divergence, ranks=True, keep=2, tile=tile
     )
     known_N = torch.ones(tokens, dtype=torch.float64) if coefficients else None
     with _watched() as made:
@@ -187,7 +187,6 @@ def _question(**changes: Any) -> Question:
     ("changes", "told"),
     [
         ({"tile": 0}, "tile is 0, but counts: give 1 or more"),
-        ({"overlap": -1}, "overlap is -1"),
         ({"keep": -2}, "keep is -2"),
         ({"temperature": 0.0}, "temperature of 0.0"),
         ({"temperature": float("nan")}, "temperature of nan"),
@@ -235,7 +234,7 @@ def test_coefficients_are_one_a_token() -> None:
 
 def test_without_a_teacher_nothing_is_compared() -> None:
     student = three_heads()[0]
-    measured = measure(_question(overlap=2, keep=2), student, coefficient_N=torch.ones(N))
+    measured = measure(_question(keep=2), student, coefficient_N=torch.ones(N))
     assert measured.divergence_N is None and measured.kept is None and measured.teacher is None
     assert gradients_of(measured.student.logprob_N.sum(), student)[0].any()
 
@@ -252,7 +251,7 @@ def test_a_gpu_finds_what_the_cpu_finds(dtype: torch.dtype, within: float) -> No
         )
         for known_N in (torch.ones(64, device=device), None):
             question = Question(
-                some_ids(64).to(device), JensenShannon(), overlap=2, keep=2, tile=9 * V
+                some_ids(64).to(device), JensenShannon(), keep=2, tile=9 * V
             )
             measured = measure(question, student, teacher, coefficient_N=known_N)
             assert measured.divergence_N is not None

@@ -64,8 +64,6 @@ class Measured:
             nothing asks for it.
         divergence_N: None where no divergence of distributions was asked for.
         mass_N: the share of the student's probability that the divergence's support captures.
-        overlap_N: the share of the student's likeliest tokens among the teacher's; None unless
-            asked for.
         kept: the likeliest tokens; None unless asked for.
     """
 
@@ -74,7 +72,6 @@ class Measured:
     reference: Opinion | None = None
     divergence_N: torch.Tensor | None = None
     mass_N: torch.Tensor | None = None
-    overlap_N: torch.Tensor | None = None
     kept: Kept | None = None
 
     @classmethod

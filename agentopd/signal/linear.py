@@ -31,7 +31,6 @@ class Question:
         ids_N: the sampled tokens.
         divergence: of the student from the teacher; None for none.
         temperature: of all models' distributions.
-        overlap: how many likeliest tokens of student and teacher are compared; 0 for none.
         ranks: whether to count the tokens that are likelier than the sampled one.
         keep: how many likeliest tokens of each model to keep with both models' log-probabilities.
         tile: how many numbers one tensor of logits may hold.
@@ -43,7 +42,6 @@ class Question:
     ids_N: torch.Tensor
     divergence: Divergence | None
     temperature: float = 1.0
-    overlap: int = 0
     ranks: bool = False
     keep: int = 0
     tile: int = 2**25
@@ -53,7 +51,7 @@ class Question:
             raise ValueError(
                 f"a temperature of {self.temperature} makes no distribution: give a positive number"
             )
-        for name, least in (("tile", 1), ("overlap", 0), ("keep", 0)):
+        for name, least in (("tile", 1), ("keep", 0)):
             if getattr(self, name) < least:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}, but counts: give {least} or more"
@@ -169,7 +167,7 @@ class _Backward:
                 strip.differentiate(by_logits_RV, *losses)
             gradient.add(tile.rows, by_logits_RV)
             return gradient.result()
-        asked = replace(self.question, overlap=0, ranks=False, keep=0)
+        asked = replace(self.question, ranks=False, keep=0)
         if divergence_N is None:
             asked = replace(asked, divergence=None)
         for tile in self.tiles:

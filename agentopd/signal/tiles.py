@@ -180,7 +180,7 @@ class Tile:
                 reference,
                 value_r,
                 mass_r,
-                *_likeliest(question, student_rV, teacher_rV),
+                _kept(question, student_rV, teacher_rV),
             )
         return Strip(found, rows, part, ids_r, student_rV, pull_rV, temperature)
 
@@ -220,21 +220,13 @@ def _compared(
     return value_R, chosen.mass_N, divergence.support.spread(chosen, pull_RK, student_RV)
 
 
-def _likeliest(
-    question: Question, student_RV: torch.Tensor, teacher_RV: torch.Tensor
-) -> tuple[torch.Tensor | None, Kept | None]:
-    """How far both models' likeliest tokens are the same, and those that are to be kept."""
-    most = min(max(question.overlap, question.keep), student_RV.shape[1])
+def _kept(question: Question, student_RV: torch.Tensor, teacher_RV: torch.Tensor) -> Kept | None:
+    """Both models' likeliest tokens."""
+    most = min(question.keep, student_RV.shape[1])
     if not most:
-        return None, None
-    top_s, top_t = likeliest(student_RV, most), likeliest(teacher_RV, most)
-    overlap_R = kept = None
-    if k := question.overlap:
-        overlap_R = (top_s[:, :k, None] == top_t[:, None, :k]).any(-1).to(student_RV.dtype).mean(-1)
-    if k := question.keep:
-        ids_RK = torch.cat([top_s[:, :k], top_t[:, :k]], -1)
-        kept = Kept(ids_RK, student_RV.gather(1, ids_RK), teacher_RV.gather(1, ids_RK))
-    return overlap_R, kept
+        return None
+    ids_RK = torch.cat([likeliest(student_RV, most), likeliest(teacher_RV, most)], -1)
+    return Kept(ids_RK, student_RV.gather(1, ids_RK), teacher_RV.gather(1, ids_RK))
 
 
 def likeliest(logprob_RV: torch.Tensor, k: int) -> torch.Tensor:

@@ -141,7 +141,7 @@ class Demonstrator:
     def _reflection(self, env: Sokoban) -> tuple[str, dict[int, str]]:
         """A look back on an attempt, and the move it calls a mistake at each turn it names."""
         env.restart()
-        turns = self.rng.randint(3, env.max_turns)
+        turns = self.rng.randint(3, env.turn_limit)
         named = set(self.rng.sample(range(turns), self.rng.randint(0, 3)))
         here, avoided = env.state, {}
         for turn in range(turns):

@@ -102,7 +102,7 @@ def _warning(env: Sokoban, rng: random.Random) -> Told | None:
 def _reflection(env: Sokoban, rng: random.Random) -> Told | None:
     plan = env.solver.plan(env.state).moves
     mistake = (1, f"{plan[0]} moves away, {len(plan) + 1} to go.")
-    text = writer.reflection(False, env.max_turns, [mistake])
+    text = writer.reflection(False, env.turn_limit, [mistake])
     return Told(f"\n\n{text}", "", plan[0])
 
 
