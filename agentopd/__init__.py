@@ -1,8 +1,12 @@
 """On-policy distillation of language-model agents in multi-turn text environments."""
 
-from agentopd.env import Text, TextEnv, make, parse_action, register
+from agentopd.env import Text, TextEnv, make, parse_action, register, register_scheme
 
-__all__ = ["Text", "TextEnv", "make", "parse_action", "register"]
+__all__ = ["Text", "TextEnv", "make", "parse_action", "register", "register_scheme"]
 
 register("agentopd/Sokoban-v0", "agentopd.envs.sokoban.env:Sokoban")
 register("agentopd/Desk-v0", "agentopd.envs.desk.env:Desk")
+register("agentopd/FrozenLake-v0", "agentopd.envs.frozen_lake:FrozenLake")
+register("agentopd/Mastermind-v0", "agentopd.envs.mastermind:Mastermind")
+register("agentopd/Hanoi-v0", "agentopd.envs.hanoi:Hanoi")
+register("agentopd/Countdown-v0", "agentopd.envs.countdown:Countdown")

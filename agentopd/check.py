@@ -20,6 +20,7 @@ __all__ = ["Finding", "check_env"]
 
 _Check = Callable[[Subject], Findings]
 
+_LEVELS = ("error", "warning", "note")
 _FORM: tuple[_Check, ...] = (form.spaces, form.results, form.infos)
 _REPEAT: tuple[_Check, ...] = (
     repeat.seeding,
@@ -27,7 +28,14 @@ _REPEAT: tuple[_Check, ...] = (
     repeat.carry_over,
     repeat.interleaving,
 )
-_PLAY: tuple[_Check, ...] = (repeat.tasks, play.unreadable, play.end, play.oracle, play.told)
+_PLAY: tuple[_Check, ...] = (
+    repeat.tasks,
+    play.unreadable,
+    play.end,
+    play.oracle,
+    play.told,
+    play.cost,
+)
 
 
 def check_env(
@@ -45,7 +53,7 @@ def check_env(
             a few seconds.
 
     Returns:
-        What is wrong, errors first; empty for a good environment.
+        What is wrong, errors first, notes last; empty for a good environment.
 
     Raises:
         ValueError: there is no such environment, it refuses the options, or `seeds` is below 2.
@@ -60,7 +68,7 @@ def check_env(
             found += _until_error(subject, _REPEAT)
             for check in (*_PLAY, repeat.hash_seed) if strict else _PLAY:
                 found += _run(check, subject)
-    return sorted(dict.fromkeys(found), key=lambda finding: finding.level)
+    return sorted(dict.fromkeys(found), key=lambda finding: _LEVELS.index(finding.level))
 
 
 def _until_error(subject: Subject, checks: tuple[_Check, ...]) -> list[Finding]:

@@ -19,22 +19,33 @@ flat and JSON-able:
 
 The student sees the observations alone: everything in `PRIVILEGED` reaches nobody but the teacher.
 `agentopd.check.check_env` tells whether an environment keeps all this.
+
+Environments are found in Gymnasium's registry. Installed packages add theirs by entry points of the
+group `agentopd.envs`: `"my/Maze-v0" = "my_package.maze:Maze"`, or `maze = "my_package.maze:build"`
+for everything of the form `maze:NAME`.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import re
+import sys
 from collections.abc import Mapping
+from importlib import metadata
 from typing import Any, cast
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 
 PRIVILEGED: frozenset[str] = frozenset(
     {"feedback", "mistake", "oracle", "reference", "facts", "guide"}
 )
 """The keys of `info` that never enter a student's context."""
+
+PLUGINS = "agentopd.envs"
+"""The entry-point group of environments that other packages bring."""
 
 HELD_OUT_SEED = 1_000_000_000
 """The first environment seed of evaluations; training's stay below it."""
@@ -82,9 +93,26 @@ class TextEnv(gymnasium.Env[str, str]):
     """Rules and action format, shown once at the start; may be empty."""
     max_turns: int | None = None
     """Answers after which an episode is truncated; None where there is no such limit."""
+    action_form: str = "<action>{}</action>"
+    """How one action of `oracle` is written in an answer."""
+
+
+def declared(env: gymnasium.Env[str, str], name: str, default: Any) -> Any:
+    """What `env` declares under `name`, the outermost wrapper first; `default` where none does."""
+    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else default
+
+
+def system_prompt(env: gymnasium.Env[str, str]) -> str:
+    """The rules that `env`, with its wrappers, shows at the start; may be empty."""
+    return declared(env, "system_prompt", "") or ""
 
 
 _REASONING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+
+
+def without_reasoning(text: str) -> str:
+    """`text` without what stands in `<think>`; an unclosed one hides everything after it."""
+    return _REASONING.sub("", text)
 
 
 def parse_action(text: str, tag: str = "action") -> str | None:
@@ -92,7 +120,7 @@ def parse_action(text: str, tag: str = "action") -> str | None:
 
     An unclosed `<think>` hides everything after it. The time taken is linear in the text's length.
     """
-    said = _REASONING.sub("", text)
+    said = without_reasoning(text)
     opening, closing = f"<{tag}>", f"</{tag}>"
     start = said.rfind(opening, 0, max(said.rfind(closing), 0))
     if start < 0:
@@ -115,24 +143,48 @@ def register(env_id: str, entry_point: Any, **kwargs: Any) -> None:
     )
 
 
+def register_scheme(scheme: str, build: str) -> None:
+    """Let `make("scheme:NAME")` call `build`, a "module:function", with NAME and the options.
+
+    The module is imported when the scheme is first used.
+
+    Raises:
+        ValueError: a name of one letter or with other signs than letters, digits and `_` is no
+            scheme, or `build` does not name a function of a module.
+    """
+    if not re.fullmatch(r"[A-Za-z]\w+", scheme):
+        raise ValueError(f"{scheme!r} cannot be a scheme: use letters, digits and underscores")
+    if not re.fullmatch(r"[\w.]+:\w+", build):
+        raise ValueError(f"the scheme {scheme!r} is built by {build!r}: write module:function")
+    # An id that ends in a colon: Gymnasium's registry is the only one, and refuses to make it.
+    gymnasium.registry[f"{scheme}:"] = EnvSpec(f"{scheme}:", entry_point=build)
+
+
 def make(spec: str, options: Mapping[str, Any] | None = None) -> gymnasium.Env[str, str]:
-    """Build an environment from a registered id, `package.module:Class` or `gym:ID`.
+    """Build an environment from a registered id, `package.module:Class` or `scheme:NAME`.
+
+    `gym:NAME` is Gymnasium's own registry unless another scheme of that name is registered.
 
     Raises:
         ValueError: nothing of that name exists, or the environment refuses the options.
     """
     options = dict(options or {})
+    scheme, colon, name = spec.partition(":")
+    # Reading the installed packages takes longer than an episode: only for names nobody knows.
+    if not (spec in gymnasium.registry or f"{scheme}:" in gymnasium.registry or _module(scheme)):
+        register_plugins()
+    found = gymnasium.registry.get(f"{scheme}:") if colon else None
     try:
-        if ":" in spec and not spec.startswith("gym:"):
+        if found is not None:
+            built = load_object(str(found.entry_point))(name, **options)
+        elif colon and scheme != "gym":
+            _refuse_unknown_scheme(spec)
             built = load_object(spec)(**options)
         else:
             # Wrapped as it was registered: a time limit is part of the task.
             built = gymnasium.make(spec.removeprefix("gym:"), disable_env_checker=True, **options)
     except gymnasium.error.UnregisteredEnv as error:
-        known = env_ids()
-        close = difflib.get_close_matches(spec, known, n=1, cutoff=0.4)
-        hint = f"did you mean {close[0]}?" if close else f"registered are: {', '.join(known)}"
-        raise ValueError(f"no environment is called {spec!r}; {hint}") from error
+        raise ValueError(f"no environment is called {spec!r}; {_hint(spec)}") from error
     except gymnasium.error.Error as error:
         raise ValueError(
             f"{spec!r} is neither a registered id nor package.module:Class: {error}"
@@ -143,6 +195,51 @@ def make(spec: str, options: Mapping[str, Any] | None = None) -> gymnasium.Env[s
             "rename or remove the option"
         ) from error
     return cast("gymnasium.Env[str, str]", built)
+
+
+def _module(name: str) -> bool:
+    """Whether `name` is Gymnasium's scheme or begins like a module that can be imported."""
+    top = name.partition(".")[0]
+    known = name == "gym" or name in sys.modules
+    return known or (top.isidentifier() and importlib.util.find_spec(top) is not None)
+
+
+def _hint(spec: str) -> str:
+    """The closest known name; for `gym:`, among all that Gymnasium knows."""
+    prefix = "gym:" if spec.startswith("gym:") else ""
+    every = [f"gym:{name}" for name in gymnasium.registry if not name.endswith(":")]
+    known = every if prefix else env_ids()
+    close = difflib.get_close_matches(spec, known, n=1, cutoff=0.4)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"registered are: {', '.join(env_ids())}"
+
+
+def _refuse_unknown_scheme(spec: str) -> None:
+    """Refuse `textarenna:X`, which is not meant as a module.
+
+    Raises:
+        ValueError: what stands before the colon is nearly a scheme.
+    """
+    scheme = spec.partition(":")[0]
+    close = difflib.get_close_matches(scheme, [*schemes(), "gym"], n=1, cutoff=0.75)
+    if close:
+        raise ValueError(f"there is no scheme {scheme!r}; did you mean {close[0]}:?")
+
+
+def schemes() -> list[str]:
+    """The registered schemes, without their colons."""
+    return sorted(name[:-1] for name in gymnasium.registry if name.endswith(":"))
+
+
+def register_plugins() -> None:
+    """Register what installed packages bring; names already taken stay as they are."""
+    for point in metadata.entry_points(group=PLUGINS):
+        if "/" not in point.name:
+            if f"{point.name}:" not in gymnasium.registry:
+                register_scheme(point.name, point.value)
+        elif point.name not in gymnasium.registry:
+            register(point.name, point.value)
 
 
 def load_object(path: str) -> Any:
@@ -165,6 +262,7 @@ def load_object(path: str) -> Any:
 
 def env_ids() -> list[str]:
     """Ids of the registered environments that speak text: those with a namespace."""
+    register_plugins()
     foreign = (None, "phys2d", "tabular")
     return sorted(
         name for name, spec in gymnasium.registry.items() if spec.namespace not in foreign

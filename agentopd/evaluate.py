@@ -10,7 +10,7 @@ import numpy as np
 
 from agentopd.chat import ChatTemplate
 from agentopd.config import RunConfig
-from agentopd.env import HELD_OUT_SEED, Info, TextEnv
+from agentopd.env import HELD_OUT_SEED, Info, TextEnv, system_prompt
 from agentopd.model import LanguageModel, load_model
 from agentopd.privilege.sources import Source
 from agentopd.rollout.policies import EnvSettings, Rollout
@@ -116,7 +116,7 @@ class _WhisperingEnv(TextEnv):
         if not any(privileges is not None for privileges in told):
             raise ValueError("no source has anything to say before the episode is played")
         texts = [p.text for privileges in told for p in privileges or ()]
-        rules = getattr(self.env.unwrapped, "system_prompt", "")
+        rules = system_prompt(self.env)
         self.system_prompt = rules + (self.view.separator + "\n".join(texts) if texts else "")
         return observation, info
 

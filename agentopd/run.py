@@ -187,7 +187,8 @@ class Run:
     def _show(self, lessons: list[Lesson]) -> None:
         """Keep one episode for people to look at, as the teacher sees it before any learning."""
         teacher, unit = self.config.teacher, self.config.unit.kind
-        described = describe_episode(self.student, teacher, lessons, unit)
+        temperature = self.config.rollout.temperature or 1.0
+        described = describe_episode(self.student, teacher, lessons, unit, temperature)
         if described is not None:
             (self.out / "episode.json").write_text(json.dumps(described, indent=1) + "\n")
 

@@ -21,11 +21,18 @@ from agentopd.types import Lesson
 
 @torch.no_grad()
 def describe_episode(
-    student: LanguageModel, teacher: Teacher, lessons: Sequence[Lesson], label: str
+    student: LanguageModel,
+    teacher: Teacher,
+    lessons: Sequence[Lesson],
+    label: str,
+    temperature: float = 1.0,
 ) -> dict[str, Any] | None:
     """A failed episode of middling length, token by token; None without a lesson.
 
     A token's `signal` is log q(y) - log p(y) in nats: positive where the teacher wants more of it.
+
+    Args:
+        temperature: of both models' distributions.
     """
     whole = [
         x
@@ -44,7 +51,7 @@ def describe_episode(
     places = trajectory.trainable.nonzero()[0]
     states_NH = student.hidden(ids_BT)[0, torch.from_numpy(places - 1)]
     ids_N = ids_BT[0, torch.from_numpy(places)]
-    question = Question(ids_N, ReverseKL())
+    question = Question(ids_N, ReverseKL(), temperature)
     measured = measure(question, student.head(states_NH), teacher.head(hidden_NH))
     assert measured.teacher is not None and measured.divergence_N is not None
     signal_N = (measured.teacher.logprob_N - measured.student.logprob_N).tolist()

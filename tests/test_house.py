@@ -102,6 +102,8 @@ def test_imports_point_one_way() -> None:
         names = _adapters_among(_imports(tree, ".".join(path.relative_to(ROOT).parent.parts)))
         if within != "__init__.py":
             names |= _adapters_among(_strings(tree))
+        if within == "env.py":
+            names -= {"agentopd.envs"}  # the name of the plugins' entry-point group
         if names:
             offenders[within] = names
     assert not offenders

@@ -44,7 +44,7 @@ def results(subject: Subject) -> Findings:
     for choose in (probe, by_oracle):
         _, info = env.reset(seed=0)
         for turn in range(PATIENCE):
-            action = choose(turn, info)
+            action = choose(env, turn, info)
             result, failure = attempt(env, action)
             if failure:
                 yield failure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -20,12 +21,18 @@ from agentopd.checks.subject import (
     turn_limit,
     words,
 )
+from agentopd.env import Info, declared, system_prompt
 
 _TELLING = 12
 """Characters from which a text that turns up in an observation is no coincidence."""
 _UNREADABLE = ("", "\x00", "x" * 20_000, "<action>", "<think>never closed")
-_ODD = as_action("\u221a \U0001f642 \u05d0\u0301 \u202e")
+_ODD = "\u221a \U0001f642 \u05d0\u0301 \u202e"
 """Perhaps an action somewhere, but nothing an environment may stumble over."""
+_LONG = 16_000
+"""Characters of an observation that fill a usual context with a turn or two."""
+_SLOW = 0.05
+"""Seconds of a step that hold up the batch all other episodes wait in."""
+_SHARE = 0.95
 _TOLD_LATER = ("feedback", "oracle")
 _TOLD_FIRST = ("oracle", "reference", "guide")
 
@@ -35,7 +42,7 @@ def unreadable(subject: Subject) -> Findings:
     for action in (*_UNREADABLE, _ODD):
         env = subject.build()
         env.reset(seed=0)
-        result, failure = attempt(env, action)
+        result, failure = attempt(env, as_action(env, action) if action == _ODD else action)
         if failure:
             yield failure
             return
@@ -56,10 +63,12 @@ def unreadable(subject: Subject) -> Findings:
 def end(subject: Subject) -> Findings:
     """With unreadable answers alone the episode ends at the limit, neither before nor after."""
     env = subject.build()
-    limit = turn_limit(env)
+    # Wrappers may declare that unreadable answers end an episode sooner.
+    limits = (turn_limit(env), declared(env, "invalid_limit", None))
+    limit = min((n for n in limits if n), default=None)
     _, info = env.reset(seed=0)
     turns, over, lost = 0, False, False
-    for _, result in steps(env, info, lambda turn, info: _UNREADABLE[0], PATIENCE):
+    for _, result in steps(env, info, lambda env, turn, info: _UNREADABLE[0], PATIENCE):
         turns, over, lost = turns + 1, result[2] or result[3], result[2]
     if limit and turns > limit:
         message = (
@@ -124,7 +133,7 @@ def _follow(env: gymnasium.Env[str, str], seed: int, split: Callable[[Any], list
     for _ in range(PATIENCE):
         if not plan:
             return False
-        _, _, terminated, truncated, info = env.step(as_action(plan[0]))
+        _, _, terminated, truncated, info = env.step(as_action(env, plan[0]))
         if info["success"] or terminated or truncated:
             return info["success"]
         plan = split(info["oracle"]) if info.get("oracle") else plan[1:]
@@ -148,15 +157,18 @@ def told(subject: Subject) -> Findings:
     for seed in subject.few:
         env = subject.build()
         observation, first = env.reset(seed=seed)
-        rules = getattr(env.unwrapped, "system_prompt", "") or ""
-        read = [(observation + "\0" + rules, {key: first.get(key) for key in _TOLD_FIRST})]
-        for _, result in steps(env, first, by_oracle, PATIENCE):
+        rules = system_prompt(env)
+        read = [(observation + "\0" + rules, "", _secrets(first, _TOLD_FIRST))]
+        said = ""
+        for action, result in steps(env, first, by_oracle, PATIENCE):
+            said += f"\0{action}"
             if result[4]["action_valid"]:
-                secrets = {key: result[4].get(key) for key in _TOLD_LATER}
-                read.append((result[0], secrets | {"reference": first.get("reference")}))
-        for text, secrets in read:
+                secrets = _secrets(result[4], _TOLD_LATER)
+                read.append((result[0], said, secrets | _secrets(first, ("reference",))))
+        for text, said, secrets in read:
             for key, secret in secrets.items():
-                if isinstance(secret, str) and len(secret) >= _TELLING and secret in text:
+                # An answer repeated to the one who gave it is no secret.
+                if len(secret) >= _TELLING and secret in text and secret not in said:
                     found[key] = secret, found.get(key, ("", 0))[1] + 1
     for key, (secret, count) in found.items():
         message = (
@@ -164,4 +176,38 @@ def told(subject: Subject) -> Findings:
             f"({short(secret)}): leave it out of observations and system_prompt, or out of info"
         )
         # Feedback that everybody hears is no lead for the teacher, but it gives nothing away.
-        yield Finding("warning" if key == "feedback" else "error", "told-to-student", message)
+        heard = key == "feedback" or key.startswith("facts")
+        yield Finding("warning" if heard else "error", "told-to-student", message)
+
+
+def _secrets(info: Info, keys: tuple[str, ...]) -> dict[str, str]:
+    """What `info` holds in words under `keys` and in its facts."""
+    facts = {f"facts.{name}": value for name, value in info.get("facts", {}).items()}
+    named = {key: info.get(key) for key in keys} | facts
+    return {key: text for key, text in named.items() if isinstance(text, str)}
+
+
+def cost(subject: Subject) -> Findings:
+    """Observations fit into a context, and a step takes little of a batch's time."""
+    longest, taken = 0, list[float]()
+    for seed in subject.few:
+        env = subject.build()
+        observation, info = env.reset(seed=seed)
+        longest = max(longest, len(observation))
+        start = time.perf_counter()
+        for _, result in steps(env, info, by_oracle, PATIENCE):
+            taken.append(time.perf_counter() - start)
+            longest = max(longest, len(result[0]))
+            start = time.perf_counter()
+    if longest > _LONG:
+        message = (
+            f"an observation is {longest:,} characters long and stays in the context of every "
+            f"later turn: show only what is new, below {_LONG:,} characters, and page the rest"
+        )
+        yield Finding("warning", "long-observation", message)
+    if taken and (late := sorted(taken)[int(_SHARE * (len(taken) - 1))]) > _SLOW:
+        message = (
+            f"one step in twenty takes {late * 1000:.0f} ms or more, while the other episodes of "
+            "the batch wait: move what can be computed once into reset() or the constructor"
+        )
+        yield Finding("note", "slow-step", message)

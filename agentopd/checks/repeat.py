@@ -97,6 +97,13 @@ def tasks(subject: Subject) -> Findings:
 
 def hash_seed(subject: Subject) -> Findings:
     """Another process, with another hash seed, gives the same tasks."""
+    if problem := _not_json(subject.options):
+        message = (
+            f"the options cannot be written for another process ({problem}): let the constructor "
+            "take texts, numbers and lists, and build the rest from them"
+        )
+        yield Finding("error", "options", message)
+        return
     other = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     path = os.pathsep.join(place or os.getcwd() for place in sys.path)
     done = subprocess.run(
@@ -122,6 +129,15 @@ def hash_seed(subject: Subject) -> Findings:
             "and seed a random.Random with a str, never with hash()"
         )
         yield Finding("error", "hash-seed", message)
+
+
+def _not_json(options: Mapping[str, Any]) -> str:
+    """Why `options` cannot be written as JSON; empty where they can."""
+    try:
+        json.dumps(dict(options))
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 def first_texts(spec: str, options: Mapping[str, Any], seeds: int) -> list[str]:

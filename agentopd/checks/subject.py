@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import gymnasium
 
-from agentopd.env import Info, make
+from agentopd.env import Info, declared, make
 
 TURNS = 6
 """Turns of an episode that is compared with another."""
@@ -24,20 +24,20 @@ _GUESSES = ("up", "1", "a", "help")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: an `error` breaks training, a `warning` wastes some of it.
+    """One thing found: an `error` breaks training, a `warning` wastes some of it, a `note` informs.
 
     `name` is short and stable; `message` says what is wrong and what to change.
     """
 
-    level: Literal["error", "warning"]
+    level: Literal["error", "warning", "note"]
     name: str
     message: str
 
 
 Findings = Iterator[Finding]
 Step = tuple[Any, Any, Any, Any, Info]
-Choose = Callable[[int, Info], str]
-"""The answer to give in a turn, from its number and the last `info`."""
+Choose = Callable[[gymnasium.Env[str, str], int, Info], str]
+"""The answer to give in a turn, from the environment, its number and the last `info`."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def steps(
 ) -> Iterator[tuple[str, Step]]:
     """Actions and results from the reset that gave `info`, to the end or `bound` turns."""
     for turn in range(bound):
-        action = choose(turn, info)
+        action = choose(env, turn, info)
         result = env.step(action)
         yield action, result
         if result[2] or result[3]:
@@ -95,20 +95,24 @@ def steps(
         info = result[4]
 
 
-def by_oracle(turn: int, info: Info) -> str:
-    """The first word of the oracle as an action; a guess where there is no oracle."""
-    planned = words(info.get("oracle"))
-    return as_action(planned[0] if planned else _GUESSES[turn % len(_GUESSES)])
+def by_oracle(env: gymnasium.Env[str, str], turn: int, info: Info) -> str:
+    """The first action of the oracle; a guess where there is no oracle."""
+    plan = info.get("oracle")
+    if isinstance(plan, str) and any(sign in plan for sign in "({"):
+        planned = plan.strip().split("\n")
+    else:
+        planned = words(plan)
+    return as_action(env, planned[0] if planned else _GUESSES[turn % len(_GUESSES)])
 
 
-def probe(turn: int, info: Info) -> str:
+def probe(env: gymnasium.Env[str, str], turn: int, info: Info) -> str:
     """By the oracle and unreadable in turns, to see both ways through `step`."""
-    return "" if turn % 2 else by_oracle(turn, info)
+    return "" if turn % 2 else by_oracle(env, turn, info)
 
 
-def as_action(text: str) -> str:
-    """`text` as a model would give it."""
-    return f"<action>{text}</action>"
+def as_action(env: gymnasium.Env[str, str], text: str) -> str:
+    """`text` as a model would give it to `env`."""
+    return declared(env, "action_form", "<action>{}</action>").replace("{}", text)
 
 
 def words(text: Any) -> list[str]:
@@ -118,8 +122,8 @@ def words(text: Any) -> list[str]:
 
 def turn_limit(env: gymnasium.Env[str, str]) -> int | None:
     """The number of turns the environment declares, or was registered with."""
-    declared = getattr(env.unwrapped, "max_turns", None)
-    return declared or (env.spec.max_episode_steps if env.spec else None)
+    limits = (declared(env, "max_turns", None), env.spec and env.spec.max_episode_steps)
+    return next((limit for limit in limits if limit), None)
 
 
 def attempt(env: gymnasium.Env[str, str], action: str) -> tuple[Any, Finding | None]:

@@ -73,7 +73,7 @@ def check_env(spec: str, options: dict[str, Any], strict: bool) -> None:
 
     with working(f"playing {spec}"):
         findings = check(spec, options, strict=strict)
-    colours = {"error": "red", "warning": "yellow"}
+    colours = {"error": "red", "warning": "yellow", "note": "blue"}
     for finding in findings:
         level = typer.style(f"{finding.level}:", fg=colours[finding.level], bold=True)
         typer.echo(f"{level} {finding.name}: {finding.message}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
 from agentopd.chat import ChatTemplate
 from agentopd.env import make
@@ -14,17 +14,22 @@ from agentopd.parts import Part, Settings
 from agentopd.rollout.pool import EpisodePool, Limits, Task
 from agentopd.rollout.sampler import Sampler
 from agentopd.types import Trajectory
+from agentopd.wrappers import Wrapper
 
 
 class EnvSettings(Settings):
-    """Which environment, and what its constructor is given."""
+    """Which environment, what its constructor is given, and what is put around it in order."""
 
     id: str
     options: dict[str, Any] = Field(default_factory=dict)
+    wrappers: list[SerializeAsAny[Wrapper]] = Field(default_factory=list)
 
     def build(self, **more: Any) -> Any:
-        """A fresh environment."""
-        return make(self.id, {**self.options, **more})
+        """A fresh environment in its wrappers."""
+        env = make(self.id, {**self.options, **more})
+        for wrapper in self.wrappers:
+            env = wrapper.wrap(env)
+        return env
 
 
 class Rollout(Part, family="rollout"):

@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 
 from agentopd.chat import ChatTemplate, Conversation
+from agentopd.env import system_prompt
 from agentopd.rollout.sampler import Completion, Request, Sampler
 from agentopd.types import EndReason, Owner, Trajectory, Turn
 
@@ -63,7 +64,7 @@ class Episode:
         """Reset the environment and open the conversation."""
         try:
             self._observation, self._prompt = _noted(*self.env.reset(seed=self.task.seed))
-            system = getattr(self.env.unwrapped, "system_prompt", "") or ""
+            system = system_prompt(self.env)
         except Exception as error:  # whatever the environment raises ends this episode alone
             self._fail(error)
             return
