@@ -294,6 +294,34 @@ class TellsFeedback(Line):
         return f"{observation} {rest[-1]['feedback']}", *rest  # type: ignore[return-value]
 
 
+class TellsFacts(Line):
+    def tell(self) -> Info:
+        return super().tell() | {"facts": {"secret": "the goal lies to the right"}}
+
+    def look(self) -> str:
+        return f"{super().look()} Note: the goal lies to the right."
+
+
+class LongObservation(Line):
+    def look(self) -> str:
+        return super().look() + " So it goes." * 2_000
+
+
+class SlowStep(Line):
+    def step(self, action: str) -> Result:
+        began = time.process_time()
+        while time.process_time() - began < 0.06:
+            pass
+        return super().step(action)
+
+
+class Optional(Line):
+    """Not broken: it takes an option."""
+
+    def __init__(self, what: object = None) -> None:
+        self.what = what
+
+
 class HashSeeded(Line):
     def draw(self, seed: int | None) -> int:
         return 3 + hash(str(seed)) % 6

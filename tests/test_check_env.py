@@ -52,6 +52,8 @@ WARNINGS = [
     ("NoLimit", "endless", "set max_turns"),
     ("NoOracle", "no-oracle", "info['oracle']"),
     ("TellsFeedback", "told-to-student", "info['feedback']"),
+    ("TellsFacts", "told-to-student", "facts"),
+    ("LongObservation", "long-observation", "characters long"),
 ]
 
 
@@ -68,6 +70,16 @@ def limited_line() -> Iterator[str]:
 
 def test_a_good_environment_has_no_findings() -> None:
     assert check("Line") == []
+
+
+def test_a_slow_step_is_noted_and_breaks_nothing() -> None:
+    found = check("SlowStep")
+    assert [(f.level, f.name) for f in found] == [("note", "slow-step")]
+
+
+def test_options_that_no_other_process_could_be_given_are_named() -> None:
+    found = check_env(f"{broken_envs.__name__}:Optional", {"what": object()}, strict=True)
+    assert [f.name for f in found] == ["options"]
 
 
 def test_sokoban_has_no_findings_in_strict_mode() -> None:

@@ -31,7 +31,7 @@ _ODD = "\u221a \U0001f642 \u05d0\u0301 \u202e"
 _LONG = 16_000
 """Characters of an observation that fill a usual context with a turn or two."""
 _SLOW = 0.05
-"""Seconds of a step that hold up the batch all other episodes wait in."""
+"""Seconds of processor time a step that hold up the batch all other episodes wait in."""
 _SHARE = 0.95
 _TOLD_LATER = ("feedback", "oracle")
 _TOLD_FIRST = ("oracle", "reference", "guide")
@@ -194,11 +194,11 @@ def cost(subject: Subject) -> Findings:
         env = subject.build()
         observation, info = env.reset(seed=seed)
         longest = max(longest, len(observation))
-        start = time.perf_counter()
+        start = time.process_time()
         for _, result in steps(env, info, by_oracle, PATIENCE):
-            taken.append(time.perf_counter() - start)
+            taken.append(time.process_time() - start)
             longest = max(longest, len(result[0]))
-            start = time.perf_counter()
+            start = time.process_time()
     if longest > _LONG:
         message = (
             f"an observation is {longest:,} characters long and stays in the context of every "
@@ -207,7 +207,8 @@ def cost(subject: Subject) -> Findings:
         yield Finding("warning", "long-observation", message)
     if taken and (late := sorted(taken)[int(_SHARE * (len(taken) - 1))]) > _SLOW:
         message = (
-            f"one step in twenty takes {late * 1000:.0f} ms or more, while the other episodes of "
-            "the batch wait: move what can be computed once into reset() or the constructor"
+            f"one step in twenty takes {late * 1000:.0f} ms of computing or more, while the other "
+            "episodes of the batch wait: move what can be computed once into reset() or the "
+            "constructor"
         )
         yield Finding("note", "slow-step", message)
