@@ -95,7 +95,7 @@ RECIPES: dict[str, Recipe] = {
         seed=1,
     ),
     "sokoban-cliff": Recipe(
-        "hopeless alone, about one level in fifty; good with privileged text",
+        "hopeless alone, at most one level in fifty; good with privileged text",
         start="sokoban-base",
         shares=_ALL,
         random_share=0.97,
