@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from agentopd.batching import by_length, padded
+from agentopd.batching import by_length
 from agentopd.model import LanguageModel
 from agentopd.probes.collector import Collector
 from agentopd.probes.token import gradient_ratio
@@ -138,7 +138,7 @@ class Learner:
     ) -> dict[str, float]:
         """Add one micro-batch's gradient; returns its part of the step's numbers."""
         tokens = Tokens.of(batch, self.student.device)
-        hidden_NH = self._hidden(batch, self.student)
+        hidden_NH = self.student.hidden_before([x.trajectory for x in batch])
         # Cut here: each term's backward pass ends at the hidden states, and only the sum goes on.
         leaf_NH = hidden_NH.detach().requires_grad_(hidden_NH.requires_grad)
         measured = self._measure(batch, leaf_NH, tokens, plan)
@@ -189,8 +189,9 @@ class Learner:
     @torch.no_grad()
     def _reference_head(self, batch: list[Lesson]) -> Head | None:
         """The reference's, in the student's own context."""
-        reference = self.reference
-        return reference and reference.head(self._hidden(batch, reference))
+        if self.reference is None:
+            return None
+        return self.reference.head(self.reference.hidden_before([x.trajectory for x in batch]))
 
     def _backward(self, terms: dict[str, torch.Tensor], leaf_NH: torch.Tensor) -> dict[str, float]:
         """Differentiate down to the last hidden states, whose gradient becomes that of the terms'
@@ -205,19 +206,6 @@ class Learner:
                 norms[f"hidden_gradient_{name}"] = leaf_NH.grad.norm().item()
         leaf_NH.grad = total_NH if leaf_NH.requires_grad else None
         return norms if self.method.mix.several else {}
-
-    def _hidden(self, batch: list[Lesson], model: LanguageModel) -> torch.Tensor:
-        """A model's last hidden states (N, H) before each trainable token, in the student's
-        context.
-        """
-        pieces = [
-            (x.trajectory, start, stop) for x in batch for start, stop in x.trajectory.segments
-        ]
-        sequences = [t.ids[start:stop] for t, start, stop in pieces]
-        hidden_BTH = model.hidden(padded(sequences, model.device))
-        before = [t.trainable[start:stop].nonzero()[0] - 1 for t, start, stop in pieces]
-        row_N = np.repeat(np.arange(len(pieces)), [len(b) for b in before])
-        return hidden_BTH[torch.from_numpy(row_N), torch.from_numpy(np.concatenate(before))]
 
     def _rate(self, step: int) -> float:
         warm = min((step + 1) / self.settings.warmup, 1.0) if self.settings.warmup else 1.0

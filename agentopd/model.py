@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
@@ -17,10 +19,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from agentopd.batching import padded
 from agentopd.parts import Settings, closest
 from agentopd.signal.linear import Head
+from agentopd.types import Trajectory
 
-# B sequences, T tokens, H hidden size, V vocabulary; `...` any leading shape
+# B sequences, T tokens, N trainable tokens, H hidden size, V vocabulary; `...` any leading shape
 
 _ZOO = Path(__file__).parent / "zoo" / "models"
 
@@ -74,6 +78,14 @@ class LanguageModel:
         reaches it: no mask is needed, and none can hide an observation.
         """
         return self.body(input_ids=ids_BT, use_cache=False).last_hidden_state
+
+    def hidden_before(self, trajectories: Sequence[Trajectory]) -> torch.Tensor:
+        """Last hidden states (N, H) before each trainable token, in the student's context."""
+        pieces = [(t, start, stop) for t in trajectories for start, stop in t.segments]
+        hidden_BTH = self.hidden(padded([t.ids[a:b] for t, a, b in pieces], self.device))
+        before = [t.trainable[start:stop].nonzero()[0] - 1 for t, start, stop in pieces]
+        row_N = np.repeat(np.arange(len(pieces)), [len(b) for b in before])
+        return hidden_BTH[torch.from_numpy(row_N), torch.from_numpy(np.concatenate(before))]
 
     def head(self, hidden_NH: torch.Tensor) -> Head:
         """Hidden states with the output layer that makes logits of them."""

@@ -12,9 +12,10 @@ import torch
 from agentopd.chat import ChatTemplate
 from agentopd.model import LanguageModel
 from agentopd.signal.divergences import ReverseKL
+from agentopd.signal.evidence import Measured
 from agentopd.signal.linear import Question, measure
 from agentopd.teacher import Teacher
-from agentopd.types import Lesson
+from agentopd.types import Lesson, Trajectory
 
 # N trainable tokens of the episode, H hidden size
 
@@ -34,31 +35,48 @@ def describe_episode(
     Args:
         temperature: of both models' distributions.
     """
+    lesson = _telling(lessons)
+    if lesson is None:
+        return None
+    trajectory, view, hidden_NH = lesson.trajectory, lesson.view, lesson.hidden_NH
+    assert view is not None and hidden_NH is not None
+    ids_N = torch.from_numpy(trajectory.ids[trajectory.trainable]).to(student.device)
+    own = student.head(student.hidden_before([trajectory]))
+    measured = measure(Question(ids_N, ReverseKL(), temperature), own, teacher.head(hidden_NH))
+    return {
+        "arm": label,
+        "env": trajectory.env,
+        "task": str(trajectory.prompt.get("task_id", trajectory.task)),
+        "success": trajectory.success,
+        "privilege": "\n".join(p.text for p in view.briefed.privileges),
+        "turns": _turns(trajectory, measured, ChatTemplate(student.tokenizer)),
+    }
+
+
+def _telling(lessons: Sequence[Lesson]) -> Lesson | None:
+    """The lesson that shows most: of a failed episode, if there is one, of about six turns."""
     whole = [
         x
         for x in lessons
         if len(x.trajectory.segments) == 1 and x.view is not None and x.hidden_NH is not None
     ]
-    if not whole:
-        return None
     failed = [x for x in whole if not x.trajectory.success] or whole
-    lesson = sorted(failed, key=lambda x: (abs(len(x.trajectory.turns) - 6), x.trajectory.episode))[
-        0
-    ]
-    trajectory, view, hidden_NH = lesson.trajectory, lesson.view, lesson.hidden_NH
-    assert view is not None and hidden_NH is not None
-    ids_BT = torch.from_numpy(trajectory.ids)[None].to(student.device)
-    places = trajectory.trainable.nonzero()[0]
-    states_NH = student.hidden(ids_BT)[0, torch.from_numpy(places - 1)]
-    ids_N = ids_BT[0, torch.from_numpy(places)]
-    question = Question(ids_N, ReverseKL(), temperature)
-    measured = measure(question, student.head(states_NH), teacher.head(hidden_NH))
+    return min(
+        failed,
+        key=lambda x: (abs(len(x.trajectory.turns) - 6), x.trajectory.episode),
+        default=None,
+    )
+
+
+def _turns(
+    trajectory: Trajectory, measured: Measured, template: ChatTemplate
+) -> list[dict[str, Any]]:
+    """Each turn's observation, its tokens with what the models say of them, and what came of it."""
     assert measured.teacher is not None and measured.divergence_N is not None
     signal_N = (measured.teacher.logprob_N - measured.student.logprob_N).tolist()
     divergence_N = measured.divergence_N.tolist()
-    number = {int(place): n for n, place in enumerate(places)}
-    template = ChatTemplate(student.tokenizer)
-    turns = [
+    number = {int(place): n for n, place in enumerate(trajectory.trainable.nonzero()[0])}
+    return [
         {
             "observation": turn.observation,
             "tokens": [
@@ -74,11 +92,3 @@ def describe_episode(
         }
         for turn in trajectory.turns
     ]
-    return {
-        "arm": label,
-        "env": trajectory.env,
-        "task": str(trajectory.prompt.get("task_id", trajectory.task)),
-        "success": trajectory.success,
-        "privilege": "\n".join(p.text for p in view.briefed.privileges),
-        "turns": turns,
-    }

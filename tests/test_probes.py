@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trajectories import lessons_of, played, tokens_of
 
-from agentopd.probes.answers import answer_probes, episode_probes, phrases, secrets
+from agentopd.phrases import inserted_phrases, phrases
+from agentopd.probes.answers import answer_probes, episode_probes
 from agentopd.probes.collector import Collector, jsonable
 from agentopd.probes.rollout import rollout_probes
 from agentopd.probes.settings import ProbeSettings
@@ -152,7 +153,7 @@ def test_a_leak_repeats_what_only_the_teacher_was_shown() -> None:
     # ids: 1 1 5 6 7 | 1 1 5 6 7 8 | 1 1 6 7 8
     trajectory = played([5, 6, 7], [5, 6, 7, 8], [6, 7, 8])
     view = _view(trajectory, (1, [5, 6, 7, 8]))
-    assert secrets(view, 3) == {(5, 6, 7), (6, 7, 8)}
+    assert inserted_phrases(view, 3) == {(5, 6, 7), (6, 7, 8)}
     # The second answer repeats 5 6 7, which by then it had said, and 6 7 8, which it had not; the
     # third only what it had said.
     assert answer_probes(trajectory, view, 3)["leak"] == [1, 1, 0]
@@ -175,8 +176,8 @@ def test_what_the_student_could_read_itself_is_no_leak() -> None:
 def test_no_secret_runs_across_the_bounds_of_an_insertion() -> None:
     trajectory = played([5, 6, 7])
     view = _view(trajectory, (0, [5, 6]), (1, [7, 8]), (3, [9]))
-    assert secrets(view, 2) == {(5, 6), (7, 8)}
-    assert secrets(view, 1) == {(5,), (6,), (7,), (8,), (9,)}
+    assert inserted_phrases(view, 2) == {(5, 6), (7, 8)}
+    assert inserted_phrases(view, 1) == {(5,), (6,), (7,), (8,), (9,)}
 
 
 def test_repetition_is_the_share_of_phrases_that_stood_there_before() -> None:

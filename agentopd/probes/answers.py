@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
 
-import numpy as np
-
+from agentopd.phrases import inserted_phrases, phrases
 from agentopd.types import EndReason, Trajectory, View
-
-Phrase = tuple[int, ...]
 
 
 def answer_probes(trajectory: Trajectory, view: View | None, size: int) -> dict[str, list[float]]:
@@ -26,7 +22,7 @@ def answer_probes(trajectory: Trajectory, view: View | None, size: int) -> dict[
         view: the teacher's context; None where there is no teacher.
         size: tokens of a phrase.
     """
-    secret = secrets(view, size) if view is not None else set()
+    secret = inserted_phrases(view, size) if view is not None else set()
     values: dict[str, list[float]] = {"invalid": [], "cut": [], "repetition": [], "leak": []}
     for turn in trajectory.turns:
         said = phrases(trajectory.ids[turn.start : turn.stop].tolist(), size)
@@ -58,21 +54,3 @@ def episode_probes(trajectory: Trajectory) -> dict[str, list[float]]:
 def truncated(trajectory: Trajectory) -> bool:
     """Whether a limit ended the episode, the environment's or the rollout's."""
     return trajectory.end not in (EndReason.TERMINATED, EndReason.ERROR)
-
-
-def phrases(ids: Sequence[int], size: int) -> list[Phrase]:
-    """All runs of `size` tokens, in order; none where there are fewer tokens."""
-    return list(zip(*(ids[k:] for k in range(size)), strict=False))
-
-
-def secrets(view: View, size: int) -> set[Phrase]:
-    """All phrases of the text that was inserted into the teacher's context, none of which runs
-    across its bounds.
-    """
-    inserted = np.ones(len(view.ids), dtype=bool)
-    inserted[view.position] = False
-    bounds = np.flatnonzero(np.diff(inserted.astype(np.int8), prepend=0, append=0))
-    found: set[Phrase] = set()
-    for start, stop in bounds.reshape(-1, 2).tolist():
-        found.update(phrases(view.ids[start:stop].tolist(), size))
-    return found

@@ -154,5 +154,5 @@ def check_finite(
     raise SignalError(
         f"episode {lesson.trajectory.episode}, turn {turn + 1}: {what} is {value_N[n].item()}. "
         "Its model gives no number, or no probability, to a token that the other samples: "
-        "check the models' weights and dtype, or use divergence: jsd, which is always finite"
+        "check the models' weights and dtype; where the divergence alone is infinite, jsd is not"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
+from agentopd.phrases import inserted_phrases, phrases, runs
 from agentopd.signal.evidence import Evidence
 from agentopd.signal.tokens import sum_by
 from agentopd.signal.weights.base import Per, Weight, groups
@@ -95,28 +95,13 @@ class PhraseMask(Weight, kind="phrase_mask"):
         trajectory, view = lesson.trajectory, lesson.view
         found_T = np.zeros(len(trajectory.ids), dtype=np.bool_)
         if view is not None:
-            inserted = np.ones(len(view.ids), dtype=np.bool_)
-            inserted[view.position] = False
-            own = [(m.start, m.stop) for m in trajectory.messages if m.role != "assistant"]
-            phrases = set(self._phrases(view.ids, _runs(inserted)))
-            phrases -= set(self._phrases(trajectory.ids, own))
-            for start, stop in _runs(trajectory.trainable):
-                said = self._phrases(trajectory.ids, [(start, stop)])
-                for place, phrase in enumerate(said, start):
-                    if phrase in phrases:
-                        found_T[place : place + self.length] = True
+            ids, size = trajectory.ids.tolist(), self.length
+            secret = inserted_phrases(view, size)
+            for message in trajectory.messages:
+                if message.role != "assistant":
+                    secret.difference_update(phrases(ids[message.start : message.stop], size))
+            for start, stop in runs(trajectory.trainable):
+                for place, phrase in enumerate(phrases(ids[start:stop], size), start):
+                    if phrase in secret:
+                        found_T[place : place + size] = True
         return found_T[trajectory.trainable]
-
-    def _phrases(
-        self, ids: npt.NDArray[np.int64], ranges: Sequence[tuple[int, int]]
-    ) -> Iterator[tuple[int, ...]]:
-        for start, stop in ranges:
-            run = ids[start:stop].tolist()
-            for place in range(len(run) - self.length + 1):
-                yield tuple(run[place : place + self.length])
-
-
-def _runs(chosen_T: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Where each run of chosen tokens starts and stops."""
-    edges = np.flatnonzero(np.diff(chosen_T.astype(np.int8), prepend=0, append=0))
-    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]

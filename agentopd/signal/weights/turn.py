@@ -11,6 +11,7 @@ from pydantic import Field
 from agentopd.parts import Settings
 from agentopd.signal.evidence import Evidence
 from agentopd.signal.tokens import Turns, mean_by, sum_by
+from agentopd.signal.units import fact_of
 from agentopd.signal.weights.base import Weight, relative
 from agentopd.types import Turn
 
@@ -125,9 +126,7 @@ class LabelRule(Settings):
 
     def fits(self, turn: Turn) -> bool:
         """Whether the rule speaks of the turn."""
-        facts = turn.info.get("facts", {})
-        value = turn.info.get("success") if self.fact == "success" else facts.get(self.fact)
-        return value == self.want
+        return fact_of(turn, self.fact) == self.want
 
 
 _RULES = (
