@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agentopd.signal import tiles
 from agentopd.signal.divergences import Divergence, ForwardKL, JensenShannon, ReverseKL
-from agentopd.signal.evidence import Measured
+from agentopd.signal.evidence import Gathered, Measured
 from agentopd.signal.linear import Head, Question, measure
 from agentopd.signal.support import Support
 from agentopd.signal.tiles import likeliest
@@ -301,8 +301,10 @@ def test_a_token_is_measured_alike_in_any_company(tile: int) -> None:
 
     order = [3, 0, 6, 2]
     whole, some = measured(list(range(N))), measured(order)
-    pieces = [measured([n]) for n in order]
-    _same(some, Measured.joined(pieces))
+    pieces = Gathered(len(order))
+    for place, n in enumerate(order):
+        pieces.add(slice(place, place + 1), measured([n]))
+    _same(some, pieces.result())
     assert whole.divergence_N is not None and some.divergence_N is not None
     assert_close([some.divergence_N], [whole.divergence_N[order]])
 

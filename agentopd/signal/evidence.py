@@ -74,20 +74,47 @@ class Measured:
     mass_N: torch.Tensor | None = None
     kept: Kept | None = None
 
-    @classmethod
-    def joined(cls, parts: Sequence[Measured]) -> Measured:
-        """Measurements of the same sort, of tokens that follow one another."""
-        return _joined(parts)
+
+class Gathered:
+    """Measurements of a few tokens each, copied into the room that was made for all at first.
+
+    Kept as they come, and joined at the end, the small tensors would lie between the large ones
+    that are made and freed meanwhile, and the allocator could use hardly any memory again.
+
+    Args:
+        tokens: how many there are in all.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+        self._whole: Measured | None = None
+
+    def add(self, rows: slice, part: Measured) -> None:
+        """Take in the measurements of the tokens `rows`, of the same sort as those before."""
+        if self._whole is None:
+            self._whole = _room(part, self._tokens)
+        _copy(self._whole, rows, part)
+
+    def result(self) -> Measured:
+        """The measurements of all tokens."""
+        assert self._whole is not None
+        return self._whole
 
 
-def _joined(parts: Sequence[Any]) -> Any:
-    first = parts[0]
-    if first is None:
+def _room(part: Any, tokens: int) -> Any:
+    if part is None:
         return None
-    if isinstance(first, torch.Tensor):
-        return torch.cat(list(parts))
-    columns = {f.name: _joined([getattr(part, f.name) for part in parts]) for f in fields(first)}
-    return type(first)(**columns)
+    if isinstance(part, torch.Tensor):
+        return part.new_empty(tokens, *part.shape[1:])
+    return type(part)(**{f.name: _room(getattr(part, f.name), tokens) for f in fields(part)})
+
+
+def _copy(whole: Any, rows: slice, part: Any) -> None:
+    if isinstance(part, torch.Tensor):
+        whole[rows] = part
+    elif part is not None:
+        for field in fields(part):
+            _copy(getattr(whole, field.name), rows, getattr(part, field.name))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from agentopd.signal.divergences import Divergence
-from agentopd.signal.evidence import Measured
+from agentopd.signal.evidence import Gathered, Measured
 from agentopd.signal.tiles import Gradient, Head, Strip, Tile, Tiles
 
 # N tokens, R rows of a tile, H hidden size, V vocabulary
@@ -44,7 +44,7 @@ class Question:
     temperature: float = 1.0
     ranks: bool = False
     keep: int = 0
-    tile: int = 2**25
+    tile: int = 5 * 2**23
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
@@ -127,7 +127,7 @@ class _Backward:
 
     def measure(self, coefficient_N: torch.Tensor | None) -> Measured:
         """The forward pass."""
-        measured: list[Measured] = []
+        measured = Gathered(self.tiles.tokens)
         gradient = None
         compared = self.question.divergence is not None and self.tiles.teacher is not None
         if coefficient_N is not None and compared:
@@ -136,7 +136,7 @@ class _Backward:
         for tile in self.tiles:
             strips = []
             for strip in tile.strips(self.question):
-                measured.append(strip.measured)
+                measured.add(strip.rows, strip.measured)
                 if gradient is not None:
                     strip.differentiate(tile.student_RV, None, None, coefficient_N)
                 elif len(self.tiles) == 1 and any(self.needed):
@@ -145,7 +145,7 @@ class _Backward:
                 gradient.add(tile.rows, tile.student_RV)
             elif strips:
                 self.only = tile, strips
-        return Measured.joined(measured)
+        return measured.result()
 
     def gradient(
         self,

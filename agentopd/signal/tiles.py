@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 # N tokens, R rows of a tile, r rows of a strip, H hidden size, V vocabulary, K kept tokens
 
 _STRIP = 2**19
+"""Numbers in a strip."""
+_EVEN, _COLUMNS = 64, 1024
+"""Products of so many rows, a multiple, and of so many columns of the vocabulary run fastest."""
 _BLOCK = 64
+"""Tokens of the vocabulary whose largest is compared first, where the likeliest are sought."""
 _NO_MASS = -1e3
 
 
@@ -87,9 +91,10 @@ class Tiles:
         self.ids_N, self.temperature = ids_N, temperature
         self.tokens, self.vocabulary = len(self.student.hidden_NH), len(self.student.weight_VH)
         rows = max(most // self.vocabulary, 1)
-        # Of equal size; one, empty, where there are no tokens.
+        rows -= rows % _EVEN if rows > _EVEN else 0
+        self.rows = min(rows, self.tokens)
+        # One, empty, where there are no tokens.
         self.count = max(-(-self.tokens // rows), 1)
-        self.rows = -(-self.tokens // self.count)
 
     def __len__(self) -> int:
         return self.count
@@ -118,13 +123,17 @@ class _Logits:
         self.wide_RV = self.narrow_RV.to(wide) if wide != head.weight_VH.dtype else self.narrow_RV
 
     def __call__(self, rows: slice) -> torch.Tensor:
-        bias_V, weight_HV = self.head.bias_V, self.head.weight_VH.T
+        bias_V, weight_VH = self.head.bias_V, self.head.weight_VH
         hidden_RH = self.head.hidden_NH[rows]
         narrow_RV = self.narrow_RV[: len(hidden_RH)]
-        if bias_V is None:
-            torch.mm(hidden_RH, weight_HV, out=narrow_RV)
-        else:
-            torch.addmm(bias_V, hidden_RH, weight_HV, out=narrow_RV)
+        size = _COLUMNS if narrow_RV.device.type == "cpu" else len(weight_VH)
+        for start in range(0, len(weight_VH), size):
+            part = slice(start, start + size)
+            weight_Hv, into_Rv = weight_VH[part].T, narrow_RV[:, part]
+            if bias_V is None:
+                torch.mm(hidden_RH, weight_Hv, out=into_Rv)
+            else:
+                torch.addmm(bias_V[part], hidden_RH, weight_Hv, out=into_Rv)
         wide_RV = self.wide_RV[: len(hidden_RH)]
         return wide_RV if wide_RV.dtype == narrow_RV.dtype else wide_RV.copy_(narrow_RV)
 
