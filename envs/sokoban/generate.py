@@ -104,12 +104,14 @@ def _propose(spec: LevelSpec, rng: random.Random) -> Level | None:
     cells = [c for c in inner if c not in walls]
     goals = frozenset(rng.sample(cells, spec.boxes))
     room = Level(height, width, walls, goals, goals, cells[0])
-    if not _connected(room):
+    floor = Floor(room)
+    if floor.reach(room.player, 0) != floor.cells:
         return None
     solved = bits(goals)
+    layers = _pull_layers(room, floor, spec.min_pushes, spec.max_pushes)
     candidates = [
         state
-        for depth, layer in enumerate(_pull_layers(room, spec.min_pushes, spec.max_pushes))
+        for depth, layer in enumerate(layers)
         if depth >= spec.min_pushes
         for state in layer
         if not state[1] & solved
@@ -118,22 +120,16 @@ def _propose(spec: LevelSpec, rng: random.Random) -> Level | None:
         return None
     region, boxes = rng.choice(candidates)
     player = rng.choice(list(members(region)))
-    return Level(height, width, walls, goals, frozenset(members(boxes)), player)
+    return room.started_from(player, frozenset(members(boxes)))
 
 
-def _connected(room: Level) -> bool:
-    floor = Floor(room)
-    return floor.reach(room.player, 0) == floor.cells
-
-
-def _pull_layers(room: Level, enough: int, depth: int) -> list[list[_Room]]:
+def _pull_layers(room: Level, floor: Floor, enough: int, depth: int) -> list[list[_Room]]:
     """States by exact number of pushes from solved, in a fixed order.
 
     As many whole layers as make `depth` pushes; fewer where the states run out or are very many.
     """
-    floor = Floor(room)
     regions: dict[int, list[int]] = {}
-    pulls = [_pulls_of(room, box) for box in range(len(room.neighbours))]
+    pulls = {box: _pulls_of(room, box) for box in room.floor}
     goals = bits(room.goals)
     free = floor.cells & ~goals
     layer = list(dict.fromkeys((_region(floor, regions, c, goals), goals) for c in members(free)))

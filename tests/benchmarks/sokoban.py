@@ -1,0 +1,253 @@
+"""Resets and steps a second of Sokoban, beside TextArena's and gym-sokoban's, in one run.
+
+    pip install textarena==0.7.4 gym-sokoban==0.0.6 gym==0.26.2
+    python tests/benchmarks/sokoban.py [SECONDS]
+
+At each size the three take turns, each time for SECONDS of resets and at least one. Every level is
+then played to its end five times from copies, with the same random moves for all. A step ends with
+the observation: text, which in TextArena's default wrappers holds the whole history; for
+gym-sokoban, which has none, the image it makes by default or its smallest. Ours is measured as it
+comes, where every step searches for the oracle and for whether the level can still be solved, and
+with `search_limit=0`. All seconds are of the processor.
+
+Equal sizes are not equal puzzles: ours are asked for at least as many pushes as theirs commonly
+take, and the median number of pushes of the best plans stands beside the speed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import random
+import statistics
+import sys
+import time
+import warnings
+from collections import defaultdict
+from typing import Any, Protocol
+
+import agentopd
+from agentopd.envs.sokoban.levels import MOVES, parse_level
+from agentopd.envs.sokoban.search import SEARCH_LIMIT, Solver
+
+TURNS = 30
+ROUNDS = 3
+COPIES = 5
+SIZES = ((6, 1, 2, 2), (6, 3, 2, 4), (8, 4, 8, 9), (8, 5, 8, 8), (10, 4, 20, 11))
+"""Side, boxes, and for ours the inner walls and the fewest pushes."""
+
+
+class Contestant(Protocol):
+    """Makes levels and plays them, in one or more forms."""
+
+    name: str
+    forms: tuple[str, ...]
+
+    def reset(self, seed: int) -> None:
+        """Make the level of a seed, with its first observation."""
+        ...
+
+    def pushes(self) -> int:
+        """Those of the best plan of the level just made."""
+        ...
+
+    def copy(self, form: str) -> Any:
+        """The level just made, to be played in this form."""
+        ...
+
+    def step(self, env: Any, move: str) -> bool:
+        """Play a move and get the observation; whether the episode is over."""
+        ...
+
+
+class Ours:
+    name = "agentopd"
+    forms = ("all of info", "search_limit=0")
+
+    def __init__(self, side: int, boxes: int, walls: int, pushes: int) -> None:
+        size = {"height": side, "width": side, "boxes": boxes, "inner_walls": walls}
+        options = size | {"min_pushes": pushes, "max_moves": 1_000, "max_turns": TURNS}
+        self.env: Any = agentopd.make("agentopd/Sokoban-v0", options)
+
+    def reset(self, seed: int) -> None:
+        _, self.info = self.env.reset(seed=seed)
+
+    def pushes(self) -> int:
+        return self.info["facts"]["pushes_left"]
+
+    def copy(self, form: str) -> Any:
+        env = copy.deepcopy(self.env)
+        if form == "search_limit=0":
+            env.unwrapped.solver = Solver(env.unwrapped.level, 0)
+            env.unwrapped.restart()
+        return env
+
+    def step(self, env: Any, move: str) -> bool:
+        _, _, terminated, truncated, _ = env.step(f"<action>{move}</action>")
+        return terminated or truncated
+
+
+class TextArena:
+    name = "textarena"
+    forms = ("default wrappers", "no wrappers")
+
+    def __init__(self, side: int, boxes: int, walls: int, pushes: int) -> None:
+        del walls, pushes
+        self.options = {"dim_room": (side, side), "num_boxes": boxes, "max_turns": TURNS}
+        self.build()
+
+    def build(self) -> None:
+        import textarena
+
+        self.env: Any = textarena.make("Sokoban-v0", **self.options)
+        self.core = self.env
+        while hasattr(self.core, "env"):
+            self.core = self.core.env
+
+    def reset(self, seed: int) -> None:
+        # A new one for every episode: its wrappers carry the history over.
+        self.build()
+        self.env.reset(num_players=1, seed=seed)
+        self.env.get_observation()
+
+    def pushes(self) -> int:
+        return best_pushes(self.core)
+
+    def copy(self, form: str) -> Any:
+        return copy.deepcopy(self.env if form == "default wrappers" else self.core)
+
+    def step(self, env: Any, move: str) -> bool:
+        over, _ = env.step(f"[{move}]")
+        env.get_observation()
+        return over
+
+
+class GymSokoban:
+    name = "gym-sokoban"
+    forms = ("rgb_array", "tiny_rgb_array")
+
+    def __init__(self, side: int, boxes: int, walls: int, pushes: int) -> None:
+        del walls, pushes
+        from gym_sokoban.envs.sokoban_env import SokobanEnv
+
+        self.env = SokobanEnv((side, side), max_steps=TURNS, num_boxes=boxes, reset=False)
+
+    def reset(self, seed: int) -> None:
+        del seed  # it has none: its levels come from the global random state
+        self.env.reset(render_mode="tiny_rgb_array")
+
+    def pushes(self) -> int:
+        return best_pushes(self.env)
+
+    def copy(self, form: str) -> Any:
+        env = copy.deepcopy(self.env)
+        return lambda move: env.step(1 + MOVES.index(move), form)[2]
+
+    def step(self, env: Any, move: str) -> bool:
+        return env(move)
+
+
+def best_pushes(env: Any) -> int:
+    """Those of the best plan, for a board in the numbers that both others use."""
+    symbols = {0: "#", 1: "_", 2: ".", 3: "*", 4: "$", 5: "@"}
+    rows = [
+        "".join("+" if cell == 5 and below == 2 else symbols[int(cell)] for cell, below in pairs)
+        for pairs in (
+            zip(*rows, strict=True) for rows in zip(env.room_state, env.room_fixed, strict=True)
+        )
+    ]
+    level = parse_level("\n".join(rows))
+    return Solver(level, 10 * SEARCH_LIMIT).plan(level.start).pushes
+
+
+class Clock:
+    """Counts of things done and the processor's seconds they took."""
+
+    def __init__(self) -> None:
+        self.count, self.seconds, self.longest = 0, 0.0, 0.0
+
+    def __enter__(self) -> None:
+        self.began = time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        spent = time.process_time() - self.began
+        self.count, self.seconds = self.count + 1, self.seconds + spent
+        self.longest = max(self.longest, spent)
+
+    @property
+    def rate(self) -> float:
+        return self.count / self.seconds
+
+
+def main() -> None:
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 2.0
+    warnings.simplefilter("ignore")
+    print(
+        f"{'':34}{'resets/s':>10}{'ours is':>9}{'longest':>9}{'steps/s':>10}{'ours is':>9}", end=""
+    )
+    print(f"{'without':>9}{'pushes':>8}")
+    for size in SIZES:
+        # gym announces its end on one stream, gym-sokoban its retries on the other.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            everyone = [kind(*size) for kind in (Ours, TextArena, GymSokoban)]
+            measured = measure(everyone, seconds)
+        report(size, everyone, *measured)
+
+
+def measure(
+    everyone: list[Contestant], seconds: float
+) -> tuple[dict[str, Clock], dict[str, Clock], dict[str, list[int]]]:
+    """Clocks of the resets and of the steps, and the pushes of the levels."""
+    resets: dict[str, Clock] = defaultdict(Clock)
+    steps: dict[str, Clock] = defaultdict(Clock)
+    pushes: dict[str, list[int]] = defaultdict(list)
+    for part in range(1, ROUNDS + 1):
+        for one in everyone:
+            clock = resets[one.name]
+            while clock.count < part or clock.seconds < seconds * part / ROUNDS:
+                seed = clock.count
+                with clock:
+                    one.reset(seed)
+                if len(pushes[one.name]) < 100:
+                    pushes[one.name].append(one.pushes())
+                    for form in one.forms:
+                        play(one, form, seed, steps[f"{one.name}, {form}"])
+    return resets, steps, pushes
+
+
+def play(one: Contestant, form: str, seed: int, clock: Clock) -> None:
+    """Play the level just made to its end, some times, by random moves."""
+    moves = random.Random(seed)
+    for _ in range(COPIES):
+        env, over = one.copy(form), False
+        while not over:
+            move = moves.choice(MOVES)
+            with clock:
+                over = one.step(env, move)
+
+
+def report(
+    size: tuple[int, ...],
+    everyone: list[Contestant],
+    resets: dict[str, Clock],
+    steps: dict[str, Clock],
+    pushes: dict[str, list[int]],
+) -> None:
+    """Print a size: a line for every form, with how many times as fast ours is."""
+    print(f"{size[0]}x{size[0]}, boxes: {size[1]}")
+    full, bare = (steps[f"agentopd, {form}"].rate for form in Ours.forms)
+    for one in everyone:
+        clock = resets[one.name]
+        for form in one.forms:
+            name = f"{one.name}, {form}"
+            rate = steps[name].rate
+            print(
+                f"  {name:32}{clock.rate:10.2f}{resets['agentopd'].rate / clock.rate:9.1f}"
+                f"{clock.longest:9.3f}{rate:10.0f}{full / rate:9.1f}{bare / rate:9.1f}"
+                f"{statistics.median(pushes[one.name]):8.1f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
