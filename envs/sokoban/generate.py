@@ -86,7 +86,7 @@ def generate(spec: LevelSpec, seed: int, split: str = "train") -> tuple[Level, P
         level = _propose(spec, rng)
         if level is None or split_of(level) != split:
             continue
-        plan = Solver(level).plan(level.start)
+        plan = Solver(level).search(level.start)
         if spec.admits(plan):
             return level, plan
     raise ValueError(
@@ -129,10 +129,14 @@ def _pull_layers(room: Level, floor: Floor, enough: int, depth: int) -> list[lis
     As many whole layers as make `depth` pushes; fewer where the states run out or are very many.
     """
     regions: dict[int, list[int]] = {}
-    pulls = {box: _pulls_of(room, box) for box in room.floor}
+    pulls = _pulls(room)
     goals = bits(room.goals)
-    free = floor.cells & ~goals
-    layer = list(dict.fromkeys((_region(floor, regions, c, goals), goals) for c in members(free)))
+    layer: list[_Room] = []
+    rest = floor.cells & ~goals
+    while rest:
+        region = _region(floor, regions, (rest & -rest).bit_length() - 1, goals)
+        layer.append((region, goals))
+        rest &= ~region
     layers = [layer]
     seen = set(layer)
     while layer and len(layers) <= depth:
@@ -153,15 +157,20 @@ def _pull_layers(room: Level, floor: Floor, enough: int, depth: int) -> list[lis
     return layers
 
 
-def _pulls_of(room: Level, box: int) -> list[tuple[int, int, int]]:
-    """The pulls of a lone box: where the player stands, where it ends, the bits that change."""
-    pulls = []
-    for direction in range(4):
-        stand = room.neighbours[box][direction]
-        back = room.neighbours[stand][direction] if stand >= 0 else -1
-        if back >= 0:
-            pulls.append((stand, back, 1 << box | 1 << stand))
-    return pulls
+def _pulls(room: Level) -> dict[int, list[tuple[int, int, int]]]:
+    """Cell -> the pulls of a lone box there.
+
+    Each is the cell the player stands on, the cell it ends on, and the bits that change.
+    """
+    around = room.neighbours
+    return {
+        box: [
+            (stand, around[stand][direction], 1 << box | 1 << stand)
+            for direction, stand in enumerate(around[box])
+            if stand >= 0 and around[stand][direction] >= 0
+        ]
+        for box in room.floor
+    }
 
 
 def _region(floor: Floor, regions: dict[int, list[int]], player: int, boxes: int) -> int:

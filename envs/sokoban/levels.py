@@ -93,12 +93,14 @@ class Level:
 
         Splits are made by it, so that a mirrored training level never turns up in the test set.
         """
-        rows = self.render().split("\n")
-        variants = []
-        for _ in range(4):
-            rows = ["".join(column) for column in zip(*rows[::-1], strict=True)]
-            variants += ["\n".join(rows), "\n".join(row[::-1] for row in rows)]
-        return hashlib.sha256(min(variants).encode()).hexdigest()[:16]
+        board = self.render()
+        line = self.width + 1
+        upside_down = "\n".join(board.split("\n")[::-1])
+        images = [board, upside_down]
+        # Its columns as rows; and every image read backwards is that image turned by half.
+        images += ["\n".join(image[c::line] for c in range(self.width)) for image in images]
+        images += [image[::-1] for image in images]
+        return hashlib.sha256(min(images).encode()).hexdigest()[:16]
 
 
 def parse_level(text: str) -> Level:

@@ -107,7 +107,7 @@ class Solver:
     def plan(self, state: State) -> Plan:
         """The best plan from `state`."""
         if state not in self._known:
-            self.remember(state, self._search(state))
+            self.remember(state, self.search(state))
         return self._known[state]
 
     def remember(self, state: State, plan: Plan) -> None:
@@ -154,14 +154,18 @@ class Solver:
 
         Each is a direction, the cell the player stands on, and the cell the box is pushed to.
         """
+        distance = self._distance
         pushes: dict[int, list[tuple[int, int, int]]] = {}
         for box in self.level.floor:
             up, down, left, right = self.level.neighbours[box]
-            ways = ((0, down, up), (1, up, down), (2, right, left), (3, left, right))
-            pushes[box] = [way for way in ways if min(way) >= 0 and self._distance[way[2]] >= 0]
+            ways = ((0, down, up), (1, up, down)) if up >= 0 and down >= 0 else ()
+            if left >= 0 and right >= 0:
+                ways = (*ways, (2, right, left), (3, left, right))
+            pushes[box] = [way for way in ways if distance[way[2]] >= 0]
         return pushes
 
-    def _search(self, state: State) -> Plan:
+    def search(self, state: State) -> Plan:
+        """The best plan from `state`, neither looked up nor remembered."""
         if self.cornered(state[1]):
             return _UNSOLVABLE
         start: Packed = (state[0], bits(state[1]))
