@@ -3,12 +3,13 @@
     pip install textarena==0.7.4 gym-sokoban==0.0.6 gym==0.26.2
     python tests/benchmarks/sokoban.py [SECONDS]
 
-At each size the three take turns, each time for SECONDS of resets and at least one. Every level is
-then played to its end five times from copies, with the same random moves for all. A step ends with
-the observation: text, which in TextArena's default wrappers holds the whole history; for
-gym-sokoban, which has none, the image it makes by default or its smallest. Ours is measured as it
-comes, where every step searches for the oracle and for whether the level can still be solved, and
-with `search_limit=0`. All seconds are of the processor.
+At each size the three take turns, for SECONDS of resets in all and at least three. Every level is
+then played to its end five times from copies, by random moves that are not blocked: two blocked
+ones would end TextArena's episode. A step ends with the observation: text, which in TextArena's
+default wrappers holds the whole history; for gym-sokoban, which has none, the image it makes by
+default or its smallest. Ours is measured as it comes, where every step searches for the oracle and
+for whether the level can still be solved, and with `search_limit=0`. All seconds are of the
+processor.
 
 Equal sizes are not equal puzzles: ours are asked for at least as many pushes as theirs commonly
 take, and the median number of pushes of the best plans stands beside the speed.
@@ -28,8 +29,8 @@ from collections import defaultdict
 from typing import Any, Protocol
 
 import agentopd
-from agentopd.envs.sokoban.levels import MOVES, parse_level
-from agentopd.envs.sokoban.search import SEARCH_LIMIT, Solver
+from agentopd.envs.sokoban.levels import MOVES, Level, parse_level
+from agentopd.envs.sokoban.search import SEARCH_LIMIT, Solver, step
 
 TURNS = 30
 ROUNDS = 3
@@ -48,8 +49,8 @@ class Contestant(Protocol):
         """Make the level of a seed, with its first observation."""
         ...
 
-    def pushes(self) -> int:
-        """Those of the best plan of the level just made."""
+    def level(self) -> Level:
+        """The level just made."""
         ...
 
     def copy(self, form: str) -> Any:
@@ -71,10 +72,10 @@ class Ours:
         self.env: Any = agentopd.make("agentopd/Sokoban-v0", options)
 
     def reset(self, seed: int) -> None:
-        _, self.info = self.env.reset(seed=seed)
+        self.env.reset(seed=seed)
 
-    def pushes(self) -> int:
-        return self.info["facts"]["pushes_left"]
+    def level(self) -> Level:
+        return self.env.unwrapped.level
 
     def copy(self, form: str) -> Any:
         env = copy.deepcopy(self.env)
@@ -111,8 +112,8 @@ class TextArena:
         self.env.reset(num_players=1, seed=seed)
         self.env.get_observation()
 
-    def pushes(self) -> int:
-        return best_pushes(self.core)
+    def level(self) -> Level:
+        return read_level(self.core)
 
     def copy(self, form: str) -> Any:
         return copy.deepcopy(self.env if form == "default wrappers" else self.core)
@@ -137,8 +138,8 @@ class GymSokoban:
         del seed  # it has none: its levels come from the global random state
         self.env.reset(render_mode="tiny_rgb_array")
 
-    def pushes(self) -> int:
-        return best_pushes(self.env)
+    def level(self) -> Level:
+        return read_level(self.env)
 
     def copy(self, form: str) -> Any:
         env = copy.deepcopy(self.env)
@@ -148,17 +149,14 @@ class GymSokoban:
         return env(move)
 
 
-def best_pushes(env: Any) -> int:
-    """Those of the best plan, for a board in the numbers that both others use."""
+def read_level(env: Any) -> Level:
+    """The board of one of the others, which write it in the same numbers."""
     symbols = {0: "#", 1: "_", 2: ".", 3: "*", 4: "$", 5: "@"}
-    rows = [
-        "".join("+" if cell == 5 and below == 2 else symbols[int(cell)] for cell, below in pairs)
-        for pairs in (
-            zip(*rows, strict=True) for rows in zip(env.room_state, env.room_fixed, strict=True)
-        )
-    ]
-    level = parse_level("\n".join(rows))
-    return Solver(level, 10 * SEARCH_LIMIT).plan(level.start).pushes
+    rows = []
+    for cells, below in zip(env.room_state, env.room_fixed, strict=True):
+        pairs = zip(cells, below, strict=True)
+        rows.append("".join("+" if (c, b) == (5, 2) else symbols[int(c)] for c, b in pairs))
+    return parse_level("\n".join(rows))
 
 
 class Clock:
@@ -210,21 +208,28 @@ def measure(
                 with clock:
                     one.reset(seed)
                 if len(pushes[one.name]) < 100:
-                    pushes[one.name].append(one.pushes())
+                    level = one.level()
+                    plan = Solver(level, 10 * SEARCH_LIMIT).plan(level.start)
+                    pushes[one.name].append(plan.pushes)
                     for form in one.forms:
                         play(one, form, seed, steps[f"{one.name}, {form}"])
     return resets, steps, pushes
 
 
 def play(one: Contestant, form: str, seed: int, clock: Clock) -> None:
-    """Play the level just made to its end, some times, by random moves."""
-    moves = random.Random(seed)
+    """Play the level just made to its end, some times, by random moves that are not blocked."""
+    rng = random.Random(seed)
+    level = one.level()
     for _ in range(COPIES):
-        env, over = one.copy(form), False
+        env, state, over, turns = one.copy(form), level.start, False, 0
         while not over:
-            move = moves.choice(MOVES)
+            ways = [(move, step(level, state, way)) for way, move in enumerate(MOVES)]
+            move, state = rng.choice([way for way in ways if way[1] != state])
             with clock:
                 over = one.step(env, move)
+            turns += 1
+            # TextArena counts one turn more.
+            assert over == (state[1] <= level.goals) or turns in (TURNS, TURNS + 1), one.name
 
 
 def report(
