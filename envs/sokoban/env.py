@@ -127,7 +127,8 @@ class Sokoban(TextEnv):
         solved = self.solved
         stuck = plan.verdict is Verdict.UNSOLVABLE
         closer = _solvable(plan) and _solvable(before) and plan.cost < before.cost
-        info: Info = self._info(plan) | {"action_valid": not problem}
+        info = self._info(plan)
+        info["action_valid"] = not problem
         info["facts"] |= {
             "well_formed": not problem,
             "moved": self.state != start,
@@ -202,7 +203,6 @@ class Sokoban(TextEnv):
         self, plan: Plan, before: Plan, problem: bool, blocked: bool, closer: bool
     ) -> tuple[str, str]:
         """The mistake's short name, and the rest of the sentence that began with the moves."""
-        left = f"{len(plan.moves)} to go."
         if self.solved:
             return "", "solves it."
         if problem:
@@ -213,6 +213,7 @@ class Sokoban(TextEnv):
             if self.solver.cornered(self.state[1]):
                 return "corner", "pushes the box where it is stuck, it can no longer be solved."
             return "stuck", "makes it impossible, it can no longer be solved."
+        left = f"{len(plan.moves)} to go."
         if blocked:
             return "wall", f"hits a wall, {left}" if _solvable(plan) else "hits a wall."
         if not _solvable(plan) or not _solvable(before):
@@ -222,17 +223,19 @@ class Sokoban(TextEnv):
     def _info(self, plan: Plan) -> Info:
         boxes_on_goal = len(self.state[1] & self.level.goals)
         facts: dict[str, Any] = {"boxes": len(self.state[1]), "boxes_on_goal": boxes_on_goal}
-        if plan.verdict is not Verdict.UNKNOWN:
-            facts["solvable"] = _solvable(plan)
-        if _solvable(plan):
-            facts |= {"pushes_left": plan.pushes, "moves_left": len(plan.moves)}
         info: Info = {
             "task_id": self.task_id,
             "success": self.solved,
             "action_valid": True,
             "facts": facts,
         }
-        return info | {"oracle": " ".join(plan.moves)} if _solvable(plan) else info
+        if plan.verdict is not Verdict.UNKNOWN:
+            facts["solvable"] = _solvable(plan)
+        if _solvable(plan):
+            facts["pushes_left"] = plan.pushes
+            facts["moves_left"] = len(plan.moves)
+            info["oracle"] = " ".join(plan.moves)
+        return info
 
 
 def _solvable(plan: Plan) -> bool:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from typing import NamedTuple
 
 from agentopd.envs.sokoban.levels import MOVES, Level, State
 
@@ -35,8 +35,7 @@ class Verdict(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """The best plan from a state: the moves, and how many of them push."""
 
     verdict: Verdict
@@ -118,7 +117,7 @@ class Solver:
             after = step(self.level, here, MOVES.index(move))
             pushes -= after[1] != here[1]
             here = after
-            if self._known.get(here, _UNKNOWN) == _UNKNOWN:
+            if self._known.get(here, _UNKNOWN).verdict is Verdict.UNKNOWN:
                 self._known[here] = Plan(plan.verdict, plan.moves[index + 1 :], pushes)
 
     def cornered(self, boxes: frozenset[int]) -> bool:
