@@ -3,13 +3,13 @@
     pip install textarena==0.7.4 gym-sokoban==0.0.6 gym==0.26.2
     python tests/benchmarks/sokoban.py [SECONDS [SIDE]]
 
-At each size the three take turns, for SECONDS of resets in all and at least three. Every level is
-then played to its end five times from copies, by random moves that are not blocked: two blocked
-ones would end TextArena's episode. A step ends with the observation: text, which in TextArena's
-default wrappers holds the whole history; for gym-sokoban, which has none, the image it makes by
-default or its smallest. Ours is measured as it comes, where every step searches for the oracle and
-for whether the level can still be solved, and with `search_limit=0`. All seconds are of the
-processor. SIDE leaves out the boards of other sizes, of which the larger take the others minutes.
+At each size the three take turns, for SECONDS of resets in all and at least three. The first twenty
+levels are played to their ends five times from copies, by random moves that are not blocked: two
+blocked ones would end TextArena's episode. A step ends with the observation: text, which in
+TextArena's default wrappers holds the whole history; for gym-sokoban, which has none, the image it
+makes by default or its smallest. Ours is measured as it comes, where every step searches for the
+oracle and for whether the level can still be solved, and with `search_limit=0`. All seconds are of
+the processor. SIDE leaves out the boards of other sizes; the larger ones take the others minutes.
 
 Equal sizes are not equal puzzles: ours are asked for at least as many pushes as theirs commonly
 take, and the median number of pushes of the best plans stands beside the speed.
@@ -37,6 +37,7 @@ from agentopd.envs.sokoban.search import SEARCH_LIMIT, Solver, step
 TURNS = 30
 ROUNDS = 3
 COPIES = 5
+PLAYED = 20
 SIZES = ((6, 1, 2, 2), (6, 3, 2, 4), (8, 4, 8, 9), (8, 5, 8, 8), (10, 4, 20, 11))
 """Side, boxes, and for ours the inner walls and the fewest pushes."""
 
@@ -210,7 +211,7 @@ def measure(
                 seed = clock.count
                 with clock:
                     one.reset(seed)
-                if len(pushes[one.name]) < 100:
+                if len(pushes[one.name]) < PLAYED:
                     level = one.level()
                     plan = Solver(level, 10 * SEARCH_LIMIT).plan(level.start)
                     pushes[one.name].append(plan.pushes)
