@@ -14,6 +14,7 @@ from agentopd.env import parse_action
 from agentopd.envs.sokoban.env import Sokoban
 from agentopd.envs.sokoban.generate import SPLITS, LevelSpec, generate
 
+LEVELS = Path(__file__).parent / "levels"
 CORRIDOR = "######\n#@_$.#\n######"
 ROOM = "######\n#____#\n#@$__#\n#___.#\n######"
 PAIR = "#######\n#.___.#\n#_$$__#\n#_@___#\n#######"
@@ -246,6 +247,19 @@ def test_a_collection_is_played_by_its_number(tmp_path: Path) -> None:
     ids = [env.reset(seed=seed)[1]["task_id"] for seed in range(4)]
     assert ids[:2] == ids[2:]
     assert ids[0] != ids[1]
+
+
+def test_a_public_collection_is_solved_by_following_the_oracle() -> None:
+    env = Sokoban(levels=str(LEVELS), max_turns=200, search_limit=60_000)
+    assert env.collection is not None
+    assert len(env.collection) == 12
+    for seed in range(12):
+        _, info = env.reset(seed=seed)
+        terminated = truncated = False
+        while not (terminated or truncated):
+            action = info["oracle"].partition(" ")[0]
+            _, _, terminated, truncated, info = env.step(f"<action>{action}</action>")
+        assert info["success"]
 
 
 def test_a_collection_is_divided_into_splits_only_where_one_is_named(tmp_path: Path) -> None:

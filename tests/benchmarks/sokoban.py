@@ -26,6 +26,7 @@ import sys
 import time
 import warnings
 from collections import defaultdict
+from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
@@ -102,9 +103,7 @@ class TextArena:
         self.build()
 
     def build(self) -> None:
-        import textarena
-
-        self.env: Any = textarena.make("Sokoban-v0", **self.options)
+        self.env: Any = import_module("textarena").make("Sokoban-v0", **self.options)
         self.core = self.env
         while hasattr(self.core, "env"):
             self.core = self.core.env
@@ -133,9 +132,9 @@ class GymSokoban:
 
     def __init__(self, side: int, boxes: int, walls: int, pushes: int) -> None:
         del walls, pushes
-        from gym_sokoban.envs.sokoban_env import SokobanEnv
-
-        self.env = SokobanEnv((side, side), max_steps=TURNS, num_boxes=boxes, reset=False)
+        module: Any = import_module("gym_sokoban.envs.sokoban_env")
+        options = {"max_steps": TURNS, "num_boxes": boxes, "reset": False}
+        self.env = module.SokobanEnv((side, side), **options)
 
     def reset(self, seed: int) -> None:
         del seed  # it has none: its levels come from the global random state
