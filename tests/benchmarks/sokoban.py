@@ -191,7 +191,7 @@ def main() -> None:
     for size in (size for size in SIZES if side in (0, size[0])):
         # gym announces its end on one stream, gym-sokoban its retries on the other.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            everyone = [kind(*size) for kind in (Ours, TextArena, GymSokoban)]
+            everyone: list[Contestant] = [Ours(*size), TextArena(*size), GymSokoban(*size)]
             measured = measure(everyone, seconds)
         report(size, everyone, *measured)
 
