@@ -68,7 +68,7 @@ class Contestant(Protocol):
 
 class Ours:
     name = "agentopd"
-    forms = ("all of info", "search_limit=0")
+    forms: tuple[str, ...] = ("all of info", "search_limit=0")
 
     def __init__(self, side: int, boxes: int, walls: int, pushes: int) -> None:
         size = {"height": side, "width": side, "boxes": boxes, "inner_walls": walls}
@@ -95,7 +95,7 @@ class Ours:
 
 class TextArena:
     name = "textarena"
-    forms = ("default wrappers", "no wrappers")
+    forms: tuple[str, ...] = ("default wrappers", "no wrappers")
 
     def __init__(self, side: int, boxes: int, walls: int, pushes: int) -> None:
         del walls, pushes
@@ -128,7 +128,7 @@ class TextArena:
 
 class GymSokoban:
     name = "gym-sokoban"
-    forms = ("rgb_array", "tiny_rgb_array")
+    forms: tuple[str, ...] = ("rgb_array", "tiny_rgb_array")
 
     def __init__(self, side: int, boxes: int, walls: int, pushes: int) -> None:
         del walls, pushes
