@@ -112,7 +112,7 @@ _REASONING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 def without_reasoning(text: str) -> str:
     """`text` without what stands in `<think>`; an unclosed one hides everything after it."""
-    return _REASONING.sub("", text)
+    return _REASONING.sub("", text) if "<think>" in text else text
 
 
 def parse_action(text: str, tag: str = "action") -> str | None:

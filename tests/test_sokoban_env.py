@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from agentopd.env import parse_action
 from agentopd.envs.sokoban.env import Sokoban
-from agentopd.envs.sokoban.generate import LevelSpec, generate
+from agentopd.envs.sokoban.generate import SPLITS, LevelSpec, generate
 
+LEVELS = Path(__file__).parent / "levels"
 CORRIDOR = "######\n#@_$.#\n######"
 ROOM = "######\n#____#\n#@$__#\n#___.#\n######"
 PAIR = "#######\n#.___.#\n#_$$__#\n#_@___#\n#######"
@@ -248,6 +249,53 @@ def test_a_collection_is_played_by_its_number(tmp_path: Path) -> None:
     assert ids[0] != ids[1]
 
 
+def test_a_public_collection_is_solved_by_following_the_oracle() -> None:
+    env = Sokoban(levels=str(LEVELS), max_turns=200, search_limit=60_000)
+    assert env.collection is not None
+    assert len(env.collection) == 12
+    for seed in range(12):
+        _, info = env.reset(seed=seed)
+        terminated = truncated = False
+        while not (terminated or truncated):
+            action = info["oracle"].partition(" ")[0]
+            _, _, terminated, truncated, info = env.step(f"<action>{action}</action>")
+        assert info["success"]
+
+
+def test_a_collection_is_divided_into_splits_only_where_one_is_named(tmp_path: Path) -> None:
+    boards = [generate(LevelSpec(), seed, split)[0].render() for split in SPLITS for seed in (1, 2)]
+    file = tmp_path / "levels.txt"
+    file.write_text("\n\n".join(boards))
+
+    def played(split: Any) -> list[str]:
+        env = Sokoban(levels=str(file), split=split)
+        return [env.reset(seed=seed)[0] for seed in range(6)]
+
+    assert played(None) == boards
+    for place, split in enumerate(SPLITS):
+        assert played(split) == boards[2 * place : 2 * place + 2] * 3
+
+
+def test_a_collection_without_a_level_of_the_split_is_refused(tmp_path: Path) -> None:
+    level, _ = generate(LevelSpec(), 0, "test")
+    (tmp_path / "one.txt").write_text(level.render())
+    with pytest.raises(ValueError, match=r"none of the 1 levels .* the split 'train'"):
+        Sokoban(levels=str(tmp_path), split="train")
+
+
+def test_without_a_search_the_level_is_played_and_judged_but_nothing_is_foretold() -> None:
+    env = Sokoban(search_limit=0)
+    _, info = env.reset(seed=3)
+    assert {"oracle", "reference"}.isdisjoint(info)
+    assert info["facts"] == {"boxes": 1, "boxes_on_goal": 0}
+    *moves, last = Sokoban().reset(seed=3)[1]["oracle"].split()
+    for move in moves:
+        *_, info = env.step(f"<action>{move}</action>")
+        assert "oracle" not in info
+    _, reward, terminated, _, info = env.step(f"<action>{last}</action>")
+    assert (reward, terminated, info["feedback"]) == (1.0, True, f"{last} solves it.")
+
+
 def test_a_level_that_is_solved_at_the_start_is_refused() -> None:
     with pytest.raises(ValueError, match="every box is on a goal at the start"):
         Sokoban().reset(options={"level": "####\n#@*#\n####"})
@@ -274,6 +322,7 @@ def test_a_level_too_large_to_search_has_no_oracle_and_is_never_called_lost() ->
         ({"split": "dev"}, "split is one of train, validation, test, not 'dev'"),
         ({"prompt": "long"}, "prompt is full or brief, not 'long'"),
         ({"max_turns": 0}, "must be at least 1; got 0 and 1"),
+        ({"search_limit": -1}, "search_limit counts states, so at least 0; got -1"),
         ({"inner_wall": 3}, "no option 'inner_wall'; did you mean 'inner_walls'"),
         ({"zzz": 3}, "there are: height, width"),
         ({"boxes": "two"}, "'boxes' is a whole number, not 'two'"),

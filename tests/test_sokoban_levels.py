@@ -135,6 +135,21 @@ def test_a_folder_is_read_in_the_order_of_its_file_names(tmp_path: Path) -> None
     assert [level.width for level in read_levels(tmp_path)] == [5, 5, 6, 7]
 
 
+def test_titles_in_any_encoding_do_not_hinder_reading(tmp_path: Path) -> None:
+    file = tmp_path / "OLD.TXT"
+    file.write_bytes(b"\xef\xbb\xbf#####\r\n#@$.#\r\n#####\r\nAuthor: Fran\xe7ois \xa9\r\n")
+    assert [level.render() for level in read_levels(tmp_path)] == ["#####\n#@$.#\n#####"]
+
+
+def test_a_level_with_another_start_keeps_what_is_known_of_its_cells() -> None:
+    level = parse_level(BOARD)
+    other = level.started_from(17, frozenset({16, 18, 24}))
+    assert other.render() == "#######\n#_..._#\n#_$@$_#\n#__$__#\n#######"
+    assert other == parse_level(other.render())
+    assert other.key == parse_level(other.render()).key != level.key
+    assert other.neighbours is level.neighbours
+
+
 def test_a_bad_level_in_a_file_is_named_by_file_and_line(tmp_path: Path) -> None:
     file = tmp_path / "levels.txt"
     file.write_text("#####\n#@$.#\n#####\n\n; second\n#####\n#@$o#\n#####\n")

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
 from agentopd.env import Info, TextEnv, parse_action
-from agentopd.envs.sokoban.generate import SPLITS, LevelSpec, generate
+from agentopd.envs.sokoban.generate import SPLITS, LevelSpec, generate, split_of
 from agentopd.envs.sokoban.levels import MOVES, Level, LevelError, State, parse_level, read_levels
-from agentopd.envs.sokoban.search import Plan, Solver, Verdict, step
+from agentopd.envs.sokoban.search import SEARCH_LIMIT, Plan, Solver, Verdict, step
 
 GUIDE = "Go to the far side of the box, then push it to the goal. Keep the box out of corners."
 
@@ -27,6 +26,7 @@ You may think first inside <think></think>. End your answer with {amount} inside
 <action>{example}</action>."""
 _BRIEF = "Sokoban: push $ onto . with up, down, left, right."
 _LETTERS = {move[0]: move for move in MOVES}
+_SEPARATORS = str.maketrans(",;|", "   ")
 
 
 class Sokoban(TextEnv):
@@ -34,13 +34,17 @@ class Sokoban(TextEnv):
 
     Args:
         split: which boards `reset(seed=...)` draws from; splits never share a board, nor a mirror
-            image of one.
-        levels: a file or folder of levels in the standard text format, all played in place of
-            generated ones; `reset(seed=s)` plays number `s` modulo their count.
+            image of one. Where none is named, generated boards are those of `train`.
+        levels: a file or folder of levels in the standard text format, played in place of generated
+            ones: all of them, or those of `split` where one is named. `reset(seed=s)` plays number
+            `s` modulo their count.
         max_turns: answers before the episode is truncated.
         moves_per_turn: the most moves one answer may hold; those after the solving one are left.
         stop_when_stuck: end the episode, as lost, when the level provably can no longer be solved.
         prompt: the full rules, or one line for models that were trained on the game.
+        search_limit: states that the search for the oracle looks at before it gives up. From where
+            it does, `info` has no oracle and says nothing on whether the level can be solved. With
+            0 it never begins, and a step costs microseconds on a board of any size.
         **spec: the fields of `LevelSpec`: size, boxes, inner walls and the difficulty band.
 
     `reset(options={"level": TEXT})` plays a level of your own. The reward is 1 for solving the
@@ -50,15 +54,16 @@ class Sokoban(TextEnv):
     def __init__(
         self,
         *,
-        split: Literal["train", "validation", "test"] = "train",
+        split: Literal["train", "validation", "test"] | None = None,
         levels: str | None = None,
         max_turns: int = 12,
         moves_per_turn: int = 1,
         stop_when_stuck: bool = False,
         prompt: Literal["full", "brief"] = "full",
+        search_limit: int = SEARCH_LIMIT,
         **spec: int,
     ) -> None:
-        if split not in SPLITS:
+        if split not in (None, *SPLITS):
             raise ValueError(f"split is one of {', '.join(SPLITS)}, not {split!r}")
         if prompt not in ("full", "brief"):
             raise ValueError(f"prompt is full or brief, not {prompt!r}")
@@ -67,12 +72,15 @@ class Sokoban(TextEnv):
                 "max_turns and moves_per_turn must be at least 1; "
                 f"got {max_turns} and {moves_per_turn}"
             )
+        if search_limit < 0:
+            raise ValueError(f"search_limit counts states, so at least 0; got {search_limit}")
         self.spec_of_levels = _level_spec(spec)
-        self.split = split
-        self.collection = read_levels(levels) if levels else None
+        self.split = split or "train"
+        self.collection = _collection(levels, split) if levels else None
         self.turn_limit = self.max_turns = max_turns
         self.moves_per_turn = moves_per_turn
         self.stop_when_stuck = stop_when_stuck
+        self.search_limit = search_limit
         amount = "one move" if moves_per_turn == 1 else f"up to {moves_per_turn} moves"
         example = "up" if moves_per_turn == 1 else "up left"
         full = _RULES.format(amount=amount, example=example)
@@ -90,8 +98,8 @@ class Sokoban(TextEnv):
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**31)) if seed is None else seed
         self.task_id, self.level, plan = self._choose(number, options or {})
-        self.solver = Solver(self.level)
-        if plan:
+        self.solver = Solver(self.level, self.search_limit)
+        if plan and self.search_limit:
             self.solver.remember(self.level.start, plan)
         return self.restart()
 
@@ -99,7 +107,8 @@ class Sokoban(TextEnv):
         """Play the same level again; what its search has found is kept."""
         self.state: State = self.level.start
         self.turns = 0
-        info = self._info(self.solver.plan(self.state))
+        self.plan = self.solver.plan(self.state)
+        info = self._info(self.plan)
         told = {"reference": info["oracle"]} if "oracle" in info else {}
         return self.level.render(), info | told | {"skill": "sokoban", "guide": GUIDE}
 
@@ -109,16 +118,17 @@ class Sokoban(TextEnv):
         An action that cannot be read leaves the board as it is and costs the turn.
         """
         self.turns += 1
-        before, start = self.solver.plan(self.state), self.state
+        before, start = self.plan, self.state
         moves, problem = self._parse(action)
         played, blocked = self._play(moves)
         # No move mends a lost level; searching it again would cost the most where it helps least.
         lost = before.verdict is Verdict.UNSOLVABLE
-        plan = before if lost else self.solver.plan(self.state)
+        plan = self.plan = before if lost else self.solver.plan(self.state)
         solved = self.solved
         stuck = plan.verdict is Verdict.UNSOLVABLE
         closer = _solvable(plan) and _solvable(before) and plan.cost < before.cost
-        info: Info = self._info(plan) | {"action_valid": not problem}
+        info = self._info(plan)
+        info["action_valid"] = not problem
         info["facts"] |= {
             "well_formed": not problem,
             "moved": self.state != start,
@@ -178,8 +188,8 @@ class Sokoban(TextEnv):
         content = parse_action(action)
         if content is None:
             return [], "No <action></action> in the answer."
-        words = [w for w in re.split(r"[\s,;|]+", content.lower()) if w]
-        moves = [_LETTERS.get(w, w) for w in words]
+        words = content.lower().translate(_SEPARATORS).split()
+        moves = [_LETTERS.get(word, word) for word in words]
         unknown = [m for m in moves if m not in MOVES]
         if unknown or not moves:
             shown = (unknown or [content])[0][:20]
@@ -193,7 +203,6 @@ class Sokoban(TextEnv):
         self, plan: Plan, before: Plan, problem: bool, blocked: bool, closer: bool
     ) -> tuple[str, str]:
         """The mistake's short name, and the rest of the sentence that began with the moves."""
-        left = f"{len(plan.moves)} to go."
         if self.solved:
             return "", "solves it."
         if problem:
@@ -204,6 +213,7 @@ class Sokoban(TextEnv):
             if self.solver.cornered(self.state[1]):
                 return "corner", "pushes the box where it is stuck, it can no longer be solved."
             return "stuck", "makes it impossible, it can no longer be solved."
+        left = f"{len(plan.moves)} to go."
         if blocked:
             return "wall", f"hits a wall, {left}" if _solvable(plan) else "hits a wall."
         if not _solvable(plan) or not _solvable(before):
@@ -213,21 +223,34 @@ class Sokoban(TextEnv):
     def _info(self, plan: Plan) -> Info:
         boxes_on_goal = len(self.state[1] & self.level.goals)
         facts: dict[str, Any] = {"boxes": len(self.state[1]), "boxes_on_goal": boxes_on_goal}
-        if plan.verdict is not Verdict.UNKNOWN:
-            facts["solvable"] = _solvable(plan)
-        if _solvable(plan):
-            facts |= {"pushes_left": plan.pushes, "moves_left": len(plan.moves)}
         info: Info = {
             "task_id": self.task_id,
             "success": self.solved,
             "action_valid": True,
             "facts": facts,
         }
-        return info | {"oracle": " ".join(plan.moves)} if _solvable(plan) else info
+        if plan.verdict is not Verdict.UNKNOWN:
+            facts["solvable"] = _solvable(plan)
+        if _solvable(plan):
+            facts["pushes_left"] = plan.pushes
+            facts["moves_left"] = len(plan.moves)
+            info["oracle"] = " ".join(plan.moves)
+        return info
 
 
 def _solvable(plan: Plan) -> bool:
     return plan.verdict is Verdict.SOLVABLE
+
+
+def _collection(path: str, split: str | None) -> list[Level]:
+    levels = read_levels(path)
+    chosen = [level for level in levels if split in (None, split_of(level))]
+    if not chosen:
+        raise ValueError(
+            f"none of the {len(levels)} levels of {path} falls into the split {split!r}: bring "
+            "more levels, or name no split to play them all"
+        )
+    return chosen
 
 
 def _level_spec(given: Mapping[str, int]) -> LevelSpec:

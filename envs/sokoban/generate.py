@@ -86,7 +86,7 @@ def generate(spec: LevelSpec, seed: int, split: str = "train") -> tuple[Level, P
         level = _propose(spec, rng)
         if level is None or split_of(level) != split:
             continue
-        plan = Solver(level).plan(level.start)
+        plan = Solver(level).search(level.start)
         if spec.admits(plan):
             return level, plan
     raise ValueError(
@@ -104,12 +104,14 @@ def _propose(spec: LevelSpec, rng: random.Random) -> Level | None:
     cells = [c for c in inner if c not in walls]
     goals = frozenset(rng.sample(cells, spec.boxes))
     room = Level(height, width, walls, goals, goals, cells[0])
-    if not _connected(room):
+    floor = Floor(room)
+    if floor.reach(room.player, 0) != floor.cells:
         return None
     solved = bits(goals)
+    layers = _pull_layers(room, floor, spec.min_pushes, spec.max_pushes)
     candidates = [
         state
-        for depth, layer in enumerate(_pull_layers(room, spec.min_pushes, spec.max_pushes))
+        for depth, layer in enumerate(layers)
         if depth >= spec.min_pushes
         for state in layer
         if not state[1] & solved
@@ -118,25 +120,23 @@ def _propose(spec: LevelSpec, rng: random.Random) -> Level | None:
         return None
     region, boxes = rng.choice(candidates)
     player = rng.choice(list(members(region)))
-    return Level(height, width, walls, goals, frozenset(members(boxes)), player)
+    return room.started_from(player, frozenset(members(boxes)))
 
 
-def _connected(room: Level) -> bool:
-    floor = Floor(room)
-    return floor.reach(room.player, 0) == floor.cells
-
-
-def _pull_layers(room: Level, enough: int, depth: int) -> list[list[_Room]]:
+def _pull_layers(room: Level, floor: Floor, enough: int, depth: int) -> list[list[_Room]]:
     """States by exact number of pushes from solved, in a fixed order.
 
     As many whole layers as make `depth` pushes; fewer where the states run out or are very many.
     """
-    floor = Floor(room)
     regions: dict[int, list[int]] = {}
-    pulls = [_pulls_of(room, box) for box in range(len(room.neighbours))]
+    pulls = _pulls(room)
     goals = bits(room.goals)
-    free = floor.cells & ~goals
-    layer = list(dict.fromkeys((_region(floor, regions, c, goals), goals) for c in members(free)))
+    layer: list[_Room] = []
+    rest = floor.cells & ~goals
+    while rest:
+        region = _region(floor, regions, (rest & -rest).bit_length() - 1, goals)
+        layer.append((region, goals))
+        rest &= ~region
     layers = [layer]
     seen = set(layer)
     while layer and len(layers) <= depth:
@@ -157,15 +157,20 @@ def _pull_layers(room: Level, enough: int, depth: int) -> list[list[_Room]]:
     return layers
 
 
-def _pulls_of(room: Level, box: int) -> list[tuple[int, int, int]]:
-    """The pulls of a lone box: where the player stands, where it ends, the bits that change."""
-    pulls = []
-    for direction in range(4):
-        stand = room.neighbours[box][direction]
-        back = room.neighbours[stand][direction] if stand >= 0 else -1
-        if back >= 0:
-            pulls.append((stand, back, 1 << box | 1 << stand))
-    return pulls
+def _pulls(room: Level) -> dict[int, list[tuple[int, int, int]]]:
+    """Cell -> the pulls of a lone box there.
+
+    Each is the cell the player stands on, the cell it ends on, and the bits that change.
+    """
+    around = room.neighbours
+    return {
+        box: [
+            (stand, around[stand][direction], 1 << box | 1 << stand)
+            for direction, stand in enumerate(around[box])
+            if stand >= 0 and around[stand][direction] >= 0
+        ]
+        for box in room.floor
+    }
 
 
 def _region(floor: Floor, regions: dict[int, list[int]], player: int, boxes: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -42,34 +42,48 @@ class Level:
         return self.player, self.boxes
 
     @cached_property
+    def floor(self) -> frozenset[int]:
+        """The cells that are not walls."""
+        return frozenset(range(self.height * self.width)) - self.walls
+
+    @cached_property
     def neighbours(self) -> tuple[tuple[int, int, int, int], ...]:
         """For each cell the cell reached by up, down, left, right; -1 for a wall or the edge."""
-        table = []
-        for cell in range(self.height * self.width):
-            row, column = divmod(cell, self.width)
-            around = (
-                cell - self.width if row > 0 else -1,
-                cell + self.width if row < self.height - 1 else -1,
-                cell - 1 if column > 0 else -1,
-                cell + 1 if column < self.width - 1 else -1,
+        width = self.width
+        floor = self.floor
+        table = [(-1, -1, -1, -1)] * (self.height * width)
+        for cell in floor:
+            column = cell % width
+            table[cell] = (
+                cell - width if cell - width in floor else -1,
+                cell + width if cell + width in floor else -1,
+                cell - 1 if column > 0 and cell - 1 in floor else -1,
+                cell + 1 if column < width - 1 and cell + 1 in floor else -1,
             )
-            table.append(tuple(-1 if c in self.walls or cell in self.walls else c for c in around))
         return tuple(table)
+
+    def started_from(self, player: int, boxes: frozenset[int]) -> Level:
+        """The same walls and goals with another start; what is known of the cells is kept."""
+        level = replace(self, player=player, boxes=boxes)
+        level.__dict__.update(floor=self.floor, neighbours=self.neighbours)
+        return level
 
     def render(self, state: State | None = None) -> str:
         """The board as text, one line a row, in the standard symbols."""
         player, boxes = state or self.start
-        cells = []
-        for cell in range(self.height * self.width):
-            goal = cell in self.goals
-            if cell in self.walls:
-                cells.append("#")
-            elif cell == player:
-                cells.append("+" if goal else "@")
-            elif cell in boxes:
-                cells.append("*" if goal else "$")
-            else:
-                cells.append("." if goal else "_")
+        width = self.width
+        symbols = list(self._empty_board)
+        for box in boxes:
+            # Every row before the cell ends in a line break.
+            symbols[box + box // width] = "*" if box in self.goals else "$"
+        symbols[player + player // width] = "+" if player in self.goals else "@"
+        return "".join(symbols)
+
+    @cached_property
+    def _empty_board(self) -> str:
+        cells = ["#" if c in self.walls else "_" for c in range(self.height * self.width)]
+        for goal in self.goals:
+            cells[goal] = "."
         rows = ("".join(cells[r * self.width : (r + 1) * self.width]) for r in range(self.height))
         return "\n".join(rows)
 
@@ -79,12 +93,14 @@ class Level:
 
         Splits are made by it, so that a mirrored training level never turns up in the test set.
         """
-        rows = self.render().split("\n")
-        variants = []
-        for _ in range(4):
-            rows = ["".join(column) for column in zip(*rows[::-1], strict=True)]
-            variants += ["\n".join(rows), "\n".join(row[::-1] for row in rows)]
-        return hashlib.sha256(min(variants).encode()).hexdigest()[:16]
+        board = self.render()
+        line = self.width + 1
+        upside_down = "\n".join(board.split("\n")[::-1])
+        images = [board, upside_down]
+        # Its columns as rows; and every image read backwards is that image turned by half.
+        images += ["\n".join(image[c::line] for c in range(self.width)) for image in images]
+        images += [image[::-1] for image in images]
+        return hashlib.sha256(min(images).encode()).hexdigest()[:16]
 
 
 def parse_level(text: str) -> Level:
@@ -134,7 +150,7 @@ def read_levels(path: str | Path) -> list[Level]:
     path = Path(path)
     files = [path]
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix in _SUFFIXES and p.is_file())
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
     levels: list[Level] = []
     for file in files:
         if not file.is_file():
@@ -159,7 +175,8 @@ def _blocks(file: Path) -> Iterator[tuple[int, list[str]]]:
     an unknown symbol: taken for a title it would cut the level in two and hide the mistake.
     """
     block: list[str] = []
-    lines = file.read_text(encoding="utf-8").splitlines()
+    # Old collections name their authors in one of many encodings; boards are ASCII in all of them.
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     for number, line in enumerate([*lines, ""], 1):
         bare = line.strip(" -_")
         board = "#" in line and set(line.rstrip()) <= _SYMBOLS

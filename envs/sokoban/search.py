@@ -12,10 +12,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
+from typing import NamedTuple
 
 from agentopd.envs.sokoban.levels import MOVES, Level, State
+
+SEARCH_LIMIT = 20_000
+"""States a search looks at before it gives up, unless told otherwise."""
 
 _OPPOSITE = (1, 0, 3, 2)
 
@@ -31,8 +35,7 @@ class Verdict(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """The best plan from a state: the moves, and how many of them push."""
 
     verdict: Verdict
@@ -49,11 +52,12 @@ class Floor:
     """The cells of a level that are not walls, and how the player spreads over them."""
 
     def __init__(self, level: Level) -> None:
-        cells = range(level.height * level.width)
-        self.cells = bits(c for c in cells if c not in level.walls)
-        self._width = level.width
-        self._not_first = self.cells & ~bits(c for c in cells if c % level.width == 0)
-        self._not_last = self.cells & ~bits(c for c in cells if c % level.width == level.width - 1)
+        self.cells = bits(level.floor)
+        self._width = width = level.width
+        # The first cell of every row: ones that stand `width` bits apart.
+        first = ((1 << level.height * width) - 1) // ((1 << width) - 1)
+        self._not_first = self.cells & ~first
+        self._not_last = self.cells & ~(first << width - 1)
 
     def grow(self, region: int) -> int:
         """`region`, which holds no wall, and the cells beside it; those may be walls."""
@@ -94,19 +98,15 @@ class Solver:
         limit: states a search looks at before it gives up.
     """
 
-    def __init__(self, level: Level, limit: int = 20_000) -> None:
+    def __init__(self, level: Level, limit: int = SEARCH_LIMIT) -> None:
         self.level = level
         self.limit = limit
         self._known: dict[State, Plan] = {}
-        self._floor = Floor(level)
-        self._goals = bits(level.goals)
-        self._distance = self._pull_distances()
-        self._pushes = [self._useful_pushes(box) for box in range(len(level.neighbours))]
 
     def plan(self, state: State) -> Plan:
         """The best plan from `state`."""
         if state not in self._known:
-            self.remember(state, self._search(state))
+            self.remember(state, self.search(state))
         return self._known[state]
 
     def remember(self, state: State, plan: Plan) -> None:
@@ -117,14 +117,19 @@ class Solver:
             after = step(self.level, here, MOVES.index(move))
             pushes -= after[1] != here[1]
             here = after
-            if self._known.get(here, _UNKNOWN) == _UNKNOWN:
+            if self._known.get(here, _UNKNOWN).verdict is Verdict.UNKNOWN:
                 self._known[here] = Plan(plan.verdict, plan.moves[index + 1 :], pushes)
 
     def cornered(self, boxes: frozenset[int]) -> bool:
         """Whether a box stands, off its goal, where no pushes could ever bring it to one."""
         return any(self._distance[box] < 0 for box in boxes)
 
-    def _pull_distances(self) -> list[int]:
+    @cached_property
+    def _floor(self) -> Floor:
+        return Floor(self.level)
+
+    @cached_property
+    def _distance(self) -> list[int]:
         """For each cell the pushes a lone box needs to the nearest goal; -1 where none do."""
         neighbours = self.level.neighbours
         distance = [-1] * len(neighbours)
@@ -142,16 +147,28 @@ class Solver:
             frontier = following
         return distance
 
-    def _useful_pushes(self, box: int) -> list[tuple[int, int, int]]:
-        """The pushes of a lone box that leave it able to reach a goal: direction, stand, target."""
-        around = self.level.neighbours[box]
-        pushes = [(d, around[_OPPOSITE[d]], around[d]) for d in range(4)]
-        return [p for p in pushes if p[1] >= 0 and p[2] >= 0 and self._distance[p[2]] >= 0]
+    @cached_property
+    def _pushes(self) -> dict[int, list[tuple[int, int, int]]]:
+        """Cell -> the pushes of a lone box there that leave it able to reach a goal.
 
-    def _search(self, state: State) -> Plan:
+        Each is a direction, the cell the player stands on, and the cell the box is pushed to.
+        """
+        distance = self._distance
+        pushes: dict[int, list[tuple[int, int, int]]] = {}
+        for box in self.level.floor:
+            up, down, left, right = self.level.neighbours[box]
+            ways = ((0, down, up), (1, up, down)) if up >= 0 and down >= 0 else ()
+            if left >= 0 and right >= 0:
+                ways = (*ways, (2, right, left), (3, left, right))
+            pushes[box] = [way for way in ways if distance[way[2]] >= 0]
+        return pushes
+
+    def search(self, state: State) -> Plan:
+        """The best plan from `state`, neither looked up nor remembered."""
         if self.cornered(state[1]):
             return _UNSOLVABLE
         start: Packed = (state[0], bits(state[1]))
+        goals = bits(self.level.goals)
         bound = sum(self._distance[box] for box in state[1])
         # A heap entry: pushes so far + bound, moves so far, a counter that breaks ties in a fixed
         # order, pushes so far, state. The bound never falls by more than the push that lowers it,
@@ -165,7 +182,7 @@ class Solver:
             if best[here] < (pushes, moves):
                 continue
             boxes = here[1]
-            if not boxes & ~self._goals:
+            if not boxes & ~goals:
                 return Plan(Verdict.SOLVABLE, self._trace(parents, start, here), pushes)
             if len(best) > self.limit:
                 return _UNKNOWN
