@@ -103,6 +103,7 @@ class Learner:
             **probes.means(),
             **totals,
             **gradient_ratio(totals),
+            "taught": len(taught) / len(trajectories),
             "gradient_norm": norm,
             "learning_rate": self._rate(step),
         }

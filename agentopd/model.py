@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,11 @@ class LanguageModel:
     def vocabulary(self) -> int:
         """How many tokens the output layer scores."""
         return self.output.weight.shape[0]
+
+    @property
+    def positions(self) -> float:
+        """How many tokens a context may have; infinite where the model names no limit."""
+        return getattr(self.module.config, "max_position_embeddings", None) or math.inf
 
     @property
     def output(self) -> torch.nn.Linear:

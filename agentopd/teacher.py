@@ -64,8 +64,17 @@ class Teacher(Part, family="teacher"):
 
     @torch.no_grad()
     def score(self, views: Sequence[View]) -> list[Lesson]:
-        """One lesson a view, in order: the hidden states that predict the student's tokens."""
-        pieces = [(v, start, stop) for v in range(len(views)) for start, stop in views[v].segments]
+        """One lesson a view, in order: the hidden states that predict the student's tokens.
+
+        A view that is longer than the teacher's contexts may be has none.
+        """
+        fits = [max(b - a for a, b in view.segments) <= self.model.positions for view in views]
+        pieces = [
+            (v, start, stop)
+            for v in range(len(views))
+            for start, stop in views[v].segments
+            if fits[v]
+        ]
         states: list[dict[int, torch.Tensor]] = [{} for _ in views]
         for batch in by_length([stop - start for _, start, stop in pieces], self.tokens_per_batch):
             chosen = [pieces[i] for i in batch]
@@ -79,9 +88,9 @@ class Teacher(Part, family="teacher"):
             Lesson(
                 trajectory=view.trajectory,
                 view=view,
-                hidden_NH=torch.cat([found[s] for s in sorted(found)]),
+                hidden_NH=torch.cat([found[s] for s in sorted(found)]) if fit else None,
             )
-            for view, found in zip(views, states, strict=True)
+            for view, found, fit in zip(views, states, fits, strict=True)
         ]
 
 

@@ -106,9 +106,28 @@ def test_an_average_of_a_student_that_moved_once_closes_the_gap_geometrically(
     torch.testing.assert_close(share, torch.full_like(share, 1 - 0.95**10), atol=1e-3, rtol=0)
 
 
+def test_an_average_in_bfloat16_moves_by_less_than_its_weights_can_tell(tiny_model: Path) -> None:
+    """A twentieth of a small gap is under half a unit in the last place, and yet adds up."""
+    student = load_model(ModelSettings(path=str(tiny_model), dtype="bfloat16"))
+    teacher = EmaTeacher(rate=0.05)
+    with torch.no_grad():
+        for weight in student.module.parameters():
+            weight.fill_(1.0)
+        teacher.prepare(student)
+        for weight in student.module.parameters():
+            weight.fill_(1.0 + 2**-5)
+    for step in range(100):
+        teacher.sync(student, step)
+    assert _weights(teacher.model).unique().tolist() == [1.0 + 2**-5]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", [FrozenTeacher, LaggedTeacher, EmaTeacher])
-def test_a_copy_survives_a_restart(kind: type[FrozenTeacher], student: LanguageModel) -> None:
+def test_a_copy_survives_a_restart(
+    kind: type[FrozenTeacher], dtype: str, tiny_model: Path
+) -> None:
     """After a restart it is prepared from the student as that is by then."""
+    student = load_model(ModelSettings(path=str(tiny_model), dtype=dtype))
     teacher = kind()
     teacher.prepare(student)
     _follow(teacher, student, 11)
@@ -186,6 +205,24 @@ def test_a_teacher_that_was_told_nothing_yet_knows_what_a_copy_of_it_knows(
     assert states[0].shape == (4, 32)
     for other in states[1:]:
         torch.testing.assert_close(other, states[0])
+
+
+def test_a_view_longer_than_the_teacher_s_contexts_has_no_opinion() -> None:
+    tokenizer = toy_tokenizer()
+    model, teacher = random_model(tokenizer), FrozenTeacher()
+    teacher.prepare(model)
+    played = [play_one(["B1"] * turns, ["up <|im_end|>"] * turns) for turns in (1, 9)]
+    briefed = [Briefed(trajectory=t, privileges=()) for t in played]
+    views = SystemView().build(briefed, ChatTemplate(tokenizer))
+    assert [len(v.ids) > 64 for v in views] == [False, True]
+    teacher.model.module.config.max_position_embeddings = 64
+    short, long = teacher.score(views)
+    assert long.hidden_NH is None and long.view is views[1]
+    assert short.hidden_NH is not None
+    teacher.model.module.config.max_position_embeddings = len(views[1].ids)
+    whole = [lesson.hidden_NH for lesson in teacher.score(views)]
+    assert whole[1] is not None and whole[0] is not None
+    torch.testing.assert_close(whole[0], short.hidden_NH)
 
 
 def test_a_teacher_that_ends_its_answers_differently_is_refused(student: LanguageModel) -> None:
