@@ -8,8 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scripted import CHATML, ScriptedEnv, Step, ends, ids_of, play, says, toy_tokenizer
+from scripted import (
+    CHATML,
+    ScriptedEnv,
+    Step,
+    ends,
+    ids_of,
+    play,
+    random_model,
+    says,
+    toy_tokenizer,
+)
 
+from agentopd.rollout.policies import EnvSettings, StudentRollout
 from agentopd.rollout.pool import Limits
 from agentopd.types import EndReason, Message, Owner, Trajectory, Turn
 
@@ -248,3 +259,13 @@ def test_a_trajectory_has_arrays_of_one_length() -> None:
     assert sorted(arrays) == ["ids", "logprob", "owner", "trainable", "turn"]
     assert {len(getattr(found, name)) for name in arrays} == {25 - 2}
     assert found.student_tokens == 4
+
+
+@pytest.mark.parametrize(("asked", "positions", "context"), [(99, 40, 40), (30, 40, 30)])
+def test_no_context_outgrows_the_student_s_positions(
+    asked: int, positions: int, context: int
+) -> None:
+    student = random_model(TOKENIZER)
+    student.module.config.max_position_embeddings = positions
+    pool = StudentRollout(max_context=asked).pool(EnvSettings(id="unused"), student, seed=0)
+    assert pool.limits.context == context

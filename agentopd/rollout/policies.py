@@ -78,13 +78,14 @@ class Rollout(Part, family="rollout"):
     def pool(
         self, env: EnvSettings, student: LanguageModel, seed: int, **options: Any
     ) -> EpisodePool:
-        """The pool that plays with these limits."""
+        """The pool that plays with these limits; no context outgrows the student's positions."""
+        context = int(min(self.max_context, student.positions))
         return EpisodePool(
             env_id=env.id,
             make_env=lambda: env.build(**options),
             template=ChatTemplate(student.tokenizer),
             stop_ids=student.stop_ids,
-            limits=Limits(self.max_turns, self.max_turn_tokens, self.max_context),
+            limits=Limits(self.max_turns, self.max_turn_tokens, context),
             slots=self.slots,
             temperature=self.temperature,
             seed=seed,
