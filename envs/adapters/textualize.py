@@ -19,7 +19,7 @@ from typing import Any
 import gymnasium
 
 from agentopd.env import Info, TextEnv, parse_action
-from agentopd.envs.adapters.planning import Planner
+from agentopd.envs.adapters.planning import Planner, Table
 from agentopd.envs.puzzle import Outcome, check_number
 
 Describe = Callable[[gymnasium.Env[Any, Any], Any], str]
@@ -82,8 +82,8 @@ class Textualize(TextEnv):
         self._guide = guide
         self.name = env.spec.id if env.spec else type(env.unwrapped).__name__
         self._words = {action: word for word, action in self.actions.items()}
-        table = getattr(env.unwrapped, "P", None)
-        named = table is not None and set(table[0]) <= set(self._words)
+        table: Table = getattr(env.unwrapped, "P", {})
+        named = table and set(table[0]) <= set(self._words)
         self.planner = Planner(table, limit) if named else None
         self.turns = 0
         self._playing = False
