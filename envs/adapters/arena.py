@@ -229,6 +229,16 @@ class Arena(TextEnv):
         return info
 
 
+def game_names() -> list[str]:
+    """What TextArena registers, without its own wrappings.
+
+    Raises:
+        ValueError: TextArena is not installed.
+    """
+    games = library("textarena.envs.registration", "textarena").ENV_REGISTRY
+    return [name for name in games if not name.endswith(_VERSIONS)]
+
+
 def find_game(name: str, options: Mapping[str, Any]) -> tuple[type[Any], dict[str, Any]]:
     """The class of a game, and the options it is built with.
 
@@ -240,8 +250,7 @@ def find_game(name: str, options: Mapping[str, Any]) -> tuple[type[Any], dict[st
         if name.endswith(ending) and (plain := name.removesuffix(ending)) in games:
             raise ValueError(f"{name} is TextArena's own wrapping: write textarena:{plain}")
     if name not in games:
-        known = [game for game in games if not game.endswith(_VERSIONS)]
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        close = difflib.get_close_matches(name, game_names(), n=1, cutoff=0.4)
         hint = f"did you mean {close[0]}?" if close else "docs/textarena.md lists those that run"
         raise ValueError(f"TextArena has no game {name!r}; {hint}")
     if name.partition("-v")[0] in _ONLINE:
