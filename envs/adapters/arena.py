@@ -178,7 +178,7 @@ class Arena(TextEnv):
         success = over and score >= 1
         truncated = not success and self.turns >= self.turn_limit
         self._playing = not (over or truncated)
-        info = self._info() | {"action_valid": not outcome.problem}
+        info: Info = self._info() | {"action_valid": not outcome.problem}
         if self._knowledge:
             info["facts"] |= {**self._knowledge.unread, **outcome.facts}
             info["facts"]["well_formed"] = not outcome.problem

@@ -80,7 +80,7 @@ class Reasoning(TextEnv):
         self._draw(number)
         self.task_id = f"{self.name}/{number}"
         self.turns, self._playing, self._score, self._best = 0, True, 0.0, 0.0
-        info = self._info() | {"skill": self.name}
+        info: Info = self._info() | {"skill": self.name}
         if self._gold:
             info["reference"] = self._gold
         return str(self._task["question"]), info
@@ -105,7 +105,7 @@ class Reasoning(TextEnv):
         solved = self._score >= _SOLVED
         truncated = not solved and self.turns >= self.turn_limit
         self._playing = not (solved or truncated)
-        info = self._info() | {"action_valid": content is not None}
+        info: Info = self._info() | {"action_valid": content is not None}
         info["facts"]["well_formed"] = content is not None
         if content is None:
             shown, info["mistake"], info["feedback"] = _MISSING, "unreadable action", _MISSING

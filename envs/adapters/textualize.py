@@ -96,12 +96,16 @@ class Textualize(TextEnv):
         number = int(self.np_random.integers(2**31)) if seed is None else seed
         self._seen, _ = self.env.reset(seed=number, options=options)
         self.turns, self._playing, self._solved = 0, True, False
+        self._begin()
         fixed = self.planner is not None and self.planner.deterministic
         self.task_id = f"{self.name}/" + (f"from {self._state}" if fixed else f"seed {number}")
         info = self._info()
         plan = info["oracle"] if fixed else ""
         told = {"skill": self.name, "reference": plan, "guide": self._guide}
         return self._show(), info | {key: text for key, text in told.items() if text}
+
+    def _begin(self) -> None:
+        """What a kind of its own does once an episode has begun."""
 
     @property
     def _state(self) -> int:
@@ -128,7 +132,7 @@ class Textualize(TextEnv):
             truncated = False
         truncated = not terminated and (truncated or self.turns >= self.turn_limit)
         self._playing = not (terminated or truncated)
-        info = self._info() | {
+        info: Info = self._info() | {
             "action_valid": not outcome.problem,
             "mistake": outcome.mistake,
             "feedback": outcome.problem or outcome.feedback,
