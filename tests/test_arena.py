@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from agentopd import make
 from agentopd.check import check_env
+from agentopd.envs.adapters import arena_survey
+from agentopd.envs.adapters.arena import game_names
 
 textarena = pytest.importorskip("textarena")
 
@@ -268,3 +270,27 @@ def test_without_a_seed_the_next_task_follows_from_the_last_seed() -> None:
         tasks.append([env.reset()[1]["task_id"] for _ in range(6)])
     assert tasks[0] == tasks[1]
     assert len(set(tasks[0])) > 1
+
+
+def test_the_survey_times_what_runs_and_says_why_the_rest_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ["GuessTheNumber-v0", "KuhnPoker-v0", "GuessWho-v0"]
+    monkeypatch.setattr(arena_survey, "game_names", lambda: names)
+    rows = list(arena_survey.survey(seconds=0.01))
+    assert [row.name for row in rows] == names
+    assert rows[0].resets > 1 and rows[0].steps > 1 and rows[0].limit == 10
+    assert [row.reason for row in rows[1:]] == [
+        "is no game for one player",
+        "cannot be played here: it asks a language model over the network",
+    ]
+    page = arena_survey.page(rows)
+    assert "Of 3 games 1 run with one player, 1 are for more players, 1 cannot" in page
+    assert "| GuessWho-v0 | it asks a language model over the network |" in page
+    assert page.endswith("For more players: KuhnPoker-v0.\n")
+
+
+def test_every_game_of_the_page_has_a_name() -> None:
+    names = game_names()
+    assert len(names) == len(set(names)) > 200
+    assert "GuessTheNumber-v0" in names and not [n for n in names if n.endswith("-raw")]

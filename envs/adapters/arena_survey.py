@@ -83,7 +83,7 @@ def page(rows: list[Row]) -> str:
 
 
 def _short(rate: float) -> str:
-    return f"{rate:.1f}" if rate < 100 else f"{rate:,.0f}"
+    return f"{rate:.2g}" if rate < 10 else f"{rate:,.0f}"
 
 
 def _short_reason(reason: str) -> str:
