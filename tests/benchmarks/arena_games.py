@@ -2,7 +2,7 @@
 
     python tests/benchmarks/arena_games.py > docs/textarena.md
 
-Takes about a minute on one core. Nothing is downloaded.
+Takes about two minutes on one core. Nothing is downloaded.
 """
 
 from __future__ import annotations
