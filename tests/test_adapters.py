@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from agentopd import make
@@ -55,6 +57,21 @@ def test_an_isolated_state_goes_on_from_block_to_block() -> None:
     random.seed(99)
     assert (drawn(other), drawn(other)) == first
     assert drawn(Isolation(4)) != first[0]
+
+
+def test_numpys_state_is_exchanged_where_it_is_asked_for() -> None:
+    def numbers(isolation: Isolation) -> list[float]:
+        with isolation:
+            return np.random.random(2).tolist()
+
+    np.random.seed(5)
+    before = pickle.dumps(np.random.get_state())
+    one, other = Isolation(3, numpy=True), Isolation(3, numpy=True)
+    first = numbers(one), numbers(one)
+    assert first[0] != first[1] and first == (numbers(other), numbers(other))
+    assert pickle.dumps(np.random.get_state()) == before
+    numbers(Isolation(3))
+    assert pickle.dumps(np.random.get_state()) != before
 
 
 def test_the_states_outside_are_put_back_even_after_an_error(

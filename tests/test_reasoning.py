@@ -76,7 +76,7 @@ def test_the_last_wrong_attempt_truncates() -> None:
     assert ends == [(False, False), (False, True)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", (*NAMES, "pool_matrix"))
 def test_the_global_random_states_are_neither_read_nor_changed(name: str) -> None:
     told = []
     for luck in (0, 1):

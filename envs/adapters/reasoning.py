@@ -56,7 +56,7 @@ class Reasoning(TextEnv):
         self._draw(0)
 
     def _draw(self, seed: int) -> None:
-        self._isolation, caught = Isolation(seed), Caught()
+        self._isolation, caught = Isolation(seed, numpy=True), Caught()
         with self._isolation, caught:
             tasks = self._factory.create_dataset(self.name, seed=seed, size=1, **self._config)
             self._tasks, self._task = tasks, tasks[0]
