@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
-import numpy as np
 
 from agentopd.chat import ChatTemplate, Conversation
-from agentopd.env import system_prompt
+from agentopd.env import plain, system_prompt
 from agentopd.rollout.calls import Caller, caller
 from agentopd.rollout.sampler import Completion, Request, Sampler
 from agentopd.types import EndReason, Owner, Trajectory, Turn
@@ -238,11 +237,4 @@ def _noted(observation: str, info: Mapping[str, Any]) -> tuple[str, dict[str, An
     if not isinstance(observation, str):
         raise TypeError(f"the observation is of type {type(observation).__name__}, not a string")
     observation.encode()
-    return observation, json.loads(json.dumps(dict(info), default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    """The Python form of what JSON has no form for."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    raise TypeError(f"info holds a {type(value).__name__}, which JSON has no form for")
+    return observation, json.loads(json.dumps(dict(info), default=plain))
