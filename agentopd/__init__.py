@@ -10,3 +10,5 @@ register("agentopd/FrozenLake-v0", "agentopd.envs.frozen_lake:FrozenLake")
 register("agentopd/Mastermind-v0", "agentopd.envs.mastermind:Mastermind")
 register("agentopd/Hanoi-v0", "agentopd.envs.hanoi:Hanoi")
 register("agentopd/Countdown-v0", "agentopd.envs.countdown:Countdown")
+
+register_scheme("openenv", "agentopd.envs.adapters.remote:Remote")
