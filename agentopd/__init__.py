@@ -12,3 +12,4 @@ register("agentopd/Hanoi-v0", "agentopd.envs.hanoi:Hanoi")
 register("agentopd/Countdown-v0", "agentopd.envs.countdown:Countdown")
 
 register_scheme("openenv", "agentopd.envs.adapters.remote:Remote")
+register_scheme("appworld", "agentopd.envs.adapters.world_server:AppWorld")

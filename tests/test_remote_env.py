@@ -86,9 +86,12 @@ def test_a_closed_session_has_given_its_place_back() -> None:
             assert env.reset(seed=seed)[0] == f"seed {seed}"
             env.close()
         env.reset(seed=7)
+        other = make(f"openenv:{url}")
         with pytest.raises(ServerError, match="CAPACITY_REACHED: all 1 sessions are taken"):
-            make(f"openenv:{url}").reset(seed=0)
+            other.reset(seed=0)
         env.close()
+        assert other.reset(seed=8)[0] == "seed 8"
+        other.close()
 
 
 @pytest.mark.parametrize(

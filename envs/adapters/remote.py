@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from agentopd.env import Info, TextEnv, parse_action
 from agentopd.envs.adapters import library
+from agentopd.envs.adapters.loopback import is_local, opener
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
@@ -83,18 +83,15 @@ class Link:
         self._ending = ExitStack()
         self._connect = library("websockets.sync.client", "openenv").connect
         self._closed = library("websockets.exceptions", "openenv").ConnectionClosed
-        # A proxy stands between machines, never between a machine and itself.
-        local = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
-        self._proxy = None if local else True
-        handlers = [urllib.request.ProxyHandler({})] if local else []
-        self._http = urllib.request.build_opener(*handlers)
+        self._proxy = None if is_local(self.url) else True
+        self._http = opener(self.url)
 
     def ask(self, kind: str, data: Mapping[str, Any]) -> dict[str, Any]:
         """The data of the observation that answers a message.
 
         Raises:
             Rejected: the server found the message invalid.
-            ServerError: it answered anything but an observation.
+            ServerError: it answered anything but an observation; the session is over.
             TimeoutError: it did not answer in time; the session is over.
             OSError: it cannot be reached.
         """
@@ -114,13 +111,14 @@ class Link:
             self._drop()  # whatever comes later would be taken for the next answer
             raise
         found = answer.get("data") if isinstance(answer, dict) else None
-        if not isinstance(found, dict) or answer.get("type") not in ("observation", "error"):
-            raise ServerError(f"{self.url} answered {_short(answer)}, which is no observation")
-        if answer["type"] == "observation":
+        if isinstance(found, dict) and answer.get("type") == "observation":
             return found
-        if found.get("code") == "VALIDATION_ERROR":
+        if isinstance(found, dict) and found.get("code") == "VALIDATION_ERROR":
             raise Rejected(_reasons(found))
-        raise ServerError(f"{self.url} answered {found.get('code')}: {found.get('message')}")
+        self.close()
+        if isinstance(found, dict) and answer.get("type") == "error":
+            raise ServerError(f"{self.url} answered {found.get('code')}: {found.get('message')}")
+        raise ServerError(f"{self.url} answered {_short(answer)}, which is no observation")
 
     def schema(self) -> dict[str, Any]:
         """The JSON schema of an action.
