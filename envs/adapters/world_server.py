@@ -158,7 +158,11 @@ class AppWorld(TextEnv):
         self._turns = 0
         self._world = World(self.urls, self._seconds)
         name = f"{self._experiment}-{urlsplit(self._world.url).port}"
-        told = self._ask("initialize", experiment_name=name, **self._more)
+        try:
+            told = self._ask("initialize", experiment_name=name, **self._more)
+        except BaseException:
+            self._give_back()  # there is no task to close
+            raise
         person = told.get("supervisor") or {}
         lines = [f"{key}: {person[key]}" for key in sorted(person)]
         about = ["You act for", *lines, f"The time is {told.get('datetime')}", "The request:"]
@@ -191,6 +195,10 @@ class AppWorld(TextEnv):
         try:
             self._ask("close")
         finally:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if self._world is not None:
             self._world.give_back()
             self._world = None
 
@@ -199,16 +207,16 @@ class AppWorld(TextEnv):
         return self._world.ask(route, task_id=self._task_id, **data)
 
     def _judged(self) -> Info:
-        """What the server's tests say of the world as it was left."""
+        """What the server's tests say of the world as it was left; a fact a requirement."""
         found = self._ask("evaluate", suppress_errors=True)
-        unmet = [str(failure.get("requirement", "")) for failure in found.get("failures") or []]
-        met = len(found.get("passes") or [])
-        share = met / max(met + len(unmet), 1)
+        unmet = [str(test.get("requirement", "")) for test in found.get("failures") or []]
+        met = [str(test.get("requirement", "")) for test in found.get("passes") or []]
+        share = len(met) / max(len(met) + len(unmet), 1)
         feedback = "Not met: " + "; ".join(unmet) if unmet else "Every requirement is met."
         return {
             "success": bool(found.get("success")),
             "feedback": feedback,
-            "facts": {"requirements_met": met, "requirements_unmet": unmet},
+            "facts": dict.fromkeys(met, True) | dict.fromkeys(unmet, False),
             "metrics": {"turns": float(self._turns), "requirements_met": share},
         }
 
