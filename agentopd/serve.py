@@ -221,21 +221,10 @@ def serve(
             ending.callback(session.close)
             _converse(connection, session)
 
-    def route(connection: ServerConnection, request: Request) -> Response | None:
-        path = request.path.partition("?")[0]
-        if path == "/ws":
-            return None
-        status = HTTPStatus.OK if path in told else HTTPStatus.NOT_FOUND
-        known = {"detail": f"there are /ws, {', '.join(told)}"}
-        response = connection.respond(status, json.dumps(told.get(path, known)))
-        del response.headers["Content-Type"]
-        response.headers["Content-Type"] = "application/json"
-        return response
-
     try:
         # Only what sends no Origin, which browsers do: a web page must not reach a local server.
         return listen(
-            converse, host, port, process_request=route, origins=[None], max_size=_LARGEST,
+            converse, host, port, process_request=_router(told), origins=[None], max_size=_LARGEST,
             compression=None,
         )  # fmt: skip
     except OSError as error:
@@ -253,6 +242,23 @@ def _converse(connection: ServerConnection, session: Session) -> None:
             if (reply := session.reply(message)) is None:
                 return
             connection.send(json.dumps(reply, default=plain))
+
+
+def _router(told: Mapping[str, Any]) -> Callable[[ServerConnection, Request], Response | None]:
+    """Answers GET requests by their path, and lets those for a session through."""
+
+    def route(connection: ServerConnection, request: Request) -> Response | None:
+        path = request.path.partition("?")[0]
+        if path == "/ws":
+            return None
+        status = HTTPStatus.OK if path in told else HTTPStatus.NOT_FOUND
+        known = {"detail": f"there are /ws, {', '.join(told)}"}
+        response = connection.respond(status, json.dumps(told.get(path, known)))
+        del response.headers["Content-Type"]
+        response.headers["Content-Type"] = "application/json"
+        return response
+
+    return route
 
 
 def _told_over_http(spec: str, env: gymnasium.Env[str, str]) -> dict[str, Any]:

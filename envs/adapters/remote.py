@@ -95,7 +95,8 @@ class Link:
             TimeoutError: it did not answer in time; the session is over.
             OSError: it cannot be reached.
         """
-        try:
+        with ExitStack() as failing:
+            failing.callback(self._drop)  # what comes later would be taken for the next answer
             if self._connection is None:
                 # No pings: how long a server may be busy is what `seconds` says.
                 self._connection = self._ending.enter_context(
@@ -107,9 +108,7 @@ class Link:
                 )  # fmt: skip
             self._connection.send(json.dumps({"type": kind, "data": data}))
             answer = json.loads(self._connection.recv(self.seconds))
-        except BaseException:
-            self._drop()  # whatever comes later would be taken for the next answer
-            raise
+            failing.pop_all()
         found = answer.get("data") if isinstance(answer, dict) else None
         if isinstance(found, dict) and answer.get("type") == "observation":
             return found

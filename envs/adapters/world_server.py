@@ -26,6 +26,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -158,11 +159,10 @@ class AppWorld(TextEnv):
         self._turns = 0
         self._world = World(self.urls, self._seconds)
         name = f"{self._experiment}-{urlsplit(self._world.url).port}"
-        try:
+        with ExitStack() as failing:
+            failing.callback(self._give_back)  # there would be no task to close
             told = self._ask("initialize", experiment_name=name, **self._more)
-        except BaseException:
-            self._give_back()  # there is no task to close
-            raise
+            failing.pop_all()
         person = told.get("supervisor") or {}
         lines = [f"{key}: {person[key]}" for key in sorted(person)]
         about = ["You act for", *lines, f"The time is {told.get('datetime')}", "The request:"]
