@@ -64,14 +64,15 @@ class Counting(TextEnv):
     """Counts its steps, is solved at the third, and says which object it is.
 
     Args:
-        bad: what step 2 raises, or a reset with the option "bad".
+        bad: what step 2 raises, if that is "TypeError"; a reset with the option "bad" is refused.
+        both: the third step is also a limit of turns, as Gymnasium's TimeLimit may have it.
     """
 
     system_prompt = "count"
     max_turns = 9
 
-    def __init__(self, bad: str = "") -> None:
-        self.bad, self.steps = bad, 0
+    def __init__(self, bad: str = "", both: bool = False) -> None:
+        self.bad, self.both, self.steps = bad, both, 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -88,7 +89,7 @@ class Counting(TextEnv):
         done = self.steps == 3
         info = {"task_id": "count", "success": done, "action_valid": action != "?"}
         info |= {"facts": {"n": np.int64(self.steps)}, "metrics": {"n": np.float32(1)}}
-        return f"{self.steps} {action}", np.float64(done), done, False, info
+        return f"{self.steps} {action}", np.float64(done), done, done and self.both, info
 
 
 class Closing(TextEnv):

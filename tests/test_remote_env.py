@@ -203,6 +203,7 @@ def test_the_student_sees_the_first_text_of_an_observation(
         (_observed(True, 0.5), {"success_reward": 0.5}, (0.5, True, False, True)),
         (_observed(True, True, metadata={"truncated": True}), {}, (1.0, False, True, False)),
         (_observed(True, 1, metadata={"success": False}), {}, (1.0, True, False, False)),
+        (_observed(False, 1, metadata={"truncated": True}), {}, (1.0, False, False, False)),
         (_observed(False, 1), {"max_turns": 1}, (1.0, False, True, False)),
         (_observed(True, 1), {"max_turns": 1}, (1.0, True, False, True)),
     ],
@@ -237,22 +238,22 @@ def test_what_is_no_answer_is_an_error(answer: str) -> None:
 
 
 def test_a_late_answer_is_never_taken_for_the_next_one() -> None:
-    asked = Event()
+    let_go = Event()
 
     def reply(message: dict[str, Any]) -> Any:
         if message["type"] == "step":
-            asked.set()
-            return None
+            let_go.wait(PATIENCE)
+            return _observed(text="late")
         return _observed(text=f"seed {message['data']['seed']}")
 
     with pretended(reply, TEXT) as url:
-        env = make(f"openenv:{url}", {"seconds": PATIENCE})
+        env = make(f"openenv:{url}")
         env.reset(seed=0)
         assert isinstance(env, Remote)
         env.link.seconds = 0.05
         with pytest.raises(TimeoutError):
             env.step("x")
-        assert asked.wait(PATIENCE)
+        let_go.set()
         env.link.seconds = PATIENCE
         assert env.reset(seed=1)[0] == "seed 1"
         env.close()

@@ -104,6 +104,13 @@ def test_a_turn_limit_is_told_as_truncated() -> None:
     assert [r["metadata"]["truncated"] for r in replies] == [False] * 7 + [True]
 
 
+def test_the_end_of_the_task_counts_where_the_limit_comes_with_it() -> None:
+    with served(COUNTING, {"both": True}) as url, _client(url) as connection:
+        _ask(connection, "reset")
+        last = [_ask(connection, "step", text="x") for _ in range(3)][-1]["data"]
+    assert (last["done"], last["metadata"]["truncated"]) == (True, False)
+
+
 UNUSABLE = [
     ("{", "INVALID_JSON"),
     (b"\xff\xfe", "INVALID_JSON"),
