@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Event
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 pytest.importorskip("websockets")
 
 from serving import PATIENCE, pretended, served
+from websockets.sync.client import ClientConnection, connect
 
 from agentopd.check import check_env
 from agentopd.env import make
@@ -92,6 +94,22 @@ def test_a_closed_session_has_given_its_place_back() -> None:
         env.close()
         assert other.reset(seed=8)[0] == "seed 8"
         other.close()
+
+
+def test_a_full_server_is_heard_even_if_it_has_closed_before_anything_was_sent() -> None:
+    @contextmanager
+    def slowly(*args: Any, **settings: Any) -> Iterator[ClientConnection]:
+        with connect(*args, **settings) as connection:
+            connection.recv_events_thread.join(PATIENCE)  # it ends when the server has closed
+            yield connection
+
+    with served("serving:Counting", sessions=1) as url:
+        first, second = Remote(url), Remote(url)
+        first.reset(seed=0)
+        second.link._connect = slowly
+        with pytest.raises(ServerError, match="CAPACITY_REACHED"):
+            second.reset(seed=0)
+        first.close()
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,8 @@ class Link:
                         proxy=self._proxy,
                     )
                 )  # fmt: skip
-            self._connection.send(json.dumps({"type": kind, "data": data}))
+            with suppress(self._closed):  # a server that is full says so, closes, and can be read
+                self._connection.send(json.dumps({"type": kind, "data": data}))
             answer = json.loads(self._connection.recv(self.seconds))
             failing.pop_all()
         found = answer.get("data") if isinstance(answer, dict) else None

@@ -192,6 +192,8 @@ def client(base_url: str) -> None:
     for criterion in report["criteria"]:
         verdict = "passed" if criterion["passed"] else "not passed"
         print(f"theirs, ours: openenv validate, {criterion['id']}: {verdict}")
+    passed = {criterion["id"] for criterion in report["criteria"] if criterion["passed"]}
+    shown({"health_endpoint", "metadata_endpoint", "schema_endpoint"} <= passed, passed)
 
 
 def server() -> None:
