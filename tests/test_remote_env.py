@@ -87,6 +87,7 @@ def test_a_closed_session_has_given_its_place_back() -> None:
             env = make(f"openenv:{url}")
             assert env.reset(seed=seed)[0] == f"seed {seed}"
             env.close()
+        env = make(f"openenv:{url}")
         env.reset(seed=7)
         other = make(f"openenv:{url}")
         with pytest.raises(ServerError, match="CAPACITY_REACHED: all 1 sessions are taken"):

@@ -138,6 +138,7 @@ class AppWorld(TextEnv):
         self.urls = [_address(u) for u in urls] or _consecutive(_address(url), servers)
         self.tasks = _listed(tasks)
         self.max_turns, self.output_limit = max_turns, output_limit
+        self._turn_limit = max_turns
         self._experiment, self._more = experiment, dict(initialize or {})
         self._seconds = seconds
         self._world: World | None = None
@@ -182,7 +183,7 @@ class AppWorld(TextEnv):
             last = text.rstrip().rpartition("\n")[2]
             told = {"mistake": "failed code", "feedback": f"The code failed: {last}"}
             told = {"action_valid": True} | (told if failed else {})
-        late = not over and self._turns >= self.max_turns
+        late = not over and self._turns >= self._turn_limit
         if over or late:
             told |= self._judged()
         reward = float(told.get("success", False))
