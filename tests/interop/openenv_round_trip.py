@@ -8,7 +8,8 @@ in processes of that one: this file is started there with another first word. A 
 everything that was shown, and the exit code is 0 if all of it was.
 """
 
-# pyright: reportMissingImports=false  (openenv lives elsewhere)
+# pyright: reportMissingImports=false
+# The package `openenv` lives in another environment.
 from __future__ import annotations
 
 import json
