@@ -61,7 +61,8 @@ def check_env(
     if seeds < 2:
         raise ValueError(f"seeds must be at least 2, to compare tasks; got {seeds}")
     subject = Subject(spec, dict(options or {}), seeds)
-    subject.build().close()
+    subject.build()
+    subject.close()
     with repeat.own_global_random():
         found = _until_error(subject, _FORM)
         if not _has_error(found):
@@ -84,9 +85,12 @@ def _until_error(subject: Subject, checks: tuple[_Check, ...]) -> list[Finding]:
 def _run(check: _Check, subject: Subject) -> list[Finding]:
     found: list[Finding] = []
     with Caught() as caught:
-        found.extend(check(subject))
+        try:
+            found.extend(check(subject))
+        finally:
+            subject.close()
     if caught.error:
-        message = f"the environment raised {caught.said}: neither reset() nor step() may"
+        message = f"the environment raised {caught.said}: neither reset, step nor close may"
         found.append(Finding("error", "raises", message))
     return found
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from agentopd.commands import acting, listing, replaying, running
+from agentopd.commands import acting, listing, replaying, running, serving
 from agentopd.console import MistakesToLines
 from agentopd.env import HELD_OUT_SEED
 
@@ -265,6 +265,32 @@ def check_env(
     The exit code is 1 when something would break training, else 0.
     """
     listing.check_env(spec, acting.parse_options(option or []), strict)
+
+
+@app.command("serve-env")
+def serve_env(
+    spec: Annotated[
+        str, typer.Argument(metavar="ID", help="A registered id, or package.module:Class.")
+    ],
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8000,
+    option: Options = None,
+    sessions: Annotated[int, typer.Option(min=1, help="Clients at a time.")] = 64,
+    privileged: Annotated[
+        bool,
+        typer.Option(
+            "--privileged", help="Also send what is for the teacher alone: oracle, feedback, ..."
+        ),
+    ] = False,
+) -> None:
+    """Serve an environment to OpenEnv clients over WebSocket.
+
+    agentopd serve-env agentopd/Sokoban-v0 --port 8000 -o prompt=brief
+
+    The other side is openenv's own client, or the environment openenv:ws://127.0.0.1:8000/ws.
+    """
+    options = acting.parse_options(option or [])
+    serving.serve_env(spec, options, host, port, sessions, privileged)
 
 
 @zoo.command("list")

@@ -37,6 +37,7 @@ from importlib import metadata
 from typing import Any, cast
 
 import gymnasium
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 PRIVILEGED: frozenset[str] = frozenset(
@@ -127,6 +128,17 @@ def parse_action(text: str, tag: str = "action") -> str | None:
         return None
     start += len(opening)
     return said[start : said.index(closing, start)].strip()
+
+
+def plain(value: Any) -> Any:
+    """The Python form of an array or a number of numpy's: the `default` of `json.dumps`.
+
+    Raises:
+        TypeError: it is anything else that JSON has no form for.
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"info holds a {type(value).__name__}, which JSON has no form for")
 
 
 def register(env_id: str, entry_point: Any, **kwargs: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from agentopd.chat import ChatTemplate
 from agentopd.config import RunConfig
-from agentopd.env import HELD_OUT_SEED, Info, TextEnv, system_prompt
+from agentopd.env import HELD_OUT_SEED, Info, system_prompt
 from agentopd.model import LanguageModel, load_model
 from agentopd.privilege.sources import Source
 from agentopd.rollout.policies import EnvSettings, Rollout
@@ -100,13 +100,15 @@ class _Whispered(EnvSettings):
         return _WhisperingEnv(super().build(**more), self.sources, SystemView())
 
 
-class _WhisperingEnv(TextEnv):
+class _WhisperingEnv(gymnasium.Wrapper[str, str, str, str]):
     """Adds privileged text to the system prompt, where `SystemView` would have inserted it."""
 
     def __init__(
         self, env: gymnasium.Env[str, str], sources: Sequence[Source], view: SystemView
     ) -> None:
-        self.env, self.sources, self.view = env, sources, view
+        super().__init__(env)
+        self.sources, self.view = sources, view
+        self.system_prompt = ""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

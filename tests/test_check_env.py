@@ -153,3 +153,19 @@ def test_an_unknown_environment_is_the_callers_error() -> None:
 def test_one_seed_is_too_few_to_compare_tasks() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         check_env(SOKOBAN, seeds=1)
+
+
+def test_every_instance_is_closed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One may hold a place on a server, and there may be few of them."""
+    alive: list[broken_envs.Line] = []
+    make = broken_envs.Line.__init__
+
+    def counted(self: broken_envs.Line, *args: object, **kwargs: object) -> None:
+        make(self, *args, **kwargs)
+        alive.append(self)
+
+    monkeypatch.setattr(broken_envs.Line, "__init__", counted)
+    monkeypatch.setattr(broken_envs.Line, "close", lambda self: alive.remove(self), raising=False)
+    for name in ("Line", "RaisesOnReset", "RaisesOnUnreadable", "Unseeded"):
+        check_env(f"broken_envs:{name}")
+        assert alive == []

@@ -142,8 +142,8 @@ def _not_json(options: Mapping[str, Any]) -> str:
 
 def first_texts(spec: str, options: Mapping[str, Any], seeds: int) -> list[str]:
     """The first observation of each seed."""
-    env = make(spec, options)
-    return [env.reset(seed=seed)[0] for seed in range(seeds)]
+    with contextlib.closing(make(spec, options)) as env:
+        return [env.reset(seed=seed)[0] for seed in range(seeds)]
 
 
 @contextlib.contextmanager

@@ -47,10 +47,17 @@ class Subject:
     spec: str
     options: Mapping[str, Any]
     seeds: int
+    _built: list[gymnasium.Env[str, str]] = field(default_factory=list)
 
     def build(self) -> gymnasium.Env[str, str]:
         """A fresh instance."""
-        return make(self.spec, self.options)
+        self._built.append(make(self.spec, self.options))
+        return self._built[-1]
+
+    def close(self) -> None:
+        """Close every instance: one may hold a place on a server."""
+        while self._built:
+            self._built.pop().close()
 
     @property
     def few(self) -> range:

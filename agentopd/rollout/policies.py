@@ -42,6 +42,9 @@ class Rollout(Part, family="rollout"):
         temperature: of sampling; 0 takes the likeliest token.
         max_turns, max_turn_tokens, max_context: where an episode is cut, beside the environment's
             own limits.
+        env_seconds: wall-clock seconds after which one call of an environment that blocks (its
+            `metadata["blocking"]` is true) costs its episode; a round of answers is as slow as the
+            slowest of its environments.
     """
 
     tasks: int = Field(default=32, ge=1)
@@ -51,6 +54,7 @@ class Rollout(Part, family="rollout"):
     max_turns: int = Field(default=64, ge=1)
     max_turn_tokens: int = Field(default=16, ge=1)
     max_context: int = Field(default=2048, ge=8)
+    env_seconds: float = Field(default=Limits.env_seconds, gt=0)
 
     @property
     def episodes(self) -> int:
@@ -85,7 +89,7 @@ class Rollout(Part, family="rollout"):
             make_env=lambda: env.build(**options),
             template=ChatTemplate(student.tokenizer),
             stop_ids=student.stop_ids,
-            limits=Limits(self.max_turns, self.max_turn_tokens, context),
+            limits=Limits(self.max_turns, self.max_turn_tokens, context, self.env_seconds),
             slots=self.slots,
             temperature=self.temperature,
             seed=seed,

@@ -1,22 +1,22 @@
 """Episodes in a pool: who waits for an answer joins the next batch, who ends frees the slot.
 
 A failed episode is data. What the environment raises ends that episode alone and is recorded with
-it.
+it, and so does an environment that blocks for longer than its limit.
 """
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
-import numpy as np
 
 from agentopd.chat import ChatTemplate, Conversation
-from agentopd.env import system_prompt
+from agentopd.env import plain, system_prompt
+from agentopd.rollout.calls import Caller, caller
 from agentopd.rollout.sampler import Completion, Request, Sampler
 from agentopd.types import EndReason, Owner, Trajectory, Turn
 
@@ -37,21 +37,28 @@ class Task:
 class Limits:
     """Where an episode stops besides the environment's own end.
 
-    Turns of an episode, tokens of one answer, tokens of the whole context.
+    Turns of an episode, tokens of one answer, tokens of the whole context, seconds of one call of
+    an environment that blocks.
     """
 
     turns: int
     turn_tokens: int
     context: int
+    env_seconds: float = 120.0
 
 
 @dataclass
 class Episode:
-    """One episode in play."""
+    """One episode in play.
+
+    `start`, `advance` and `close` stop once, where the environment has been called but not listened
+    to, so that those of many episodes can be gone through together.
+    """
 
     task: Task
     env_id: str
     env: gymnasium.Env[str, str]
+    caller: Caller
     conversation: Conversation
     limits: Limits
     turns: list[Turn] = field(default_factory=list)
@@ -60,23 +67,27 @@ class Episode:
     _prompt: dict[str, Any] = field(default_factory=dict)
     _observation: str = ""
 
-    def start(self) -> None:
+    def start(self) -> Iterator[None]:
         """Reset the environment and open the conversation."""
+        reset = self.caller.begin(lambda: _noted(*self.env.reset(seed=self.task.seed)))
+        yield
         try:
-            self._observation, self._prompt = _noted(*self.env.reset(seed=self.task.seed))
+            self._observation, self._prompt = reset()
             system = system_prompt(self.env)
         except Exception as error:  # whatever the environment raises ends this episode alone
             self._fail(error)
             return
         self._tell(lambda: self.conversation.begin(system, self._observation))
 
-    def advance(self, completion: Completion) -> None:
+    def advance(self, completion: Completion) -> Iterator[None]:
         """Hand the answer to the environment and note what it says."""
         action, start = self.conversation.answer(completion.ids, completion.logprobs, Owner.STUDENT)
         observation, reward, info = "", 0.0, {"success": False}
         ended = None
+        step = self.caller.begin(lambda: _stepped(self.env, action))
+        yield
         try:
-            observation, reward, ended, info = _stepped(self.env, action)
+            observation, reward, ended, info = step()
         except Exception as error:  # as in `start`
             self._fail(error)
         turn = Turn(
@@ -103,12 +114,17 @@ class Episode:
         random = (seed, self.task.episode, len(self.turns))
         return Request(self.task.episode, self.conversation.context, random)
 
-    def trajectory(self) -> Trajectory:
-        """The finished record; closes the environment."""
+    def close(self) -> Iterator[None]:
+        """Close the environment."""
+        closed = self.caller.end(self.env.close)
+        yield
         try:
-            self.env.close()
+            closed()
         except Exception as error:  # as in `start`
             self._fail(error)
+
+    def trajectory(self) -> Trajectory:
+        """The finished record."""
         assert self.end is not None
         return self.conversation.trajectory(
             self.turns,
@@ -158,23 +174,40 @@ class EpisodePool:
         """Play every task to its end; results in the order of their episode numbers."""
         queue, playing = deque(tasks), list[Episode]()
         finished: list[Trajectory] = []
-        while queue or playing:
-            while queue and len(playing) < self.slots:
-                playing.append(self._open(queue.popleft()))
-            waiting = [episode for episode in playing if episode.end is None]
-            requests = [episode.request(self.seed) for episode in waiting]
-            completions = sampler.generate(requests, self.limits.turn_tokens, self.temperature)
-            for episode, completion in zip(waiting, completions, strict=True):
-                episode.advance(completion)
-            finished += [episode.trajectory() for episode in playing if episode.end is not None]
-            playing = [episode for episode in playing if episode.end is None]
+        try:
+            while queue or playing:
+                free = min(self.slots - len(playing), len(queue))
+                fresh = [self._open(queue.popleft()) for _ in range(free)]
+                playing += fresh
+                _together(episode.start() for episode in fresh)
+                waiting = [episode for episode in playing if episode.end is None]
+                requests = [episode.request(self.seed) for episode in waiting]
+                answers = sampler.generate(requests, self.limits.turn_tokens, self.temperature)
+                pairs = zip(waiting, answers, strict=True)
+                _together(episode.advance(answer) for episode, answer in pairs)
+                over = [episode for episode in playing if episode.end is not None]
+                playing = [episode for episode in playing if episode.end is None]
+                _together(episode.close() for episode in over)
+                finished += [episode.trajectory() for episode in over]
+        finally:
+            for episode in playing:  # left behind by an exception or Ctrl-C: nobody waits for them
+                next(episode.close())
         return sorted(finished, key=lambda trajectory: trajectory.episode)
 
     def _open(self, task: Task) -> Episode:
+        env = self.make_env()
         conversation = Conversation(self.template, self.stop_ids)
-        episode = Episode(task, self.env_id, self.make_env(), conversation, self.limits)
-        episode.start()
-        return episode
+        calls = caller(env, self.limits.env_seconds)
+        return Episode(task, self.env_id, env, calls, conversation, self.limits)
+
+
+def _together(parts: Iterable[Iterator[None]]) -> None:
+    """Begin all parts, then end all, in order: what blocks is waited for once, not in turn."""
+    begun = list(parts)
+    for part in begun:
+        next(part)
+    for part in begun:
+        next(part, None)
 
 
 def _stepped(
@@ -204,11 +237,4 @@ def _noted(observation: str, info: Mapping[str, Any]) -> tuple[str, dict[str, An
     if not isinstance(observation, str):
         raise TypeError(f"the observation is of type {type(observation).__name__}, not a string")
     observation.encode()
-    return observation, json.loads(json.dumps(dict(info), default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    """The Python form of what JSON has no form for."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    raise TypeError(f"info holds a {type(value).__name__}, which JSON has no form for")
+    return observation, json.loads(json.dumps(dict(info), default=plain))

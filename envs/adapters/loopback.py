@@ -1,0 +1,16 @@
+"""Addresses of this machine: no proxy stands between a machine and itself."""
+
+from __future__ import annotations
+
+import urllib.request
+from urllib.parse import urlsplit
+
+
+def is_local(url: str) -> bool:
+    """Whether an address is one of this machine."""
+    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+
+
+def opener(url: str) -> urllib.request.OpenerDirector:
+    """What opens addresses of `url`'s host over HTTP, past the proxies where it is this machine."""
+    return urllib.request.build_opener(*[urllib.request.ProxyHandler({})] * is_local(url))
