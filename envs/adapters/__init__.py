@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 
-def library(module: str, extra: str) -> ModuleType:
-    """A module of an optional package.
+def library(module: str, extra: str) -> Any:
+    """A module of an optional package, which may bring no types.
 
     Raises:
         ValueError: the package is not installed; the message says what to install.
