@@ -68,9 +68,7 @@ def teacher_success(config: RunConfig) -> dict[str, Any] | None:
     actor = config.teacher.model
     for source in config.privilege:
         source.prepare(ChatTemplate(student.tokenizer))
-    settings = _Whispered(
-        id=config.env.id, options=config.env.options, sources=tuple(config.privilege)
-    )
+    settings = _Whispered(**dict(config.env), sources=tuple(config.privilege))
     options = config.evaluate.options
     played = play_tasks(
         settings,

@@ -57,6 +57,14 @@ def test_the_easy_student_is_poor_alone_and_its_teacher_is_good() -> None:
     assert told is not None and told["success"] > 0.55
 
 
+def test_the_teacher_plays_in_the_student_s_wrappers() -> None:
+    """It writes <action>, and where <answer> is asked for it solves nothing."""
+    wrapped = "env.wrappers=[{kind: parse, tag: answer}]"
+    config = load_config("configs/quickstart.yaml", ["evaluate.episodes=8", wrapped])
+    told = teacher_success(config)
+    assert told is not None and told["success"] == 0.0
+
+
 def test_the_easy_student_does_what_it_is_told() -> None:
     options = load_config("configs/quickstart.yaml").env.options
     reads = obedience(load_model(ModelSettings(path="zoo:sokoban-easy")), options, levels=48)
