@@ -244,6 +244,12 @@ def schemes() -> list[str]:
     return sorted(name[:-1] for name in gymnasium.registry if name.endswith(":"))
 
 
+def scheme_modules() -> dict[str, str]:
+    """The module that builds each scheme's environments, those of plugins too."""
+    register_plugins()
+    return {s: str(gymnasium.registry[f"{s}:"].entry_point).partition(":")[0] for s in schemes()}
+
+
 def register_plugins() -> None:
     """Register what installed packages bring; names already taken stay as they are."""
     for point in metadata.entry_points(group=PLUGINS):

@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 import yaml
 from command_line import SOKOBAN, call, problem
+from gymnasium.envs.registration import EnvSpec
 
 import agentopd
 from agentopd.commands.acting import model_path, parse_options
 from agentopd.commands.listing import compact
+from agentopd.env import schemes
 
 METHODS = sorted((Path(agentopd.__file__).parent / "configs" / "methods").glob("*.yaml"))
 
@@ -148,6 +151,16 @@ def test_environments_are_listed_with_what_they_are() -> None:
     (row,) = (line for line in call("envs").stdout.splitlines() if SOKOBAN in line)
     assert "Push every box onto a goal." in row
     assert "You play Sokoban: push every box onto a goal." in row
+
+
+def test_schemes_are_listed_with_what_they_bring(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = EnvSpec("broken:", entry_point="no_such_package.games:build")
+    monkeypatch.setitem(gymnasium.registry, "broken:", broken)
+    lines = call("envs").stdout.splitlines()
+    rows = {name: line for line in lines if (name := line.strip().partition(" ")[0]).endswith(":")}
+    assert set(rows) == {"gym:", *(f"{scheme}:" for scheme in schemes())}
+    assert "TextArena's games for one player" in rows["textarena:"]
+    assert "cannot be used: No module named 'no_such_package'" in rows["broken:"]
 
 
 def test_methods_are_listed_with_their_values() -> None:

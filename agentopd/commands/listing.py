@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import re
@@ -21,7 +22,7 @@ _CONFIGS = Path(agentopd.__file__).parent / "configs"
 
 
 def envs() -> None:
-    """Print the registered text environments."""
+    """Print the registered text environments, and the schemes that bring others."""
     from agentopd.env import env_ids, make
 
     rows = []
@@ -36,6 +37,21 @@ def envs() -> None:
         rows.append((name, what, _first_line(prompt)))
         env.close()
     stdout().print(table(("id", "what it is", "system prompt"), rows))
+    stdout().print(table(("scheme", "what it brings"), _schemes()))
+
+
+def _schemes() -> list[tuple[str, str]]:
+    """Each scheme, and what the module of its builder says of itself."""
+    from agentopd.env import scheme_modules
+
+    rows = [("gym:", "Gymnasium's own registry, for environments of strings.")]
+    for scheme, module in scheme_modules().items():
+        try:
+            says = _first_line(inspect.getdoc(importlib.import_module(module)) or "")
+        except ImportError as error:
+            says = f"cannot be used: {_first_line(str(error))}"
+        rows.append((f"{scheme}:", says.replace("`", "")))
+    return sorted(rows)
 
 
 def methods() -> None:
