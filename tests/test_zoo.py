@@ -12,9 +12,10 @@ from agentopd.config import load_config
 from agentopd.evaluate import play_tasks, score, teacher_success
 from agentopd.model import ModelSettings, load_model
 from agentopd.rollout.sampler import TransformersSampler
-from agentopd.zoo.build import RECIPES, build
-from agentopd.zoo.demonstrations import Demonstrator
+from agentopd.zoo.build import build
+from agentopd.zoo.demonstrations.sokoban import SokobanDemonstrator
 from agentopd.zoo.obedience import obedience
+from agentopd.zoo.recipes import RECIPES
 
 MODELS = Path(__file__).parent.parent / "agentopd" / "zoo" / "models"
 SHIPPED = sorted(p.name for p in MODELS.iterdir())
@@ -66,7 +67,7 @@ def test_the_easy_student_does_what_it_is_told() -> None:
 
 
 def test_a_solution_that_makes_a_detour_is_followed_to_the_letter() -> None:
-    player = Demonstrator({"solution": 1.0}, random_share=0.0, seed=6, levels=40)
+    player = SokobanDemonstrator({"solution": 1.0}, random_share=0.0, seed=6, levels=40)
     followed = 0
     for _ in range(40):
         system, *rest = player.episode()
@@ -77,7 +78,7 @@ def test_a_solution_that_makes_a_detour_is_followed_to_the_letter() -> None:
 
 
 def test_a_demonstration_learns_what_the_agent_says_and_nothing_else() -> None:
-    player = Demonstrator({"skill": 1.0}, random_share=0.0, seed=5, levels=4)
+    player = SokobanDemonstrator({"skill": 1.0}, random_share=0.0, seed=5, levels=4)
     for _ in range(20):
         for piece in player.episode():
             said = re.fullmatch(
@@ -87,7 +88,9 @@ def test_a_demonstration_learns_what_the_agent_says_and_nothing_else() -> None:
 
 
 def test_a_demonstration_does_not_depend_on_the_process() -> None:
-    first, again = (Demonstrator({"feedback": 1.0}, 0.0, seed=1, levels=3) for _ in range(2))
+    first, again = (
+        SokobanDemonstrator({"feedback": 1.0}, 0.0, seed=1, levels=3) for _ in range(2)
+    )
     assert first.episode() == again.episode()
 
 
