@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from garbage import answers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -229,18 +230,6 @@ def test_an_answer_without_an_action_is_explained(name: str, answer: str) -> Non
         "unreadable action",
         "No <action></action> in the answer.",
     )
-
-
-words = st.sampled_from(
-    ["<action>", "</action>", "<think>", "</think>", "up", "L", "1", "34", "AC", "a to b", "undo",
-     "+", "-", "*", "/", "=", ">", " ", ",", "\n", "\0", "\u0663"]
-)  # fmt: skip
-answers = (
-    st.text(max_size=30)
-    | st.text(max_size=12).map("<action>{}</action>".format)
-    | st.lists(words, max_size=8).map("".join).map("<action>{}</action>".format)
-    | st.lists(words | st.text(max_size=4), max_size=12).map("".join)
-)
 
 
 @pytest.mark.parametrize("name", NAMES)
