@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from agentopd.parts import closest
+from agentopd.zoo.demonstrations.desk import DeskPlayer
 from agentopd.zoo.demonstrations.episode import Form
 from agentopd.zoo.demonstrations.hanoi import HanoiPlayer
+from agentopd.zoo.demonstrations.number import NumberPlayer
 from agentopd.zoo.demonstrations.told import Player
 
 
@@ -41,7 +43,7 @@ class Recipe:
         default_factory=lambda: {"prompt": "brief", "stop_when_stuck": True}
     )
     env: str = "agentopd/Sokoban-v0"
-    player: Literal["sokoban", "hanoi"] = "sokoban"
+    player: Literal["sokoban", "hanoi", "number", "desk"] = "sokoban"
     turn_tokens: int = 16
     learning_rate: float = 2e-3
     muon_rate: float = 0.02
@@ -53,7 +55,11 @@ class Recipe:
     layers: int = 4
 
 
-PLAYERS: dict[str, type[Player]] = {"hanoi": HanoiPlayer}
+PLAYERS: dict[str, type[Player]] = {
+    "hanoi": HanoiPlayer,
+    "number": NumberPlayer,
+    "desk": DeskPlayer,
+}
 
 
 _EASY = {"min_moves": 3, "max_moves": 8, "max_turns": 10}
@@ -111,14 +117,48 @@ RECIPES: dict[str, Recipe] = {
         start=None,
         shares={"none": 0.25, "skill": 0.4, "solution": 0.2, "feedback": 0.15},
         random_share=0.85,
-        steps=600,
+        steps=700,
         decay=0.5,
         levels={"disks": 3, "min_moves": 4, "max_moves": 7, "max_turns": 9},
         options={"prompt": "brief"},
         env="agentopd/Hanoi-v0",
         player="hanoi",
+        rows=16,
+        length=400,
         vocabulary=448,
         hidden=96,
+    ),
+    "number-easy": Recipe(
+        "guesses a number: poor alone, about one game in ten; good with privileged text",
+        start=None,
+        shares={"none": 0.3, "skill": 0.45, "solution": 0.25},
+        random_share=0.95,
+        steps=500,
+        decay=0.5,
+        levels={"max_number": 50, "max_turns": 6},
+        options={"prompt": "brief", "split": "train"},
+        env="textarena:GuessTheNumber-v0-hardcore",
+        player="number",
+        rows=12,
+        length=256,
+        vocabulary=448,
+        hidden=64,
+        layers=3,
+    ),
+    "desk-easy": Recipe(
+        "easy tasks at a desk, one call a turn: poor alone, about one in ten; good with a skill",
+        start=None,
+        shares={"none": 0.25, "skill": 0.65, "solution": 0.1},
+        random_share=0.6,
+        steps=1_500,
+        decay=0.5,
+        levels={"difficulty": 1, "max_turns": 6},
+        options={"prompt": "brief", "logins": "open"},
+        env="agentopd/Desk-v0",
+        player="desk",
+        turn_tokens=64,
+        rows=12,
+        vocabulary=1_280,
     ),
 }
 

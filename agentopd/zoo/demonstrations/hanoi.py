@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from agentopd.env import Info
 from agentopd.envs.hanoi import PEGS, Hanoi, moves
 from agentopd.zoo.demonstrations.told import Player
 
@@ -13,12 +14,12 @@ class HanoiPlayer(Player):
 
     pieces = (r"\n?(?:Goal:|;)? ?[A-E]:",)
 
-    def other(self, env: Hanoi, rng: random.Random) -> str:
+    def other(self, env: Hanoi, info: Info, rng: random.Random) -> str:
         """Any move that the rules allow."""
         (source, target), _ = rng.choice(list(moves(env.position, env.pegs)))
         return PEGS[source] + PEGS[target]
 
-    def thought(self, env: Hanoi, action: str) -> str:
+    def thought(self, env: Hanoi, info: Info, action: str) -> str:
         """The largest misplaced disk, the peg it belongs on, the disk that is moved."""
         largest = max(d for d in range(env.disks) if env.position[d] != env.goal[d])
         source = PEGS.index(action[0])

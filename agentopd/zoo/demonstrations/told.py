@@ -23,7 +23,10 @@ from agentopd.zoo.demonstrations.episode import NOISE, Form, Piece
 
 
 class Player(ABC):
-    """How one environment is played; `env` is the environment itself, without its wrappers."""
+    """How one environment is played.
+
+    `env` is the environment itself, without its wrappers, and `info` what it said last.
+    """
 
     between: ClassVar[str] = " "
     """What stands between two actions of an oracle."""
@@ -31,11 +34,11 @@ class Player(ABC):
     """What the tokenizer keeps apart, besides words and signs: see `train_tokenizer`."""
 
     @abstractmethod
-    def other(self, env: Any, rng: random.Random) -> str:
+    def other(self, env: Any, info: Info, rng: random.Random) -> str:
         """An action that somebody might try who knows the form of actions and no more."""
 
     @abstractmethod
-    def thought(self, env: Any, action: str) -> str:
+    def thought(self, env: Any, info: Info, action: str) -> str:
         """The few words before `action`."""
 
     def best(self, env: Any, info: Info) -> str:
@@ -95,13 +98,13 @@ class ToldDemonstrator:
             best = plan.pop(0) if plan else self._best(info)
             whisper = ""
             if form == "feedback":
-                whisper, best = self._advice(best)
+                whisper, best = self._advice(info, best)
             stray = self.rng.random() < noise
-            action = self._other() if stray else best
+            action = self._other(info) if stray else best
             if action != best:
                 plan = []
             pieces.append(Piece(f"<|user|>{observation}{whisper}<|end|><|assistant|>", False))
-            reply = self._reply(action)
+            reply = self._reply(info, action)
             pieces.append(Piece(f"{reply}<|end|>", form == "none" or not stray))
             observation, _, terminated, truncated, info = self.env.step(reply)
             done = terminated or truncated
@@ -118,7 +121,7 @@ class ToldDemonstrator:
             return "", []
         plan = self.player.actions(info["reference"])
         if self.rng.random() < 0.5:
-            plan = self._detour()
+            plan = self._detour(info)
         return f"\n\n{writer.solution(self.player.between.join(plan))}", plan
 
     def _skill(self, guide: str) -> str:
@@ -128,31 +131,31 @@ class ToldDemonstrator:
         counts = Counter({name: self.rng.randint(1, 99) for name in seen})
         return writer.skill(guide, self.rng.randint(0, episodes), episodes, counts)
 
-    def _detour(self) -> list[str]:
+    def _detour(self, info: Info) -> list[str]:
         """The whole of an episode, just begun, in which the first one or two actions are others."""
         actions: list[str] = []
-        strays, done, info = self.rng.randint(1, 2), False, {}
+        strays, done = self.rng.randint(1, 2), False
         while not done:
-            action = self._other() if len(actions) < strays else self._best(info)
+            action = self._other(info) if len(actions) < strays else self._best(info)
             actions.append(action)
-            _, _, terminated, truncated, info = self.env.step(self._reply(action))
+            _, _, terminated, truncated, info = self.env.step(self._reply(info, action))
             done = terminated or truncated
         return actions
 
-    def _advice(self, best: str) -> tuple[str, str]:
+    def _advice(self, info: Info, best: str) -> tuple[str, str]:
         """What the environment would say of some action, and the action of one who listens."""
-        tried = self._other() if self.rng.random() < 0.6 else best
-        *_, info = copy.deepcopy(self.env).step(self._reply(tried))
-        said = f"\n\n{writer.feedback(info['feedback'])}"
-        return said, best if info["mistake"] else tried
+        tried = self._other(info) if self.rng.random() < 0.6 else best
+        *_, after = copy.deepcopy(self.env).step(self._reply(info, tried))
+        said = f"\n\n{writer.feedback(after['feedback'])}"
+        return said, best if after["mistake"] else tried
 
     def _best(self, info: Info) -> str:
         return self.player.best(self.env.unwrapped, info)
 
-    def _other(self) -> str:
-        return self.player.other(self.env.unwrapped, self.rng)
+    def _other(self, info: Info) -> str:
+        return self.player.other(self.env.unwrapped, info, self.rng)
 
-    def _reply(self, action: str) -> str:
+    def _reply(self, info: Info, action: str) -> str:
         form = declared(self.env, "action_form", "<action>{}</action>")
-        thought = self.player.thought(self.env.unwrapped, action)
+        thought = self.player.thought(self.env.unwrapped, info, action)
         return f"<think>{thought}</think>{form.replace('{}', action)}"
