@@ -52,13 +52,16 @@ def test_its_tokenizer_gives_every_inner_cell_a_token_and_loses_nothing(name: st
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
 
-def test_the_easy_student_is_poor_alone_and_its_teacher_is_good() -> None:
-    config = load_config("configs/quickstart.yaml", ["evaluate.episodes=64"])
+@pytest.mark.parametrize("run", ["quickstart", "studies/hanoi", "studies/number", "studies/desk"])
+def test_an_easy_student_is_poor_alone_and_its_teacher_is_good(run: str) -> None:
+    if run == "studies/number":
+        pytest.importorskip("textarena")
+    config = load_config(f"configs/{run}.yaml", ["evaluate.episodes=64"])
     student = load_model(config.student)
     sampler = TransformersSampler(student)
     alone = play_tasks(config.env, student, sampler, config.rollout, 64, config.evaluate.options)
     told = teacher_success(config)
-    assert score(alone)["success"] < 0.25
+    assert score(alone)["success"] < 0.3
     assert told is not None and told["success"] > 0.55
 
 

@@ -8,7 +8,7 @@ from agentopd.config import parse_config
 from agentopd.evaluate import play_tasks, score, teacher_success
 from agentopd.model import ModelSettings, load_model
 from agentopd.rollout.sampler import TransformersSampler
-from agentopd.zoo.obedience import obedience
+from agentopd.zoo.obedience import following, obedience
 from agentopd.zoo.recipes import find_recipe
 
 _TOLD = ("none", "skill_summary", "ground_truth")
@@ -18,8 +18,8 @@ def measure(name: str, episodes: int) -> dict[str, Any]:
     """Success on held-out tasks with each text in the system prompt, temperature 1.
 
     Returns:
-        The levels; for each source of text the success, its interval and the episodes; and for
-        Sokoban, as `reads`, whether it is what the text says that counts: see `obedience`.
+        The levels; for each source of text the success, its interval and the episodes; and, as
+        `reads`, whether it is what the text says that counts: see `obedience` and `following`.
 
     Raises:
         ValueError: no embedded model has that name.
@@ -46,7 +46,8 @@ def measure(name: str, episodes: int) -> dict[str, Any]:
             success = teacher_success(config)
         assert success is not None
         found[told] = {"success": success["success"], "interval": success["interval"]}
-    if recipe.player == "sokoban":
-        model = load_model(ModelSettings(path=f"zoo:{name}"))
-        found["reads"] = obedience(model, options, episodes)
+    model = load_model(ModelSettings(path=f"zoo:{name}"))
+    sokoban = recipe.player == "sokoban"
+    reads = obedience(model, options, episodes) if sokoban else following(model, recipe, episodes)
+    found["reads"] = reads
     return found | {"episodes": episodes}

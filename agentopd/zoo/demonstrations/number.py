@@ -14,7 +14,8 @@ from agentopd.zoo.demonstrations.told import Player
 class NumberPlayer(Player):
     """Says `13 to 24` before it guesses."""
 
-    pieces = (r" ?\p{N}{1,3}",)
+    # A number is the same token wherever it stands.
+    pieces = (r" to ", r" (?=\p{N})", r"\p{N}{1,3}")
 
     def other(self, env: gymnasium.Env[str, str], info: Info, rng: random.Random) -> str:
         """Any number between those that the rules name."""
