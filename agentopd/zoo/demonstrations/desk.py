@@ -45,9 +45,10 @@ class DeskPlayer(Player):
             twin = copy.deepcopy(env)
             plans = [str(twin.reset(seed=n)[1]["reference"]) for n in range(_POOL)]
             self.calls = [parse_call(line) for plan in plans for line in self.actions(plan)]
-        plan = map(parse_call, self.actions(info.get("oracle", _END)))
-        asked = [v for call in plan for v in call.arguments.values()]
-        named = [v for v in asked if type(v) is not bool and str(v) in env.task.instruction]
+        task = env.task
+        wanted = [*(call for stage in task.reads for call in stage), *(g.call for g in task.goals)]
+        asked = [value for call in wanted for value in call.arguments.values()]
+        named = [v for v in asked if type(v) is not bool and str(v) in task.instruction]
         call = rng.choice(self.calls)
         said = {k: _like(v, named, rng) for k, v in call.arguments.items() if k != "status"}
         return str(Call(call.app, call.api, {**call.arguments, **said}))

@@ -88,9 +88,11 @@ class ToldDemonstrator:
         """The transcript of one fresh episode, of a form drawn by its share."""
         form = self.rng.choices(self.forms, self.weights)[0]
         task = self.rng.randrange(HELD_OUT_SEED)
-        text, plan = self._script(form, task)
-        noise = self.random_share if form == "none" else self.rng.choice(NOISE)
         observation, info = self.env.reset(seed=task)
+        text, plan = self._script(form, info)
+        noise = self.random_share if form == "none" else self.rng.choice(NOISE)
+        if form == "solution":  # may have been played through
+            observation, info = self.env.reset(seed=task)
         rules = system_prompt(self.env)
         pieces = [Piece(f"<|system|>{rules}{text}<|end|>", False)]
         done = False
@@ -112,9 +114,8 @@ class ToldDemonstrator:
                 self.mistakes[info["mistake"]] = None
         return pieces
 
-    def _script(self, form: Form, task: int) -> tuple[str, list[str]]:
+    def _script(self, form: Form, info: Info) -> tuple[str, list[str]]:
         """What is added to the rules, and the actions to make first."""
-        _, info = self.env.reset(seed=task)
         if form == "skill":
             return f"\n\n{self._skill(info['guide'])}", []
         if form != "solution":
