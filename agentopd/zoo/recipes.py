@@ -71,6 +71,9 @@ _ALL: dict[Form, float] = {
     "feedback": 0.15,
     "reflection": 0.15,
 }
+_THREE = {"disks": 3, "min_moves": 3, "max_moves": 6, "max_turns": 8}
+_READ: dict[Form, float] = {"none": 0.25, "skill": 0.5, "solution": 0.25}
+_DESK: dict[Form, float] = {"none": 0.25, "skill": 0.65, "solution": 0.1}
 
 RECIPES: dict[str, Recipe] = {
     "sokoban-base": Recipe(
@@ -112,29 +115,44 @@ RECIPES: dict[str, Recipe] = {
         levels=_EASY,
         seed=3,
     ),
-    "hanoi-easy": Recipe(
-        "Hanoi with three disks: poor alone, about one task in ten; good with privileged text",
+    "hanoi-base": Recipe(
+        "what Hanoi's student starts from; not shipped, built again when it is",
         start=None,
-        shares={"none": 0.25, "skill": 0.4, "solution": 0.2, "feedback": 0.15},
-        random_share=0.85,
-        steps=500,
+        shares=_READ,
+        random_share=0.9,
+        steps=400,
         decay=0.5,
-        levels={"disks": 3, "min_moves": 4, "max_moves": 7, "max_turns": 9},
+        levels=_THREE,
         options={"prompt": "brief"},
         env="agentopd/Hanoi-v0",
         player="hanoi",
-        rows=16,
+        rows=12,
         length=400,
         vocabulary=448,
         hidden=96,
         layers=3,
+    ),
+    "hanoi-easy": Recipe(
+        "Hanoi with three disks: poor alone, about one task in ten; good with privileged text",
+        start="hanoi-base",
+        shares=_READ,
+        random_share=0.9,
+        steps=500,
+        decay=0.8,
+        levels=_THREE,
+        options={"prompt": "brief"},
+        env="agentopd/Hanoi-v0",
+        player="hanoi",
+        rows=16,
+        length=300,
+        seed=1,
     ),
     "number-easy": Recipe(
         "guesses a number: poor alone, about one game in ten; good with privileged text",
         start=None,
         shares={"none": 0.3, "skill": 0.45, "solution": 0.25},
         random_share=0.95,
-        steps=800,
+        steps=600,
         decay=0.5,
         levels={"max_number": 50, "max_turns": 6},
         options={"prompt": "brief", "split": "train"},
@@ -146,13 +164,13 @@ RECIPES: dict[str, Recipe] = {
         hidden=96,
         layers=3,
     ),
-    "desk-easy": Recipe(
-        "easy tasks at a desk, one call a turn: poor alone, about one in ten; good with a skill",
+    "desk-base": Recipe(
+        "what the desk's student starts from; not shipped, built again when it is",
         start=None,
-        shares={"none": 0.25, "skill": 0.65, "solution": 0.1},
+        shares=_DESK,
         random_share=0.8,
-        steps=1_500,
-        decay=0.5,
+        steps=300,
+        decay=0.0,
         levels={"difficulty": 1, "max_turns": 6},
         options={"prompt": "brief", "logins": "open"},
         env="agentopd/Desk-v0",
@@ -160,6 +178,21 @@ RECIPES: dict[str, Recipe] = {
         turn_tokens=64,
         rows=12,
         vocabulary=1_280,
+    ),
+    "desk-easy": Recipe(
+        "easy tasks at a desk, one call a turn: poor alone, about one in ten; good with a skill",
+        start="desk-base",
+        shares=_DESK,
+        random_share=0.8,
+        steps=250,
+        decay=0.8,
+        levels={"difficulty": 1, "max_turns": 6},
+        options={"prompt": "brief", "logins": "open"},
+        env="agentopd/Desk-v0",
+        player="desk",
+        turn_tokens=64,
+        rows=12,
+        seed=1,
     ),
 }
 
