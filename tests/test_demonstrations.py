@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any, SupportsFloat
+from unittest.mock import patch
 
 import pytest
 
@@ -13,6 +15,7 @@ from agentopd.zoo.demonstrations.sokoban import SokobanDemonstrator
 from agentopd.zoo.demonstrations.told import ToldDemonstrator
 from agentopd.zoo.recipes import PLAYERS, RECIPES
 
+Step = tuple[str, SupportsFloat, bool, bool, dict[str, Any]]
 TOLD = ("hanoi-easy", "number-easy", "desk-easy")
 
 
@@ -75,18 +78,16 @@ def test_who_is_told_nothing_plays_at_random_as_often_as_the_recipe_says(name: s
 
 def _solves(player: ToldDemonstrator) -> bool:
     """Whether an episode ends well; all of it is learnt."""
-    step, infos = player.env.step, []
+    steps, step = [], player.env.step
 
-    def watched(action: str) -> tuple[str, float, bool, bool, dict[str, object]]:
-        *rest, info = step(action)
-        infos.append(info)
-        return (*rest, info)
+    def watched(action: str) -> Step:
+        steps.append(step(action))
+        return steps[-1]
 
-    player.env.step = watched
-    pieces = player.episode()
-    player.env.step = step
+    with patch.object(player.env, "step", watched):
+        pieces = player.episode()
     assert all(p.learnt for p in pieces if p.text.startswith("<think>"))
-    return bool(infos[-1]["success"])
+    return bool(steps[-1][4]["success"])
 
 
 @pytest.mark.parametrize("name", TOLD)
