@@ -180,7 +180,7 @@ RECIPES: dict[str, Recipe] = {
         vocabulary=1_280,
     ),
     "desk-easy": Recipe(
-        "easy tasks at a desk, one call a turn: poor alone, about one in ten; good with a skill",
+        "easy tasks at a desk, one call a turn; not shipped, and not measured yet",
         start="desk-base",
         shares=_DESK,
         random_share=0.8,
