@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -12,16 +11,18 @@ from agentopd.config import load_config
 from agentopd.evaluate import play_tasks, score, teacher_success
 from agentopd.model import ModelSettings, load_model
 from agentopd.rollout.sampler import TransformersSampler
-from agentopd.zoo.build import RECIPES, build
-from agentopd.zoo.demonstrations import Demonstrator
+from agentopd.zoo.build import build
 from agentopd.zoo.obedience import obedience
+from agentopd.zoo.recipes import RECIPES
 
 MODELS = Path(__file__).parent.parent / "agentopd" / "zoo" / "models"
 SHIPPED = sorted(p.name for p in MODELS.iterdir())
+SOKOBAN = [name for name in SHIPPED if name.startswith("sokoban")]
 
 
-def test_every_recipe_but_the_base_is_shipped() -> None:
-    assert sorted(SHIPPED) == sorted(set(RECIPES) - {"sokoban-base"})
+def test_every_recipe_is_shipped_but_the_bases_and_the_desks() -> None:
+    unshipped = {"sokoban-base", "hanoi-base", "desk-base", "desk-easy"}
+    assert set(SHIPPED) == set(RECIPES) - unshipped
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -37,7 +38,12 @@ def test_a_shipped_model_is_small_and_says_how_it_was_made(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_shares_of_a_recipe_are_all_of_its_episodes(name: str) -> None:
+    assert sum(RECIPES[name].shares.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", SOKOBAN)
 def test_its_tokenizer_gives_every_inner_cell_a_token_and_loses_nothing(name: str) -> None:
     tokenizer = load_model(ModelSettings(path=f"zoo:{name}")).tokenizer
     board = "######\n#@_._#\n##$__#\n#__*_#\n#_#__#\n######"
@@ -47,13 +53,16 @@ def test_its_tokenizer_gives_every_inner_cell_a_token_and_loses_nothing(name: st
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
 
-def test_the_easy_student_is_poor_alone_and_its_teacher_is_good() -> None:
-    config = load_config("configs/quickstart.yaml", ["evaluate.episodes=64"])
+@pytest.mark.parametrize("run", ["quickstart", "studies/hanoi", "studies/number"])
+def test_an_easy_student_is_poor_alone_and_its_teacher_is_good(run: str) -> None:
+    if run == "studies/number":
+        pytest.importorskip("textarena")
+    config = load_config(f"configs/{run}.yaml", ["evaluate.episodes=64"])
     student = load_model(config.student)
     sampler = TransformersSampler(student)
     alone = play_tasks(config.env, student, sampler, config.rollout, 64, config.evaluate.options)
     told = teacher_success(config)
-    assert score(alone)["success"] < 0.25
+    assert score(alone)["success"] < 0.3
     assert told is not None and told["success"] > 0.55
 
 
@@ -71,32 +80,6 @@ def test_the_easy_student_does_what_it_is_told() -> None:
     for name in ("solution", "hint"):
         assert reads[name]["told"] > 0.7 > 0.3 > reads[name]["untold"]
     assert reads["warning"]["told"] < 0.4 < 0.5 < reads["warning"]["untold"]
-
-
-def test_a_solution_that_makes_a_detour_is_followed_to_the_letter() -> None:
-    player = Demonstrator({"solution": 1.0}, random_share=0.0, seed=6, levels=40)
-    followed = 0
-    for _ in range(40):
-        system, *rest = player.episode()
-        plan = re.findall(r"Solution: ([a-z ]+)", system.text)[0].split()
-        made = [re.findall(r"<action>(\w+)<", p.text)[0] for p in rest if "<action>" in p.text]
-        followed += made == plan[: len(made)]
-    assert followed >= 20
-
-
-def test_a_demonstration_learns_what_the_agent_says_and_nothing_else() -> None:
-    player = Demonstrator({"skill": 1.0}, random_share=0.0, seed=5, levels=4)
-    for _ in range(20):
-        for piece in player.episode():
-            said = re.fullmatch(
-                r"<think>\w+ \w+ push \w+</think><action>\w+</action><\|end\|>", piece.text
-            )
-            assert bool(said) or not piece.learnt
-
-
-def test_a_demonstration_does_not_depend_on_the_process() -> None:
-    first, again = (Demonstrator({"feedback": 1.0}, 0.0, seed=1, levels=3) for _ in range(2))
-    assert first.episode() == again.episode()
 
 
 def test_building_an_unknown_model_names_the_closest(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def check_env(spec: str, options: dict[str, Any], strict: bool) -> None:
 
 def zoo() -> None:
     """Print the embedded models."""
-    from agentopd.zoo.build import RECIPES
+    from agentopd.zoo.recipes import RECIPES
 
     rows = []
     for name, recipe in RECIPES.items():

@@ -1,8 +1,8 @@
 """Train an embedded model from a seed and save it in Hugging Face format.
 
-`agentopd zoo build NAME` runs a recipe of `RECIPES`; the folders in `agentopd/zoo/models/` are its
-output. Episodes are packed into rows of one fixed shape, with attention confined to an episode, so
-that the compiled step never recompiles.
+`agentopd zoo build NAME` runs a recipe of `agentopd.zoo.recipes`; the folders in
+`agentopd/zoo/models/` are its output. Episodes are packed into rows of one fixed shape, with
+attention confined to an episode, so that the compiled step never recompiles.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from dataclasses import asdict, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -27,94 +27,13 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from agentopd.parts import closest
-from agentopd.zoo.demonstrations import Demonstrator, Form, Piece
-from agentopd.zoo.tokenizer import END, PAD, train_tokenizer
+from agentopd.zoo.demonstrations.episode import Demonstrator, Piece
+from agentopd.zoo.demonstrations.sokoban import SokobanDemonstrator
+from agentopd.zoo.demonstrations.told import ToldDemonstrator
+from agentopd.zoo.recipes import PLAYERS, Recipe, find_recipe
+from agentopd.zoo.tokenizer import CELLS, END, PAD, train_tokenizer
 
 # R rows, L tokens a row, N learnt tokens, V vocabulary
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one model is made.
-
-    Args:
-        start: the model whose weights and tokenizer it continues from; none starts anew.
-        shares: the forms of privileged text its episodes are played with.
-        random_share: the share of random turns where nothing is whispered.
-        steps: of `rows` x `length` tokens.
-        decay: the share of the steps, at the end, over which the learning rates fall to nothing.
-        muon_rate: learning rate of the layers' matrices; `learning_rate` is that of everything
-            else.
-    """
-
-    summary: str
-    start: str | None
-    shares: dict[Form, float]
-    random_share: float
-    steps: int
-    decay: float
-    levels: dict[str, int]
-    min_moves: int = 3
-    max_moves: int = 12
-    learning_rate: float = 2e-3
-    muon_rate: float = 0.02
-    rows: int = 24
-    length: int = 512
-    seed: int = 0
-
-
-_EASY = {"min_moves": 3, "max_moves": 8, "max_turns": 10}
-_CLIFF = {"min_moves": 6, "max_moves": 12, "max_turns": 14}
-_ALL: dict[Form, float] = {
-    "none": 0.25,
-    "skill": 0.3,
-    "solution": 0.15,
-    "feedback": 0.15,
-    "reflection": 0.15,
-}
-
-RECIPES: dict[str, Recipe] = {
-    "sokoban-base": Recipe(
-        "what the others start from; not shipped, built again when one of them is",
-        start=None,
-        shares=_ALL,
-        random_share=0.75,
-        steps=1_200,
-        decay=0.0,
-        levels=_EASY,
-    ),
-    "sokoban-easy": Recipe(
-        "poor alone, about one level in ten; good with privileged text",
-        start="sokoban-base",
-        shares=_ALL,
-        random_share=0.82,
-        steps=400,
-        decay=0.8,
-        levels=_EASY,
-        seed=1,
-    ),
-    "sokoban-cliff": Recipe(
-        "hopeless alone, at most one level in fifty; good with privileged text",
-        start="sokoban-base",
-        shares=_ALL,
-        random_share=0.97,
-        steps=400,
-        decay=0.8,
-        levels=_CLIFF,
-        seed=2,
-    ),
-    "sokoban-expert": Recipe(
-        "plays well without being told anything: the capability teacher",
-        start="sokoban-base",
-        shares={"none": 1.0},
-        random_share=0.0,
-        steps=600,
-        decay=0.8,
-        levels=_EASY,
-        seed=3,
-    ),
-}
 
 
 def build(
@@ -139,23 +58,16 @@ def build(
     Raises:
         ValueError: no recipe has that name.
     """
-    if name not in RECIPES:
-        raise ValueError(f"no embedded model is called {name!r}; {closest(name, RECIPES)}")
-    recipe = RECIPES[name] if steps is None else replace(RECIPES[name], steps=steps)
+    recipe = find_recipe(name)
+    if steps is not None:
+        recipe = replace(recipe, steps=steps)
     if recipe.start is not None and not (out.parent / recipe.start).is_dir():
         build(recipe.start, out.parent / recipe.start, steps, report)
     began = time.perf_counter()
     torch.manual_seed(recipe.seed)
     model, tokenizer = _start(recipe, out.parent)
-    demonstrator = Demonstrator(
-        recipe.shares,
-        recipe.random_share,
-        recipe.seed,
-        min_moves=recipe.min_moves,
-        max_moves=recipe.max_moves,
-    )
     watch = partial(report, name) if report else lambda *_: None
-    batches = pack(demonstrator, tokenizer, recipe.rows, recipe.length)
+    batches = pack(demonstrator(recipe), tokenizer, recipe.rows, recipe.length)
     loss = _train(model, batches, recipe, watch)
     minutes = round((time.perf_counter() - began) / 60, 1)
     record: dict[str, object] = {"name": name, **asdict(recipe), "minutes": minutes, "loss": loss}
@@ -166,11 +78,25 @@ def build(
     return record
 
 
+def demonstrator(recipe: Recipe, pool: int = 6_000) -> Demonstrator:
+    """Who plays the episodes of `recipe`; Sokoban's are played on a pool of that many levels."""
+    if recipe.player == "sokoban":
+        return SokobanDemonstrator(recipe.shares, recipe.random_share, recipe.seed, pool)
+    return ToldDemonstrator(
+        recipe.env,
+        recipe.options | recipe.levels,
+        PLAYERS[recipe.player](),
+        recipe.shares,
+        recipe.random_share,
+        recipe.seed,
+    )
+
+
 def pack(
     demonstrator: Demonstrator, tokenizer: PreTrainedTokenizerFast, rows: int, length: int
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Endless batches: `ids_RL`, `position_RL`, `episode_RL` (-1 on padding) and `learnt_RL`."""
-    encode = cache(partial(tokenizer.encode, add_special_tokens=False))
+    encode = lru_cache(100_000)(partial(tokenizer.encode, add_special_tokens=False))
     waiting: list[Piece] | None = None
     while True:
         batch = {k: torch.zeros(rows, length, dtype=torch.long) for k in ("ids_RL", "position_RL")}
@@ -202,8 +128,10 @@ def _start(recipe: Recipe, models: Path) -> tuple[PreTrainedModel, PreTrainedTok
         folder = models / recipe.start
         tokenizer = AutoTokenizer.from_pretrained(folder)
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), tokenizer
-    tokenizer = train_tokenizer(_corpus(recipe))
-    return blank_model(tokenizer, hidden=128, intermediate=384, layers=4, heads=4), tokenizer
+    pieces = CELLS if recipe.player == "sokoban" else PLAYERS[recipe.player].pieces
+    tokenizer = train_tokenizer(_corpus(recipe), recipe.vocabulary, pieces)
+    size = (recipe.hidden, 3 * recipe.hidden, recipe.layers, recipe.hidden // 32)
+    return blank_model(tokenizer, *size), tokenizer
 
 
 def blank_model(
@@ -230,9 +158,9 @@ def blank_model(
 
 def _corpus(recipe: Recipe) -> Iterator[str]:
     """What the tokenizer is trained on: transcripts, less the template's and the answer's tags."""
-    demonstrator = Demonstrator(recipe.shares, recipe.random_share, recipe.seed, levels=500)
+    player = demonstrator(recipe, pool=500)
     for _ in range(1_500):
-        text = "".join(piece.text for piece in demonstrator.episode())
+        text = "".join(piece.text for piece in player.episode())
         yield from filter(None, re.split(r"<\|\w+\|>|</?think>|</?action>", text))
 
 

@@ -7,34 +7,32 @@ from typing import Any
 from agentopd.config import parse_config
 from agentopd.evaluate import play_tasks, score, teacher_success
 from agentopd.model import ModelSettings, load_model
-from agentopd.parts import closest
 from agentopd.rollout.sampler import TransformersSampler
-from agentopd.zoo.build import RECIPES
-from agentopd.zoo.obedience import obedience
+from agentopd.zoo.obedience import following, obedience
+from agentopd.zoo.recipes import find_recipe
 
 _TOLD = ("none", "skill_summary", "ground_truth")
 
 
 def measure(name: str, episodes: int) -> dict[str, Any]:
-    """Success on held-out Sokoban levels with each text in the system prompt, temperature 1.
+    """Success on held-out tasks with each text in the system prompt, temperature 1.
 
     Returns:
         The levels; for each source of text the success, its interval and the episodes; and, as
-        `reads`, whether it is what the text says that counts: see `obedience`.
+        `reads`, whether it is what the text says that counts: see `obedience` and `following`.
 
     Raises:
         ValueError: no embedded model has that name.
     """
-    if name not in RECIPES:
-        raise ValueError(f"no embedded model is called {name!r}; {closest(name, RECIPES)}")
-    levels = RECIPES[name].levels
-    options: dict[str, Any] = {"prompt": "brief", "stop_when_stuck": True, **levels}
-    found: dict[str, Any] = {"levels": levels, "split": "test"}
+    recipe = find_recipe(name)
+    options = recipe.options | recipe.levels
+    found: dict[str, Any] = {"levels": recipe.levels, "split": "test"}
     for told in _TOLD:
         config = parse_config(
             {
                 "student": {"path": f"zoo:{name}"},
-                "env": {"id": "agentopd/Sokoban-v0", "options": options},
+                "env": {"id": recipe.env, "options": options},
+                "rollout": {"kind": "student", "max_turn_tokens": recipe.turn_tokens},
                 "evaluate": {"episodes": episodes, "options": {"split": "test"}},
                 "privilege": told,
             }
@@ -48,5 +46,8 @@ def measure(name: str, episodes: int) -> dict[str, Any]:
             success = teacher_success(config)
         assert success is not None
         found[told] = {"success": success["success"], "interval": success["interval"]}
-    reads = obedience(load_model(ModelSettings(path=f"zoo:{name}")), options, episodes)
-    return found | {"reads": reads, "episodes": episodes}
+    model = load_model(ModelSettings(path=f"zoo:{name}"))
+    sokoban = recipe.player == "sokoban"
+    reads = obedience(model, options, episodes) if sokoban else following(model, recipe, episodes)
+    found["reads"] = reads
+    return found | {"episodes": episodes}

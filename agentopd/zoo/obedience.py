@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentopd.chat import ChatTemplate
-from agentopd.env import HELD_OUT_SEED, parse_action
+from agentopd.env import HELD_OUT_SEED, make, parse_action, system_prompt
 from agentopd.envs.sokoban.env import GUIDE, Sokoban
 from agentopd.envs.sokoban.levels import MOVES
 from agentopd.envs.sokoban.search import Verdict, step
 from agentopd.model import LanguageModel
 from agentopd.privilege import writer
 from agentopd.rollout.sampler import Request, TransformersSampler
+from agentopd.zoo.recipes import PLAYERS, Recipe
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,45 @@ def obedience(model: LanguageModel, options: dict[str, Any], levels: int) -> dic
     return found
 
 
+def following(model: LanguageModel, recipe: Recipe, tasks: int) -> dict[str, Any]:
+    """How often the first action, sampled at temperature 1, is that of a solution that begins with
+    another one than the oracle's; in any environment whose demonstrations have a player.
+
+    Returns:
+        As `solution`, the share of `told`, and of the same actions when `untold`: see `obedience`.
+    """
+    rng, player = random.Random("following"), PLAYERS[recipe.player]()
+    told, untold, actions = [], [], []
+    for number in range(tasks):
+        env = make(recipe.env, recipe.options | recipe.levels | {"split": "test"})
+        observation, info = env.reset(seed=HELD_OUT_SEED + number)
+        rules, best = system_prompt(env), player.best(env.unwrapped, info)
+        action = player.other(env.unwrapped, info, rng)
+        if action == best:
+            continue
+        plan = player.between.join((action, info["reference"]))
+        told.append((f"{rules}\n\n{writer.solution(plan)}", observation))
+        skill = writer.skill(info["guide"], 0, 0, Counter())
+        untold.append((f"{rules}\n\n{skill}", observation))
+        actions.append(action)
+    shares = [
+        _share(_first_moves(model, prompts, recipe.turn_tokens), actions)
+        for prompts in (told, untold)
+    ]
+    return {"solution": dict(zip(("told", "untold"), shares, strict=True))}
+
+
 def _share(made: list[str], moves: list[str]) -> float:
     return sum(a == b for a, b in zip(made, moves, strict=True)) / max(len(moves), 1)
 
 
-def _first_moves(model: LanguageModel, prompts: list[tuple[str, str]]) -> list[str]:
+def _first_moves(model: LanguageModel, prompts: list[tuple[str, str]], most: int = 16) -> list[str]:
     template = ChatTemplate(model.tokenizer)
     requests = [
         Request(n, template.encode(template.render(template.messages(system, user))), (n,))
         for n, (system, user) in enumerate(prompts)
     ]
-    answers = TransformersSampler(model).generate(requests, max_tokens=16, temperature=1.0)
+    answers = TransformersSampler(model).generate(requests, max_tokens=most, temperature=1.0)
     return [parse_action(template.decode(a.ids, skip_special_tokens=True)) or "" for a in answers]
 
 

@@ -1,10 +1,10 @@
-"""The embedded models' tokenizer: byte-level BPE that keeps a board's cells apart and the
+"""The embedded models' tokenizers: byte-level BPE that keeps a board's cells apart and the
 template's tags whole.
 
 A real tokenizer in Hugging Face format: it encodes any text and decodes it back byte for byte. What
-is special is its pre-tokenizer, which never lets a merge cross two inner cells of a board, but
-gives the outer wall at a line break (`#`, newline, `#`) one token, so that a 6 x 6 board costs 21
-tokens.
+is special is its pre-tokenizer, which never lets a merge cross what an environment wants apart.
+Sokoban's keeps the inner cells of a board apart, but gives the outer wall at a line break (`#`,
+newline, `#`) one token, so that a 6 x 6 board costs 21 tokens.
 """
 
 from __future__ import annotations
@@ -25,26 +25,28 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-_PIECES = "|".join(
-    (
-        r"#{4,}\n#",  # the top wall and the first row's left wall
-        r"#\n#{4,}",  # the last row's right wall and the bottom wall
-        r"#\n#",  # right wall, line break, left wall
-        r"[#.$*@+_]",  # one cell
-        r" ?\p{L}+",
-        r" ?\p{N}",
-        r" ?[^\s\p{L}\p{N}]",
-        r"\s+",
-    )
+CELLS = (
+    r"#{4,}\n#",  # the top wall and the first row's left wall
+    r"#\n#{4,}",  # the last row's right wall and the bottom wall
+    r"#\n#",  # right wall, line break, left wall
+    r"[#.$*@+_]",  # one cell
 )
+"""Sokoban's own pieces."""
+_WORDS = (r" ?\p{L}+", r" ?\p{N}", r" ?[^\s\p{L}\p{N}]", r"\s+")
 
 
-def train_tokenizer(corpus: Iterable[str], vocabulary: int = 768) -> PreTrainedTokenizerFast:
-    """A tokenizer of at most `vocabulary` tokens, trained on `corpus`."""
+def train_tokenizer(
+    corpus: Iterable[str], vocabulary: int = 768, pieces: tuple[str, ...] = CELLS
+) -> PreTrainedTokenizerFast:
+    """A tokenizer of at most `vocabulary` tokens, trained on `corpus`.
+
+    No token crosses the border of what one of `pieces`, regular expressions tried in order before
+    those of words and single signs, has matched.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+            pre_tokenizers.Split(Regex("|".join((*pieces, *_WORDS))), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

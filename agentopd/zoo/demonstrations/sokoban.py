@@ -17,29 +17,19 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from agentopd.envs.sokoban.env import GUIDE, Sokoban
 from agentopd.envs.sokoban.levels import MOVES, State
 from agentopd.envs.sokoban.search import Verdict, step
 from agentopd.privilege import writer
+from agentopd.zoo.demonstrations.episode import NOISE, Form, Piece
 
-Form = Literal["none", "skill", "solution", "feedback", "reflection"]
 MISTAKES = ("wall", "corner", "stuck", "away")
-_NOISE = (0.0, 0.15, 0.5)
 _BAD = (
     "hits a wall, {left} to go.",
     "moves away, {left} to go.",
     "pushes the box where it is stuck, it can no longer be solved.",
 )
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some text of an episode's transcript, and whether its tokens are training targets."""
-
-    text: str
-    learnt: bool
 
 
 @dataclass(frozen=True)
@@ -54,7 +44,7 @@ class Script:
     avoided: Mapping[int, str]
 
 
-class Demonstrator:
+class SokobanDemonstrator:
     """Plays episodes on a pool of levels.
 
     Args:
@@ -109,7 +99,7 @@ class Demonstrator:
         return pieces
 
     def _script(self, env: Sokoban, form: Form) -> Script:
-        noise = self.rng.choice(_NOISE)
+        noise = self.rng.choice(NOISE)
         if form == "solution" and self.rng.random() < 0.5:
             moves = self._detour(env)
             return Script(writer.solution(" ".join(moves)), 0.0, dict(enumerate(moves)), {})

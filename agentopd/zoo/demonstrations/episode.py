@@ -1,0 +1,27 @@
+"""What a demonstration is: an episode's transcript in pieces, told something or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Form = Literal["none", "skill", "solution", "feedback", "reflection"]
+"""The kind of privileged text that an episode is played with."""
+NOISE = (0.0, 0.15, 0.5)
+"""Shares of moves at random, shown and never learnt, of which an episode with a text has one."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some text of an episode's transcript, and whether its tokens are training targets."""
+
+    text: str
+    learnt: bool
+
+
+class Demonstrator(Protocol):
+    """An endless source of episodes."""
+
+    def episode(self) -> list[Piece]:
+        """The transcript of one fresh episode."""
+        ...

@@ -1,0 +1,162 @@
+"""Demonstrations in any environment that says in `info` what is best: told something, the oracle
+acts; told nothing, mostly somebody who acts at random.
+
+What is said of `agentopd.zoo.demonstrations.sokoban` holds here: the mixture puts a skill into the
+weights that privileged text elicits, and half of the solutions make a detour and are followed to
+the letter, so that they have to be read.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import gymnasium
+
+from agentopd.env import HELD_OUT_SEED, Info, declared, make, system_prompt
+from agentopd.privilege import writer
+from agentopd.zoo.demonstrations.episode import NOISE, Form, Piece
+
+
+class Player(ABC):
+    """How one environment is played.
+
+    `env` is the environment itself, without its wrappers, and `info` what it said last.
+    """
+
+    between: ClassVar[str] = " "
+    """What stands between two actions of an oracle."""
+    pieces: ClassVar[tuple[str, ...]] = ()
+    """What the tokenizer keeps apart, besides words and signs: see `train_tokenizer`."""
+
+    @abstractmethod
+    def other(self, env: Any, info: Info, rng: random.Random) -> str:
+        """An action that somebody might try who knows the form of actions and no more."""
+
+    @abstractmethod
+    def thought(self, env: Any, info: Info, action: str) -> str:
+        """The few words before `action`."""
+
+    def best(self, env: Any, info: Info) -> str:
+        """The action of one who has the skill; the oracle's, unless that knows more."""
+        return self.actions(info["oracle"])[0]
+
+    def actions(self, plan: str) -> list[str]:
+        """The actions of an oracle or a solution."""
+        return plan.split(self.between)
+
+
+class ToldDemonstrator:
+    """Plays fresh training tasks of one environment.
+
+    Args:
+        env: an id, as `make` takes it.
+        options: what its constructor is given.
+        player: how it is played.
+        shares: how often each form is played; normalised. Reflections are Sokoban's alone.
+        random_share: the share of turns played at random where nothing is whispered.
+        seed: of the tasks and of all choices.
+
+    Raises:
+        ValueError: there is no such environment, or reflections have a share.
+    """
+
+    def __init__(
+        self,
+        env: str,
+        options: Mapping[str, Any],
+        player: Player,
+        shares: Mapping[Form, float],
+        random_share: float,
+        seed: int,
+    ) -> None:
+        if "reflection" in shares:
+            raise ValueError(f"nobody looks back on {env}: leave the share of reflections out")
+        self.env: gymnasium.Env[str, str] = make(env, options)
+        self.player = player
+        self.forms: tuple[Form, ...] = tuple(shares)
+        self.weights = tuple(shares.values())
+        self.random_share = random_share
+        self.rng = random.Random(f"demonstrations/{env}/{seed}")
+        self.mistakes: dict[str, None] = {}
+
+    def episode(self) -> list[Piece]:
+        """The transcript of one fresh episode, of a form drawn by its share."""
+        form = self.rng.choices(self.forms, self.weights)[0]
+        task = self.rng.randrange(HELD_OUT_SEED)
+        observation, info = self.env.reset(seed=task)
+        text, plan = self._script(form, info)
+        noise = self.random_share if form == "none" else self.rng.choice(NOISE)
+        if form == "solution":  # may have been played through
+            observation, info = self.env.reset(seed=task)
+        rules = system_prompt(self.env)
+        pieces = [Piece(f"<|system|>{rules}{text}<|end|>", False)]
+        done = False
+        while not done:
+            best = plan.pop(0) if plan else self._best(info)
+            whisper = ""
+            if form == "feedback":
+                whisper, best = self._advice(info, best)
+            stray = self.rng.random() < noise
+            action = self._other(info) if stray else best
+            if action != best:
+                plan = []
+            pieces.append(Piece(f"<|user|>{observation}{whisper}<|end|><|assistant|>", False))
+            reply = self._reply(info, action)
+            pieces.append(Piece(f"{reply}<|end|>", form == "none" or not stray))
+            observation, _, terminated, truncated, info = self.env.step(reply)
+            done = terminated or truncated
+            if info.get("mistake"):
+                self.mistakes[info["mistake"]] = None
+        return pieces
+
+    def _script(self, form: Form, info: Info) -> tuple[str, list[str]]:
+        """What is added to the rules, and the actions to make first."""
+        if form == "skill":
+            return f"\n\n{self._skill(info['guide'])}", []
+        if form != "solution":
+            return "", []
+        plan = self.player.actions(info["reference"])
+        if self.rng.random() < 0.5:
+            plan = self._detour(info)
+        return f"\n\n{writer.solution(self.player.between.join(plan))}", plan
+
+    def _skill(self, guide: str) -> str:
+        episodes = self.rng.choice((0, 8, 16, 32, 64))
+        known = list(self.mistakes)
+        seen = self.rng.sample(known, self.rng.randint(0, min(3, len(known)))) if episodes else ()
+        counts = Counter({name: self.rng.randint(1, 99) for name in seen})
+        return writer.skill(guide, self.rng.randint(0, episodes), episodes, counts)
+
+    def _detour(self, info: Info) -> list[str]:
+        """The whole of an episode, just begun, in which the first one or two actions are others."""
+        actions: list[str] = []
+        strays, done = self.rng.randint(1, 2), False
+        while not done:
+            action = self._other(info) if len(actions) < strays else self._best(info)
+            actions.append(action)
+            _, _, terminated, truncated, info = self.env.step(self._reply(info, action))
+            done = terminated or truncated
+        return actions
+
+    def _advice(self, info: Info, best: str) -> tuple[str, str]:
+        """What the environment would say of some action, and the action of one who listens."""
+        tried = self._other(info) if self.rng.random() < 0.6 else best
+        *_, after = copy.deepcopy(self.env).step(self._reply(info, tried))
+        said = f"\n\n{writer.feedback(after['feedback'])}"
+        return said, best if after["mistake"] else tried
+
+    def _best(self, info: Info) -> str:
+        return self.player.best(self.env.unwrapped, info)
+
+    def _other(self, info: Info) -> str:
+        return self.player.other(self.env.unwrapped, info, self.rng)
+
+    def _reply(self, info: Info, action: str) -> str:
+        form = declared(self.env, "action_form", "<action>{}</action>")
+        thought = self.player.thought(self.env.unwrapped, info, action)
+        return f"<think>{thought}</think>{form.replace('{}', action)}"
