@@ -127,6 +127,7 @@ class Fiction(TextEnv):
         if options:
             raise ValueError(f"a game of TextWorld takes no options at reset, got {options}")
         number = int(self.np_random.integers(2**31)) if seed is None else seed
+        self._playing = False
         drawn, game = self._draw(number)
         self.task_id = f"{self.kind}/{self.split}/{drawn}"
         self._start(game)
