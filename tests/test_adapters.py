@@ -19,6 +19,7 @@ PACKAGES = [
     ("textarena:GuessTheNumber-v0", "textarena.envs.registration", "textarena"),
     ("reasoning:chain_sum", "reasoning_gym.factory", "reasoning"),
     ("grid:BabyAI-GoToRedBall-v0", "minigrid", "grid"),
+    ("fiction:simple", "textworld.challenges", "fiction"),
 ]
 
 
@@ -34,15 +35,16 @@ def test_a_missing_package_is_named_with_what_to_install(
 def test_no_package_is_imported_before_it_is_used() -> None:
     code = (
         "import sys, agentopd\n"
-        "from agentopd.envs.adapters import arena, grid, reasoning, textualize, toys\n"
-        "print([m for m in ('textarena', 'nltk', 'reasoning_gym', 'minigrid') if m in sys.modules])"
+        "from agentopd.envs.adapters import arena, fiction, grid, reasoning, textualize, toys\n"
+        "late = ('textarena', 'nltk', 'reasoning_gym', 'minigrid', 'textworld')\n"
+        "print([m for m in late if m in sys.modules])"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
 
 
 def test_the_schemes_are_registered() -> None:
-    assert {"textarena", "toy", "reasoning", "grid"} <= set(schemes())
+    assert {"textarena", "toy", "reasoning", "grid", "fiction"} <= set(schemes())
 
 
 def drawn(isolation: Isolation) -> float:
