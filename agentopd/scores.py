@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 
-from agentopd.signal.evidence import Measured
+from agentopd.signal.evidence import Gathered, Measured
 from agentopd.signal.tokens import Tokens
 from agentopd.types import Lesson
 
@@ -61,7 +62,11 @@ def split_scores(
 
 def join_scores(scored: Sequence[Scored]) -> Measured:
     """The numbers of episodes end to end, which must all have the same ones."""
-    return Measured.joined([one.measured for one in scored])
+    bounds = [0, *accumulate(len(one.measured.student.logprob_N) for one in scored)]
+    gathered = Gathered(bounds[-1])
+    for one, (start, stop) in zip(scored, pairwise(bounds), strict=True):
+        gathered.add(slice(start, stop), one.measured)
+    return gathered.result()
 
 
 def _narrowed(measured: Measured, most: int | None) -> Measured:
