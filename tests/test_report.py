@@ -15,6 +15,7 @@ from agentopd.report import write_report
 from agentopd.report.board import draw_board, split_board
 from agentopd.report.data import Arm, Episode, Run, Summary, read_results, read_steps
 from agentopd.report.episode import show_episode, signed
+from agentopd.report.figure import ARM_COLOURS
 from agentopd.report.finding import caveat, finding, speed
 from agentopd.report.plots import probe_plots, stage_seconds
 
@@ -258,6 +259,15 @@ def test_seeds_that_cross_and_single_seeds_are_owned_up_to() -> None:
     assert "the seed's luck" in caveat(Summary(arms={"turn": arm(0.6, (0.55, 0.65), 0.6)}))
     calm = summary_of(token=(0.40, (0.35, 0.45)), turn=(0.60, (0.55, 0.65)))
     assert caveat(calm) == "Before its training the student solves 10 %."
+
+
+def test_more_arms_than_colours_are_compared_row_by_row(tmp_path: Path) -> None:
+    names = [f"arm {i}" for i in range(len(ARM_COLOURS) + 1)]
+    study = write_study(tmp_path, {name: 0.2 + 0.05 * i for i, name in enumerate(names)})
+    page = write_report(study).read_text(encoding="utf-8")
+    (plot,) = re.findall(r'<svg class="plot"[^>]*aria-label="Success.*?</svg>', page, re.DOTALL)
+    assert re.findall(r"<text[^>]*>(arm \d)</text>", plot) == names
+    assert {path.name for path in (study / "plots").glob("success*")} == {"success-after.png"}
 
 
 def test_a_run_folder_gets_a_page_of_its_own(study: Path) -> None:

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from agentopd.report.data import Arm, Point, Results, Step
 from agentopd.report.figure import (
+    ARM_COLOURS,
     GRID,
     INK,
     MUTED,
@@ -43,10 +44,15 @@ class Plot:
 
 
 def success_plots(results: Results) -> list[Plot]:
-    """Success against episodes and against seconds; none where nothing was evaluated."""
+    """Success against episodes and against seconds, or, of more arms than there are colours, at the
+    end; none where nothing was evaluated.
+    """
     summary = results.summary
     if not any(run.curve for arm in summary.arms.values() for run in arm.runs):
         return []
+    if len(summary.arms) > len(ARM_COLOURS):
+        label = "Success on the test episodes before and after training, by arm"
+        return [Plot(name="success-after", label=label, figure=_success_after(results))]
     axes: tuple[Literal["episodes", "seconds"], ...] = ("episodes", "seconds")
     return [
         Plot(
@@ -143,6 +149,32 @@ def _success(results: Results, axis: Literal["episodes", "seconds"]) -> Figure:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         widest = max(map(len, names))
         legend_below(figure, handles, names, max(1, min(len(names), 60 // (widest + 6))))
+    return figure
+
+
+def _success_after(results: Results) -> Figure:
+    """A row an arm: a dot with its interval after training, a ring before."""
+    arms, teacher = results.summary.arms, results.summary.teacher
+    with styled():
+        figure, axes = panel("Success after training", "", (7.4, 1.1 + 0.24 * len(arms)))
+        after = axes.plot([], [], "o", color=colour(0), ms=5.5)
+        before = axes.plot([], [], "o", color=MUTED, mfc="none", ms=5)
+        for row, arm in enumerate(arms.values()):
+            if arm.success_before is not None:
+                axes.plot(arm.success_before, row, "o", color=MUTED, mfc="none", ms=5)
+            if arm.success_after is not None:
+                axes.plot(arm.success_after, row, "o", color=colour(0), ms=5.5)
+            if arm.interval is not None:
+                axes.hlines(row, *arm.interval, color=colour(0), lw=1.6)
+        handles, names = [*after, *before], ["after, 95 % interval", "before"]
+        if teacher:
+            line = axes.axvline(teacher.success, color=INK, lw=1.2, ls=(0, (5, 3)))
+            handles, names = [*handles, line], [*names, "teacher itself"]
+        axes.set_yticks(range(len(arms)), list(arms), color=INK)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        legend_below(figure, handles, names, len(names))
     return figure
 
 
