@@ -53,8 +53,10 @@ def test_its_tokenizer_gives_every_inner_cell_a_token_and_loses_nothing(name: st
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
 
-@pytest.mark.parametrize("run", ["quickstart", "studies/hanoi", "studies/number"])
-def test_an_easy_student_is_poor_alone_and_its_teacher_is_good(run: str) -> None:
+@pytest.mark.parametrize(
+    ("run", "good"), [("quickstart", 0.55), ("studies/hanoi", 0.35), ("studies/number", 0.55)]
+)
+def test_an_easy_student_is_poor_alone_and_its_teacher_is_good(run: str, good: float) -> None:
     if run == "studies/number":
         pytest.importorskip("textarena")
     config = load_config(f"configs/{run}.yaml", ["evaluate.episodes=64"])
@@ -62,8 +64,8 @@ def test_an_easy_student_is_poor_alone_and_its_teacher_is_good(run: str) -> None
     sampler = TransformersSampler(student)
     alone = play_tasks(config.env, student, sampler, config.rollout, 64, config.evaluate.options)
     told = teacher_success(config)
-    assert score(alone)["success"] < 0.3
-    assert told is not None and told["success"] > 0.55
+    assert score(alone)["success"] < 0.25
+    assert told is not None and told["success"] > good
 
 
 def test_the_teacher_plays_in_the_student_s_wrappers() -> None:
