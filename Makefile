@@ -23,7 +23,7 @@ check: $(STAMP) ## lint and types
 	$(BIN)/pyright
 
 unit: $(STAMP) ## the tests that need no GPU
-	$(BIN)/pytest -q -m "not gpu" -n auto --maxprocesses 8
+	$(BIN)/pytest -q -m "not gpu" -n auto --maxprocesses 8 --dist loadfile
 
 # The archives must hold what stands behind the links: the source archive is built, the wheel from
 # it, and what the wheel installs is compared with the tree and imported from elsewhere.
