@@ -32,7 +32,7 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any, cast
 
@@ -96,11 +96,25 @@ class TextEnv(gymnasium.Env[str, str]):
     """Answers after which an episode is truncated; None where there is no such limit."""
     action_form: str = "<action>{}</action>"
     """How one action of `oracle` is written in an answer."""
+    action_between: str | None = " "
+    """What stands between two actions of `oracle` and `reference`; None where they are one."""
 
 
 def declared(env: gymnasium.Env[str, str], name: str, default: Any) -> Any:
     """What `env` declares under `name`, the outermost wrapper first; `default` where none does."""
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else default
+
+
+def actions(env: gymnasium.Env[str, str], plan: str) -> list[str]:
+    """The single actions of an oracle or a reference of `env`."""
+    between = declared(env, "action_between", " ")
+    parts = [plan] if between is None else plan.split(between)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def written(env: gymnasium.Env[str, str], plan: Sequence[str]) -> str:
+    """Single actions as an oracle of `env` writes them."""
+    return (declared(env, "action_between", " ") or "\n").join(plan)
 
 
 def system_prompt(env: gymnasium.Env[str, str]) -> str:

@@ -18,7 +18,15 @@ from typing import Any, Self
 import gymnasium
 from pydantic import Field, field_validator, model_validator
 
-from agentopd.env import Info, declared, load_object, parse_action, system_prompt, without_reasoning
+from agentopd.env import (
+    Info,
+    actions,
+    declared,
+    load_object,
+    parse_action,
+    system_prompt,
+    without_reasoning,
+)
 from agentopd.parts import Part
 from agentopd.tools import Syntax, Tool, ToolError
 
@@ -276,6 +284,7 @@ class Tools(Wrapper, kind="tools"):
 
 class _Calling(Reading):
     action_form = "<action>{}</action>"
+    action_between = "\n"
 
     def __init__(self, env: Env, tools: list[Tool], syntax: Syntax) -> None:
         super().__init__(env)
@@ -310,7 +319,7 @@ class _Calling(Reading):
         told = dict(info)
         for key in ("oracle", "reference"):
             if key in told:
-                calls = [self._calls.get(word) for word in re.split(r"[\s,;|]+", told.pop(key))]
+                calls = [self._calls.get(word) for word in actions(self.env, told.pop(key))]
                 if calls and None not in calls:
                     told[key] = "\n".join(filter(None, calls))
         return told

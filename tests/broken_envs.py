@@ -262,6 +262,23 @@ class WrongOracle(Line):
         return super().tell() | {"oracle": "left left left left"}
 
 
+class LinedOracle(Line):
+    """Its actions are of two words, and nothing declares what stands between two of them."""
+
+    def tell(self) -> Info:
+        told = super().tell()
+        return told | {"oracle": told["oracle"].replace(" ", "\n").replace("right", "go right")}
+
+    def read(self, action: str) -> str:
+        return super().read(action.replace("go right", "right")) if "go " in action else ""
+
+
+class DeclaredLines(LinedOracle):
+    """The same, and it is declared."""
+
+    action_between = "\n"
+
+
 class OneWrongTask(OneTask, WrongOracle):
     """Its warning is found before its error."""
 

@@ -43,6 +43,7 @@ ERRORS = [
     ("NonsenseIsFree", "turn-limit", "count the turns whose answer cannot be read"),
     ("WrongOracle", "oracle", "fails on 20 of 20 seeds"),
     ("StaleOracle", "oracle", "from there"),
+    ("LinedOracle", "oracle", "what action_between declares"),
     ("ShortLimit", "oracle", "within the turns that are left"),
     ("TellsOracle", "told-to-student", "info['oracle'] stands word for word"),
     ("TellsReference", "told-to-student", "system_prompt"),
@@ -119,6 +120,10 @@ def test_tasks_that_depend_on_the_hash_seed_are_found_in_strict_mode_only() -> N
 
 def test_an_environment_another_process_cannot_build_is_found(limited_line: str) -> None:
     assert "not-importable" in {f.name for f in check_env(limited_line, strict=True)}
+
+
+def test_actions_of_several_words_are_fine_where_what_parts_them_is_declared() -> None:
+    assert check("DeclaredLines", strict=True) == []
 
 
 def test_a_registered_step_limit_is_in_force(limited_line: str) -> None:

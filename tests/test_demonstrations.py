@@ -9,11 +9,12 @@ from unittest.mock import patch
 
 import pytest
 
+from agentopd.env import actions
 from agentopd.zoo.build import demonstrator
 from agentopd.zoo.demonstrations.episode import Demonstrator, Form, Piece
 from agentopd.zoo.demonstrations.sokoban import SokobanDemonstrator
 from agentopd.zoo.demonstrations.told import ToldDemonstrator
-from agentopd.zoo.recipes import PLAYERS, RECIPES
+from agentopd.zoo.recipes import RECIPES
 
 Step = tuple[str, SupportsFloat, bool, bool, dict[str, Any]]
 TOLD = ("hanoi-easy", "number-easy", "desk-easy")
@@ -92,13 +93,14 @@ def _solves(player: ToldDemonstrator) -> bool:
 
 @pytest.mark.parametrize("name", TOLD)
 def test_a_solution_is_followed_until_a_stray_action(name: str) -> None:
-    player, between = _demonstrator(name, "solution"), PLAYERS[RECIPES[name].player].between
+    player = _demonstrator(name, "solution")
+    assert isinstance(player, ToldDemonstrator)
     followed = 0
     for _ in range(40):
         system, *rest = player.episode()
         told = re.findall(r"Solution: (.*)<\|end\|>", system.text, re.DOTALL)[0]
         made = list(zip(_actions(rest), [p.learnt for p in rest[1::2]], strict=True))
-        for planned, (action, learnt) in zip(told.split(between), made, strict=False):
+        for planned, (action, learnt) in zip(actions(player.env, told), made, strict=False):
             if not learnt:
                 break
             assert action == planned

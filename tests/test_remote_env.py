@@ -16,7 +16,7 @@ from serving import PATIENCE, pretended, served
 from websockets.sync.client import ClientConnection, connect
 
 from agentopd.check import check_env
-from agentopd.env import make
+from agentopd.env import actions, make
 from agentopd.envs.adapters.remote import Remote, ServerError, text_field
 
 HANOI = "agentopd/Hanoi-v0"
@@ -43,11 +43,11 @@ def test_an_episode_over_the_wire_is_the_episode_in_process(spec: str) -> None:
         for seed in (0, 1):
             seen, expected = remote.reset(seed=seed), local.reset(seed=seed)
             assert seen == expected
-            for name in ("system_prompt", "action_form", "max_turns"):
+            for name in ("system_prompt", "action_form", "action_between", "max_turns"):
                 assert getattr(remote, name) == local.get_wrapper_attr(name)
             over, info = False, expected[1]
             while not over:
-                best = info["oracle"].split()[0] if seed else "nonsense"
+                best = actions(local, info["oracle"])[0] if seed else "nonsense"
                 answer = f"<think>hm</think>{remote.action_form.format(best)}"
                 found, wanted = remote.step(answer), local.step(answer)
                 assert found == wanted

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import gymnasium
 
@@ -16,10 +15,10 @@ from agentopd.checks.subject import (
     as_action,
     attempt,
     by_oracle,
+    plan_of,
     short,
     steps,
     turn_limit,
-    words,
 )
 from agentopd.env import Info, declared, system_prompt
 
@@ -107,45 +106,35 @@ def oracle(subject: Subject) -> Findings:
     if not planned:
         message = (
             "no task has info['oracle'], so a teacher cannot be told the next actions: set it to "
-            "the best actions from the current state, separated by spaces, if they are known"
+            "the best actions from the current state, separated by spaces (or what action_between "
+            "declares), if they are known"
         )
         yield Finding("warning", "no-oracle", message)
-    failed = [
-        seed
-        for seed in planned
-        if not any(_follow(subject.build(), seed, split) for split in (words, _lines, _whole))
-    ]
+    failed = [seed for seed in planned if not _follow(subject.build(), seed)]
     if failed:
         message = (
             f"following info['oracle'] fails on {len(failed)} of {len(planned)} seeds, first on "
             f"seed {failed[0]} with {short(plans[failed[0]])}: after every step it has to hold the "
-            "actions, in order, that solve the task from there within the turns that are left"
+            "actions, in order, that solve the task from there within the turns that are left, "
+            "separated by what action_between declares, a space by default"
         )
         yield Finding("error", "oracle", message)
 
 
-def _follow(env: gymnasium.Env[str, str], seed: int, split: Callable[[Any], list[str]]) -> bool:
+def _follow(env: gymnasium.Env[str, str], seed: int) -> bool:
     """Whether the first action of each oracle leads to success.
 
     A step without an oracle goes on with the rest of the last one.
     """
-    plan = split(env.reset(seed=seed)[1].get("oracle"))
+    plan = plan_of(env, env.reset(seed=seed)[1])
     for _ in range(PATIENCE):
         if not plan:
             return False
         _, _, terminated, truncated, info = env.step(as_action(env, plan[0]))
         if info["success"] or terminated or truncated:
             return info["success"]
-        plan = split(info["oracle"]) if info.get("oracle") else plan[1:]
+        plan = plan_of(env, info) or plan[1:]
     return False
-
-
-def _lines(text: Any) -> list[str]:
-    return [line for line in text.split("\n") if line.strip()]
-
-
-def _whole(text: Any) -> list[str]:
-    return [text]
 
 
 def told(subject: Subject) -> Findings:

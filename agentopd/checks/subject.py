@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 import gymnasium
 
-from agentopd.env import Info, declared, make
+from agentopd.env import Info, actions, declared, make
 
 TURNS = 6
 """Turns of an episode that is compared with another."""
@@ -104,11 +103,7 @@ def steps(
 
 def by_oracle(env: gymnasium.Env[str, str], turn: int, info: Info) -> str:
     """The first action of the oracle; a guess where there is no oracle."""
-    plan = info.get("oracle")
-    if isinstance(plan, str) and any(sign in plan for sign in "({"):
-        planned = plan.strip().split("\n")
-    else:
-        planned = words(plan)
+    planned = plan_of(env, info)
     return as_action(env, planned[0] if planned else _GUESSES[turn % len(_GUESSES)])
 
 
@@ -122,9 +117,10 @@ def as_action(env: gymnasium.Env[str, str], text: str) -> str:
     return declared(env, "action_form", "<action>{}</action>").replace("{}", text)
 
 
-def words(text: Any) -> list[str]:
-    """The single actions of an oracle written in one line."""
-    return [w for w in re.split(r"[\s,;|]+", text) if w] if isinstance(text, str) else []
+def plan_of(env: gymnasium.Env[str, str], info: Info) -> list[str]:
+    """The actions of the oracle; none where there is no oracle."""
+    plan = info.get("oracle")
+    return actions(env, plan) if isinstance(plan, str) else []
 
 
 def turn_limit(env: gymnasium.Env[str, str]) -> int | None:

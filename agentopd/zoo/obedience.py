@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentopd.chat import ChatTemplate
-from agentopd.env import HELD_OUT_SEED, make, parse_action, system_prompt
+from agentopd.env import HELD_OUT_SEED, make, parse_action, system_prompt, written
 from agentopd.envs.sokoban.env import GUIDE, Sokoban
 from agentopd.envs.sokoban.levels import MOVES
 from agentopd.envs.sokoban.search import Verdict, step
@@ -69,7 +69,7 @@ def following(model: LanguageModel, recipe: Recipe, tasks: int) -> dict[str, Any
         As `solution`, the share of `told`, and of the same actions when `untold`: see `obedience`.
     """
     rng, player = random.Random("following"), PLAYERS[recipe.player]()
-    told, untold, actions = [], [], []
+    told, untold, tried = [], [], []
     for number in range(tasks):
         env = make(recipe.env, recipe.options | recipe.levels | {"split": "test"})
         observation, info = env.reset(seed=HELD_OUT_SEED + number)
@@ -77,13 +77,13 @@ def following(model: LanguageModel, recipe: Recipe, tasks: int) -> dict[str, Any
         action = player.other(env.unwrapped, info, rng)
         if action == best:
             continue
-        plan = player.between.join((action, info["reference"]))
+        plan = written(env, (action, info["reference"]))
         told.append((f"{rules}\n\n{writer.solution(plan)}", observation))
         skill = writer.skill(info["guide"], 0, 0, Counter())
         untold.append((f"{rules}\n\n{skill}", observation))
-        actions.append(action)
+        tried.append(action)
     shares = [
-        _share(_first_moves(model, prompts, recipe.turn_tokens), actions)
+        _share(_first_moves(model, prompts, recipe.turn_tokens), tried)
         for prompts in (told, untold)
     ]
     return {"solution": dict(zip(("told", "untold"), shares, strict=True))}

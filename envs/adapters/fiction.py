@@ -85,6 +85,8 @@ class Fiction(TextEnv):
         ValueError: there is no such kind, option or value, or TextWorld is not installed.
     """
 
+    action_between = "\n"
+
     def __init__(
         self,
         kind: str,

@@ -38,6 +38,8 @@ class Reasoning(TextEnv):
         ValueError: there is no such data set or setting, or reasoning-gym is not installed.
     """
 
+    action_between = None
+
     def __init__(
         self, name: str, *, max_turns: int = 1, prompt: Prompt = "full", **config: Any
     ) -> None:

@@ -81,6 +81,7 @@ class Desk(TextEnv):
         self.templates = select(split, apps, difficulty, templates)
         self.split: Split = split
         self.mode: Mode = mode
+        self.action_between = "\n" if mode == "call" else None
         self.logins: Logins = logins
         self.turn_limit = self.max_turns = max_turns
         self.observation = observation

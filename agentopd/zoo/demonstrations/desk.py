@@ -6,7 +6,7 @@ import copy
 import random
 from typing import Any
 
-from agentopd.env import Info
+from agentopd.env import Info, actions
 from agentopd.envs.desk.api import Call
 from agentopd.envs.desk.calls import parse_call
 from agentopd.envs.desk.desk import APPS
@@ -21,7 +21,6 @@ _END = "supervisor.complete_task()"
 class DeskPlayer(Player):
     """Says `look in contacts` before it calls."""
 
-    between = "\n"
     pieces = (
         r'[a-z]+\.[a-z_]+\((?:[a-z_]+="?)?',  # an API and the name of its first argument
         r', [a-z_]+="?',  # another argument
@@ -37,14 +36,14 @@ class DeskPlayer(Player):
 
     def best(self, env: Desk, info: Info) -> str:
         """The oracle's call, or the end where nothing can be mended."""
-        return self.actions(info.get("oracle", _END))[0]
+        return actions(env, info.get("oracle", _END))[0]
 
     def other(self, env: Desk, info: Info, rng: random.Random) -> str:
         """A call as some task needs one, about what the instruction names."""
         if not self.calls:
             twin = copy.deepcopy(env)
             plans = [str(twin.reset(seed=n)[1]["reference"]) for n in range(_POOL)]
-            self.calls = [parse_call(line) for plan in plans for line in self.actions(plan)]
+            self.calls = [parse_call(line) for plan in plans for line in actions(env, plan)]
         task = env.task
         wanted = [*(call for stage in task.reads for call in stage), *(g.call for g in task.goals)]
         asked = [value for call in wanted for value in call.arguments.values()]

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 
-from agentopd.env import HELD_OUT_SEED, Info, declared, make, system_prompt
+from agentopd.env import HELD_OUT_SEED, Info, actions, declared, make, system_prompt, written
 from agentopd.privilege import writer
 from agentopd.zoo.demonstrations.episode import NOISE, Form, Piece
 
@@ -28,8 +28,6 @@ class Player(ABC):
     `env` is the environment itself, without its wrappers, and `info` what it said last.
     """
 
-    between: ClassVar[str] = " "
-    """What stands between two actions of an oracle."""
     pieces: ClassVar[tuple[str, ...]] = ()
     """What the tokenizer keeps apart, besides words and signs: see `train_tokenizer`."""
 
@@ -43,11 +41,7 @@ class Player(ABC):
 
     def best(self, env: Any, info: Info) -> str:
         """The action of one who has the skill; the oracle's, unless that knows more."""
-        return self.actions(info["oracle"])[0]
-
-    def actions(self, plan: str) -> list[str]:
-        """The actions of an oracle or a solution."""
-        return plan.split(self.between)
+        return actions(env, info["oracle"])[0]
 
 
 class ToldDemonstrator:
@@ -120,10 +114,10 @@ class ToldDemonstrator:
             return f"\n\n{self._skill(info['guide'])}", []
         if form != "solution":
             return "", []
-        plan = self.player.actions(info["reference"])
+        plan = actions(self.env, info["reference"])
         if self.rng.random() < 0.5:
             plan = self._detour(info)
-        return f"\n\n{writer.solution(self.player.between.join(plan))}", plan
+        return f"\n\n{writer.solution(written(self.env, plan))}", plan
 
     def _skill(self, guide: str) -> str:
         episodes = self.rng.choice((0, 8, 16, 32, 64))
@@ -134,14 +128,14 @@ class ToldDemonstrator:
 
     def _detour(self, info: Info) -> list[str]:
         """The whole of an episode, just begun, in which the first one or two actions are others."""
-        actions: list[str] = []
+        plan: list[str] = []
         strays, done = self.rng.randint(1, 2), False
         while not done:
-            action = self._other(info) if len(actions) < strays else self._best(info)
-            actions.append(action)
+            action = self._other(info) if len(plan) < strays else self._best(info)
+            plan.append(action)
             _, _, terminated, truncated, info = self.env.step(self._reply(info, action))
             done = terminated or truncated
-        return actions
+        return plan
 
     def _advice(self, info: Info, best: str) -> tuple[str, str]:
         """What the environment would say of some action, and the action of one who listens."""
