@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +75,8 @@ def run_folder(out: Path, arm: str, seed: int) -> Path:
 def _run_all(runs: dict[tuple[str, int], RunConfig], out: Path, workers: int, watch: Watch) -> None:
     """Run what is not finished yet, and pass on metrics as they are written."""
     seen = dict.fromkeys(runs, 0)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_outlive_nobody) as pool:
         pending: dict[Future[None], tuple[str, int]] = {
             pool.submit(_run, config.model_dump(mode="json"), run_folder(out, *key)): key
             for key, config in runs.items()
@@ -96,7 +100,31 @@ def _run_all(runs: dict[tuple[str, int], RunConfig], out: Path, workers: int, wa
 
 def _run(described: dict[str, Any], folder: Path) -> None:
     """One run, in a worker process."""
-    train(RunConfig.model_validate(described), folder, resume=(folder / "config.yaml").is_file())
+    try:
+        train(RunConfig.model_validate(described), folder, (folder / "config.yaml").is_file())
+    except Interrupted:
+        if not _study().is_alive():
+            os._exit(1)  # nobody is left to hand the exception to
+        raise
+
+
+def _outlive_nobody() -> None:
+    """Interrupt this worker when the study's process ends, however it does: killed, it tells no
+    worker.
+    """
+
+    def watch() -> None:
+        _study().join()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _study() -> BaseProcess:
+    """The process of the study, seen from a worker."""
+    parent = parent_process()
+    assert parent is not None
+    return parent
 
 
 def _pass_on(folder: Path, seen: int, arm: str, seed: int, watch: Watch) -> int:

@@ -41,7 +41,7 @@ def train(
 
     Raises:
         ConfigError: the folder holds another run, or there is nothing to resume.
-        Interrupted: Ctrl-C came; the current step was finished and saved.
+        Interrupted: Ctrl-C or SIGTERM came; the current step was finished and saved.
     """
     run = Run(config, out, resume, watch or (lambda _: None))
     with _interruptible() as stop:
@@ -59,8 +59,8 @@ def train(
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C into an event, so that a step is finished and saved; a second one
-    stops at once.
+    """Turns the first Ctrl-C, or a scheduler's SIGTERM, into an event, so that a step is finished
+    and saved; a second one stops at once.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -72,8 +72,9 @@ def _interruptible() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         asked.set()
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

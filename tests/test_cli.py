@@ -227,8 +227,9 @@ def until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     raise AssertionError("it takes too long")
 
 
-def test_ctrl_c_leaves_a_run_that_the_printed_command_finishes(
-    config: Path, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_finished_by_the_printed_command(
+    config: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "a run"
     words = ["train", str(config), "steps=100000", "--out", str(out)]
@@ -239,7 +240,7 @@ def test_ctrl_c_leaves_a_run_that_the_printed_command_finishes(
     try:
         metrics = out / "metrics.jsonl"
         until(lambda: metrics.is_file() and metrics.read_text().count("\n") > 2, process)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, told = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -253,6 +254,26 @@ def test_ctrl_c_leaves_a_run_that_the_printed_command_finishes(
     assert result.exit_code == 0, result.output
     assert steps_of(out) == list(range(-1, done + 1))
     assert json.loads((out / "summary.json").read_text())["steps"] == done + 1
+
+
+def test_a_killed_study_leaves_no_worker_behind(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    study = "study={seeds: [0], arms: {token: {}}}"
+    words = ["compare", str(config), study, "steps=100000", "--out", str(out)]
+    process = subprocess.Popen([sys.executable, "-m", "agentopd", *words], text=True)
+    run = out / "arms/token/seed-0"
+    try:
+        metrics = run / "metrics.jsonl"
+        until(lambda: metrics.is_file() and metrics.read_text().count("\n") > 2, process)
+    finally:
+        process.kill()
+    process.wait()
+    saved = run / "checkpoints/latest/progress.json"
+    began = time.monotonic()
+    while not saved.is_file():
+        assert time.monotonic() - began < 60, "the worker goes on"
+        time.sleep(0.05)
+    assert json.loads(saved.read_text())["step"] == steps_of(run)[-1] + 1
 
 
 def test_ctrl_c_before_the_first_step_says_so(
