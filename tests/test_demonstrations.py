@@ -108,6 +108,20 @@ def test_a_solution_is_followed_until_a_stray_action(name: str) -> None:
     assert followed > 40
 
 
+def test_what_is_copied_is_learnt_word_for_word() -> None:
+    player = _demonstrator("desk-easy", "copy")
+    seen = set()
+    for _ in range(20):
+        said, again = player.episode()
+        text = again.text.removesuffix("<|end|>")
+        assert said == Piece(f"<|user|>{text}<|end|><|assistant|>", learnt=False)
+        assert again.learnt and len(text.split()) >= 4
+        seen.add(text)
+    assert len(seen) == 20
+    with pytest.raises(NotImplementedError, match="nothing to copy"):
+        _demonstrator("hanoi-easy", "copy").episode()
+
+
 def test_feedback_is_believed() -> None:
     player = _demonstrator("hanoi-easy", "feedback")
     for _ in range(30):

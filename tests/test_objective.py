@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from trajectories import CPU, played
 
 from agentopd.config import RunConfig, parse_config
-from agentopd.signal.evidence import Measured, Opinion
+from agentopd.signal.evidence import Evidence, Measured, Opinion
 from agentopd.signal.objective import Objective, Plan
 from agentopd.signal.tokens import Tokens
+from agentopd.signal.weights.base import Weight
 from agentopd.types import Lesson
 
 ENV: dict[str, Any] = {"env": {"id": "agentopd/Sokoban-v0"}, "rollout": {"group": 2}}
@@ -69,6 +70,41 @@ def test_what_a_divergence_counts_is_its_slope_in_the_loss(unit: str, normalise:
     torch.testing.assert_close(coefficient_N, slope_N)
     assert (coefficient_N @ measured.divergence_N).item() == pytest.approx(term.item())
     assert not coefficient_N.requires_grad
+
+
+@pytest.mark.parametrize("unit", ["token", "{kind: turn, reduce: mean}"])
+@pytest.mark.parametrize(
+    "weight",
+    [
+        "depth_decay",
+        "depth_curriculum",
+        "phrase_mask",
+        "[{kind: skip_first, tokens: 1}, {kind: depth_decay, gamma: 0.5, renormalise: false}]",
+    ],
+)
+def test_weights_that_look_at_no_model_are_known_before(weight: str, unit: str) -> None:
+    method = parse_config(ENV, [f"weight={weight}", f"unit={unit}"])
+    objective, lessons, measured = Objective(method), _lessons(), _measured()
+    tokens, plan = Tokens.of(lessons, CPU), _plan(method, lessons)
+    coefficient_N = objective.coefficients(tokens, lessons, plan)
+    (term,) = objective.terms(measured, tokens, lessons, plan).values()
+    assert measured.divergence_N is not None and coefficient_N is not None
+    (slope_N,) = torch.autograd.grad(term, measured.divergence_N)
+    torch.testing.assert_close(coefficient_N, slope_N)
+
+
+def test_a_weight_that_looks_at_the_models_after_all_is_refused() -> None:
+    class Peeking(Weight, kind="peeking"):
+        """The gap, though it says that it looks at no model."""
+
+        by_place: ClassVar[bool] = True
+
+        def raw(self, evidence: Evidence) -> torch.Tensor:
+            return evidence.gap_N.exp()
+
+    method, lessons = parse_config(ENV, ["weight=peeking"]), _lessons()
+    with pytest.raises(ValueError, match="the weight peeking declares by_place"):
+        Objective(method).coefficients(Tokens.of(lessons, CPU), lessons, _plan(method, lessons))
 
 
 @pytest.mark.parametrize(

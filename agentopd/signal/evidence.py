@@ -30,6 +30,12 @@ class Opinion:
     top_N: torch.Tensor
     rank_N: torch.Tensor | None = None
 
+    @classmethod
+    def unasked(cls, like_N: torch.Tensor) -> Opinion:
+        """No numbers, as many as `like_N` has and of its kind."""
+        unknown_N = torch.full_like(like_N, torch.nan)
+        return cls(unknown_N, unknown_N, unknown_N, unknown_N)
+
     def detached(self) -> Opinion:
         """The same numbers, of which nothing is differentiated."""
         return replace(self, logprob_N=self.logprob_N.detach(), entropy_N=self.entropy_N.detach())
@@ -136,6 +142,22 @@ class Evidence:
     advantage_N: torch.Tensor
     success_L: torch.Tensor
     step: int = 0
+
+    @classmethod
+    def unasked(cls, tokens: Tokens, lessons: Sequence[Lesson], step: int) -> Evidence:
+        """What is known before any model is asked; the rest is no number (NaN)."""
+        silent = Opinion.unasked(tokens.behaviour_N)
+        unknown_N = silent.logprob_N
+        return cls(
+            student=silent,
+            teacher=silent,
+            tokens=tokens,
+            lessons=lessons,
+            value_N=unknown_N,
+            advantage_N=unknown_N,
+            success_L=unknown_N.new_full((len(lessons),), torch.nan),
+            step=step,
+        )
 
     @property
     def gap_N(self) -> torch.Tensor:

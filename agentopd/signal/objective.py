@@ -131,12 +131,17 @@ class Objective:
         any model is asked: then gradients take one pass over the vocabulary instead of two.
         """
         method = self.method
-        if not method.mix.linear or not method.unit.linear or method.weight:
+        if not method.mix.linear or not method.unit.linear:
             return None
         if method.divergence.sampled or method.unit.returns(method.divergence) == "advantage":
             return None
+        if not all(weight.by_place for weight in method.weight):
+            return None
+        gates = self._gates(Evidence.unasked(tokens, batch, plan.step))
+        check_place(gates)
         value_N = torch.zeros(len(tokens), device=tokens.ids_N.device, requires_grad=True)
-        credit_N = method.unit.credit(value_N, self._index(tokens, batch, plan)) * plan.balance
+        index = self._index(tokens, batch, plan)
+        credit_N = method.unit.credit(value_N * self._weight(gates, tokens), index) * plan.balance
         factor_N = plan.distil.factor(tokens) * self._distil_scale(tokens, batch, plan)
         (coefficient_N,) = torch.autograd.grad((factor_N * credit_N).sum(), value_N)
         return coefficient_N
@@ -156,9 +161,8 @@ class Objective:
         if value_N is None:
             value_N = divergence.estimated(measured, tokens)
         evidence = self._evidence(measured, tokens, batch, plan, value_N, reinforcement)
-        gates, weight_N = self._gates(evidence), torch.ones_like(value_N)
-        for weight, gate_N in zip(self.method.weight, gates.values(), strict=True):
-            weight_N = weight_N * weight.scaled(gate_N, tokens)
+        gates = self._gates(evidence)
+        weight_N = self._weight(gates, tokens)
         index = self._index(tokens, batch, plan)
         averaging = unit.model_copy(update={"reduce": "mean"})
         return Distillation(
@@ -179,6 +183,13 @@ class Objective:
             name = weight.kind or type(weight).__name__
             found[f"{name}_{number}" if name in found else name] = weight.raw(evidence)
         return found
+
+    def _weight(self, gates: Mapping[str, torch.Tensor], tokens: Tokens) -> torch.Tensor:
+        """(N,) what all weights together make of each token."""
+        weight_N = torch.ones_like(tokens.behaviour_N)
+        for weight, gate_N in zip(self.method.weight, gates.values(), strict=True):
+            weight_N = weight_N * weight.scaled(gate_N, tokens)
+        return weight_N
 
     def _evidence(
         self,
@@ -227,6 +238,20 @@ class Objective:
 
     def _index(self, tokens: Tokens, batch: Sequence[Lesson], plan: Plan) -> SpanIndex:
         return SpanIndex.of(batch, [plan.spans[x.trajectory.episode] for x in batch], tokens)
+
+
+def check_place(gates: Mapping[str, torch.Tensor]) -> None:
+    """Weights that look at no model are numbers where no model was asked.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, gate_N in gates.items():
+        if not gate_N.isfinite().all():
+            raise ValueError(
+                f"the weight {name} declares by_place = True, that it looks at no model, and yet "
+                "its weights depend on what the models say: leave by_place out"
+            )
 
 
 def _spread(values: Sequence[float], tokens: Tokens) -> torch.Tensor:

@@ -131,11 +131,17 @@ def _start(recipe: Recipe, models: Path) -> tuple[PreTrainedModel, PreTrainedTok
     pieces = CELLS if recipe.player == "sokoban" else PLAYERS[recipe.player].pieces
     tokenizer = train_tokenizer(_corpus(recipe), recipe.vocabulary, pieces)
     size = (recipe.hidden, 3 * recipe.hidden, recipe.layers, recipe.hidden // 32)
-    return blank_model(tokenizer, *size), tokenizer
+    return blank_model(tokenizer, *size, tied=recipe.tied), tokenizer
 
 
 def blank_model(
-    tokenizer: PreTrainedTokenizerFast, hidden: int, intermediate: int, layers: int, heads: int
+    tokenizer: PreTrainedTokenizerFast,
+    hidden: int,
+    intermediate: int,
+    layers: int,
+    heads: int,
+    *,
+    tied: bool = False,
 ) -> PreTrainedModel:
     """An untrained model of the embedded kind, with weights drawn by torch's global generator."""
     ids = tokenizer.get_vocab()
@@ -148,7 +154,7 @@ def blank_model(
         num_key_value_heads=heads,
         head_dim=hidden // heads,
         max_position_embeddings=2048,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=ids[END],
         pad_token_id=ids[PAD],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from agentopd.parts import closest
@@ -30,6 +30,7 @@ class Recipe:
         muon_rate: learning rate of the layers' matrices; `learning_rate` is that of everything
             else.
         vocabulary, hidden, layers: of a model that starts anew; heads have 32 dimensions.
+        tied: whether one matrix reads and writes its tokens: copying is learnt sooner with one.
     """
 
     summary: str
@@ -53,6 +54,7 @@ class Recipe:
     vocabulary: int = 768
     hidden: int = 128
     layers: int = 4
+    tied: bool = False
 
 
 PLAYERS: dict[str, type[Player]] = {
@@ -64,85 +66,90 @@ PLAYERS: dict[str, type[Player]] = {
 
 _EASY = {"min_moves": 3, "max_moves": 8, "max_turns": 10}
 _CLIFF = {"min_moves": 6, "max_moves": 12, "max_turns": 14}
-_ALL: dict[Form, float] = {
-    "none": 0.25,
-    "skill": 0.3,
-    "solution": 0.15,
-    "feedback": 0.15,
-    "reflection": 0.15,
-}
-_THREE = {"disks": 3, "min_moves": 3, "max_moves": 6, "max_turns": 8}
-_READ: dict[Form, float] = {"none": 0.25, "skill": 0.5, "solution": 0.25}
-_DESK: dict[Form, float] = {"none": 0.25, "skill": 0.65, "solution": 0.1}
+_DESK = ["card_expiry", "contact_phone", "event_add", "event_time", "todo_add", "wallet_balance"]
+
+# Bases are built again when a student that starts from them is.
+_SOKOBAN_BASE = Recipe(
+    "what Sokoban's students and the expert start from; not shipped",
+    start=None,
+    shares={"none": 0.25, "skill": 0.3, "solution": 0.15, "feedback": 0.15, "reflection": 0.15},
+    random_share=0.75,
+    steps=1_200,
+    decay=0.0,
+    levels=_EASY,
+)
+_HANOI_BASE = Recipe(
+    "what Hanoi's student starts from; not shipped",
+    start=None,
+    shares={"none": 0.25, "skill": 0.5, "solution": 0.25},
+    random_share=0.9,
+    steps=400,
+    decay=0.5,
+    levels={"disks": 3, "min_moves": 3, "max_moves": 6, "max_turns": 8},
+    options={"prompt": "brief"},
+    env="agentopd/Hanoi-v0",
+    player="hanoi",
+    rows=12,
+    length=400,
+    vocabulary=448,
+    hidden=96,
+    layers=3,
+)
+_DESK_BASE = Recipe(
+    "what the desk's student starts from; not shipped",
+    start=None,
+    shares={"copy": 0.35, "none": 0.1, "skill": 0.45, "solution": 0.1},
+    random_share=0.8,
+    steps=900,
+    decay=0.15,
+    levels={"templates": _DESK, "max_turns": 4},
+    options={"prompt": "brief", "logins": "open"},
+    env="agentopd/Desk-v0",
+    player="desk",
+    turn_tokens=64,
+    rows=12,
+    vocabulary=2_048,
+    tied=True,
+)
 
 RECIPES: dict[str, Recipe] = {
-    "sokoban-base": Recipe(
-        "what the others start from; not shipped, built again when one of them is",
-        start=None,
-        shares=_ALL,
-        random_share=0.75,
-        steps=1_200,
-        decay=0.0,
-        levels=_EASY,
-    ),
-    "sokoban-easy": Recipe(
-        "poor alone, about one level in ten; good with privileged text",
+    "sokoban-base": _SOKOBAN_BASE,
+    "sokoban-easy": replace(
+        _SOKOBAN_BASE,
+        summary="poor alone, about one level in ten; good with privileged text",
         start="sokoban-base",
-        shares=_ALL,
         random_share=0.82,
         steps=400,
         decay=0.8,
-        levels=_EASY,
         seed=1,
     ),
-    "sokoban-cliff": Recipe(
-        "hopeless alone, at most one level in fifty; good with privileged text",
+    "sokoban-cliff": replace(
+        _SOKOBAN_BASE,
+        summary="hopeless alone, at most one level in fifty; good with privileged text",
         start="sokoban-base",
-        shares=_ALL,
         random_share=0.97,
         steps=400,
         decay=0.8,
         levels=_CLIFF,
         seed=2,
     ),
-    "sokoban-expert": Recipe(
-        "plays well without being told anything: the capability teacher",
+    "sokoban-expert": replace(
+        _SOKOBAN_BASE,
+        summary="plays well without being told anything: the capability teacher",
         start="sokoban-base",
         shares={"none": 1.0},
         random_share=0.0,
         steps=600,
         decay=0.8,
-        levels=_EASY,
         seed=3,
     ),
-    "hanoi-base": Recipe(
-        "what Hanoi's student starts from; not shipped, built again when it is",
-        start=None,
-        shares=_READ,
-        random_share=0.9,
-        steps=400,
-        decay=0.5,
-        levels=_THREE,
-        options={"prompt": "brief"},
-        env="agentopd/Hanoi-v0",
-        player="hanoi",
-        rows=12,
-        length=400,
-        vocabulary=448,
-        hidden=96,
-        layers=3,
-    ),
-    "hanoi-easy": Recipe(
-        "Hanoi with three disks: poor alone, about one task in ten; good with privileged text",
+    "hanoi-base": _HANOI_BASE,
+    "hanoi-easy": replace(
+        _HANOI_BASE,
+        summary="Hanoi with three disks: poor alone, about one task in ten; good when told",
         start="hanoi-base",
-        shares=_READ,
-        random_share=0.9,
         steps=500,
         decay=0.8,
-        levels=_THREE,
-        options={"prompt": "brief"},
-        env="agentopd/Hanoi-v0",
-        player="hanoi",
         rows=16,
         length=300,
         seed=1,
@@ -164,34 +171,14 @@ RECIPES: dict[str, Recipe] = {
         hidden=96,
         layers=3,
     ),
-    "desk-base": Recipe(
-        "what the desk's student starts from; not shipped, built again when it is",
-        start=None,
-        shares=_DESK,
-        random_share=0.8,
-        steps=300,
-        decay=0.0,
-        levels={"difficulty": 1, "max_turns": 6},
-        options={"prompt": "brief", "logins": "open"},
-        env="agentopd/Desk-v0",
-        player="desk",
-        turn_tokens=64,
-        rows=12,
-        vocabulary=1_280,
-    ),
-    "desk-easy": Recipe(
-        "easy tasks at a desk, one call a turn; not shipped, and not measured yet",
+    "desk-base": _DESK_BASE,
+    "desk-easy": replace(
+        _DESK_BASE,
+        summary="six kinds of easy tasks at a desk: poor alone, good with privileged text",
         start="desk-base",
-        shares=_DESK,
-        random_share=0.8,
+        shares={"copy": 0.1, "none": 0.3, "skill": 0.45, "solution": 0.15},
         steps=250,
         decay=0.8,
-        levels={"difficulty": 1, "max_turns": 6},
-        options={"prompt": "brief", "logins": "open"},
-        env="agentopd/Desk-v0",
-        player="desk",
-        turn_tokens=64,
-        rows=12,
         seed=1,
     ),
 }

@@ -35,6 +35,10 @@ class Weight(Part, family="weight"):
     """Whether a weight of zero says that a token must not teach. Then an episode of zeros stays
     one; elsewhere, where there is nothing to tell its tokens apart, all of them count alike."""
 
+    by_place: ClassVar[bool] = False
+    """Whether `raw` looks at no model. Then the weights are known before any is asked, and
+    gradients take one pass over the vocabulary instead of two."""
+
     @property
     def needs_ranks(self) -> bool:
         """Whether `raw` reads `Opinion.rank_N`."""

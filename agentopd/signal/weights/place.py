@@ -21,11 +21,12 @@ from agentopd.types import Lesson
 class DepthDecay(Weight, kind="depth_decay"):
     """gamma^k for the tokens of turn k = 0, 1, ...: late turns count less."""
 
+    by_place: ClassVar[bool] = True
     gamma: float = Field(default=0.9, gt=0, le=1)
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
-        return self.gamma ** evidence.tokens.turn_N.to(evidence.gap_N.dtype)
+        return self.gamma ** evidence.tokens.turn_N.to(evidence.value_N.dtype)
 
 
 class DepthCurriculum(Weight, kind="depth_curriculum"):
@@ -38,6 +39,7 @@ class DepthCurriculum(Weight, kind="depth_curriculum"):
         most: no limit if not given.
     """
 
+    by_place: ClassVar[bool] = True
     renormalise: bool = False
     mask: ClassVar[bool] = True
     start: int = Field(default=1, ge=1)
@@ -48,7 +50,7 @@ class DepthCurriculum(Weight, kind="depth_curriculum"):
         """See `Weight.raw`."""
         depth = self.start + evidence.step // self.every
         depth = depth if self.most is None else min(depth, self.most)
-        return (evidence.tokens.turn_N < depth).to(evidence.gap_N.dtype)
+        return (evidence.tokens.turn_N < depth).to(evidence.value_N.dtype)
 
 
 class SkipFirst(Weight, kind="skip_first"):
@@ -60,6 +62,7 @@ class SkipFirst(Weight, kind="skip_first"):
         per: of each turn, or of the episode.
     """
 
+    by_place: ClassVar[bool] = True
     mask: ClassVar[bool] = True
     tokens: int = Field(default=3, ge=0)
     per: Per = "turn"
@@ -70,7 +73,7 @@ class SkipFirst(Weight, kind="skip_first"):
         length_G = sum_by(torch.ones_like(group_N), group_N, count)
         number_N = torch.arange(len(group_N), device=group_N.device)
         number_N = number_N - (length_G.cumsum(0) - length_G)[group_N]
-        return (number_N >= self.tokens).to(evidence.gap_N.dtype)
+        return (number_N >= self.tokens).to(evidence.value_N.dtype)
 
 
 class PhraseMask(Weight, kind="phrase_mask"):
@@ -81,14 +84,14 @@ class PhraseMask(Weight, kind="phrase_mask"):
     was inserted, and nothing is.
     """
 
+    by_place: ClassVar[bool] = True
     mask: ClassVar[bool] = True
     length: int = Field(default=4, ge=1)
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
         kept = np.concatenate([~self._repeats(lesson) for lesson in evidence.lessons])
-        gap_N = evidence.gap_N
-        return torch.from_numpy(kept).to(device=gap_N.device, dtype=gap_N.dtype)
+        return torch.from_numpy(kept).to(evidence.value_N)
 
     def _repeats(self, lesson: Lesson) -> npt.NDArray[np.bool_]:
         """Which of the trajectory's trainable tokens repeat a phrase."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-Form = Literal["none", "skill", "solution", "feedback", "reflection"]
-"""The kind of privileged text that an episode is played with."""
+Form = Literal["none", "skill", "solution", "feedback", "reflection", "copy"]
+"""The kind of privileged text that an episode is played with; `copy` is no episode but some text,
+and the same text as the answer, from which reading to the letter is learnt."""
 NOISE = (0.0, 0.15, 0.5)
 """Shares of moves at random, shown and never learnt, of which an episode with a text has one."""
 

@@ -39,6 +39,10 @@ class Player(ABC):
     def thought(self, env: Any, info: Info, action: str) -> str:
         """The few words before `action`."""
 
+    def text(self, rng: random.Random) -> str:
+        """Some text to copy, of what actions have to be copied from observations."""
+        raise NotImplementedError(f"{type(self).__name__} has nothing to copy")
+
     def best(self, env: Any, info: Info) -> str:
         """The action of one who has the skill; the oracle's, unless that knows more."""
         return actions(env, info["oracle"])[0]
@@ -81,6 +85,10 @@ class ToldDemonstrator:
     def episode(self) -> list[Piece]:
         """The transcript of one fresh episode, of a form drawn by its share."""
         form = self.rng.choices(self.forms, self.weights)[0]
+        if form == "copy":
+            text = self.player.text(self.rng)
+            said = Piece(f"<|user|>{text}<|end|><|assistant|>", False)
+            return [said, Piece(f"{text}<|end|>", True)]
         task = self.rng.randrange(HELD_OUT_SEED)
         observation, info = self.env.reset(seed=task)
         text, plan = self._script(form, info)
