@@ -177,6 +177,7 @@ RECIPES: dict[str, Recipe] = {
         summary="six kinds of easy tasks at a desk: poor alone, good with privileged text",
         start="desk-base",
         shares={"copy": 0.1, "none": 0.3, "skill": 0.45, "solution": 0.15},
+        random_share=0.72,
         steps=250,
         decay=0.8,
         seed=1,
