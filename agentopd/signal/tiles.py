@@ -117,25 +117,39 @@ class _Logits:
 
     def __init__(self, head: Head, rows: int) -> None:
         self.head = head
-        shape = rows, len(head.weight_VH)
-        self.narrow_RV = head.weight_VH.new_empty(shape)
-        wide = _wide(head.weight_VH.dtype)
-        self.wide_RV = self.narrow_RV.to(wide) if wide != head.weight_VH.dtype else self.narrow_RV
+        weight_VH, shape = head.weight_VH, (rows, len(head.weight_VH))
+        self.wide_RV = weight_VH.new_empty(shape, dtype=_wide(weight_VH.dtype))
+        same = self.wide_RV.dtype == weight_VH.dtype
+        self.narrow_RV = self.wide_RV if same or _widens(weight_VH) else weight_VH.new_empty(shape)
 
     def __call__(self, rows: slice) -> torch.Tensor:
-        bias_V, weight_VH = self.head.bias_V, self.head.weight_VH
-        hidden_RH = self.head.hidden_NH[rows]
+        dtype, weight_VH, bias_V = self.narrow_RV.dtype, self.head.weight_VH, self.head.bias_V
+        hidden_RH = self.head.hidden_NH[rows].to(dtype)
         narrow_RV = self.narrow_RV[: len(hidden_RH)]
-        size = _COLUMNS if narrow_RV.device.type == "cpu" else len(weight_VH)
-        for start in range(0, len(weight_VH), size):
-            part = slice(start, start + size)
-            weight_Hv, into_Rv = weight_VH[part].T, narrow_RV[:, part]
+        for part in _parts(weight_VH):
+            weight_Hv, into_Rv = weight_VH[part].to(dtype).T, narrow_RV[:, part]
             if bias_V is None:
                 torch.mm(hidden_RH, weight_Hv, out=into_Rv)
             else:
-                torch.addmm(bias_V[part], hidden_RH, weight_Hv, out=into_Rv)
+                torch.addmm(bias_V[part].to(dtype), hidden_RH, weight_Hv, out=into_Rv)
+            if _widens(weight_VH):
+                # Rounded as the model rounds its own logits, from which the tokens were sampled.
+                into_Rv.copy_(into_Rv.to(weight_VH.dtype))
         wide_RV = self.wide_RV[: len(hidden_RH)]
-        return wide_RV if wide_RV.dtype == narrow_RV.dtype else wide_RV.copy_(narrow_RV)
+        return wide_RV if wide_RV.dtype == dtype else wide_RV.copy_(narrow_RV)
+
+
+def _parts(weight_VH: torch.Tensor) -> Iterator[slice]:
+    """The vocabulary, as many tokens at a time as products are fastest with."""
+    size = _COLUMNS if weight_VH.device.type == "cpu" else len(weight_VH)
+    return (slice(start, start + size) for start in range(0, len(weight_VH), size))
+
+
+def _widens(weight_VH: torch.Tensor) -> bool:
+    """Whether products are made in float32 though the weights are narrower: a CPU without units for
+    bfloat16 is up to a hundred times slower with it.
+    """
+    return weight_VH.device.type == "cpu" and _wide(weight_VH.dtype) != weight_VH.dtype
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -342,10 +356,16 @@ class Gradient:
     def add(self, rows: slice, by_logits_RV: torch.Tensor) -> None:
         """Take in a tile's gradient by the logits."""
         hidden_RH, weight_VH = self.head.hidden_NH[rows], self.head.weight_VH
-        narrow_RV = by_logits_RV.to(weight_VH.dtype)
+        widens = _widens(weight_VH)
+        narrow_RV = by_logits_RV if widens else by_logits_RV.to(weight_VH.dtype)
         if self.bias_V is not None:
             self.bias_V += by_logits_RV.sum(0)
-        if self.hidden_NH is not None:
+        if self.hidden_NH is not None and widens:
+            total_RH = by_logits_RV.new_zeros(hidden_RH.shape)
+            for part in _parts(weight_VH):
+                total_RH.addmm_(by_logits_RV[:, part], weight_VH[part].to(total_RH.dtype))
+            self.hidden_NH[rows] = total_RH
+        elif self.hidden_NH is not None:
             torch.mm(narrow_RV, weight_VH, out=self.hidden_NH[rows])
         if self.needs_weight:
             self.weight_VH = _plus_product(self.weight_VH, by_logits_RV, narrow_RV, hidden_RH)
