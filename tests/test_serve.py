@@ -303,7 +303,8 @@ def test_mistakes_are_told_before_anything_is_served(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are another thing there")
-def test_the_command_serves_until_ctrl_c() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_it_is_told_to_end(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "agentopd", "serve-env", HANOI, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -312,7 +313,7 @@ def test_the_command_serves_until_ctrl_c() -> None:
             assert found
             with _client(found[0]) as connection:
                 assert _ask(connection, "reset", seed=0)["type"] == "observation"
-                process.send_signal(signal.SIGINT)
+                process.send_signal(number)
                 with pytest.raises(Exception, match="1001"):
                     connection.recv(PATIENCE)
             assert process.wait(PATIENCE) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +15,7 @@ from agentopd.console import warn
 def serve_env(
     spec: str, options: dict[str, Any], host: str, port: int, sessions: int, privileged: bool
 ) -> None:
-    """Serve until Ctrl-C; steps under way are finished then.
+    """Serve until Ctrl-C or SIGTERM; steps under way are finished then.
 
     Raises:
         ValueError: see `agentopd.serve.serve`.
@@ -26,6 +27,9 @@ def serve_env(
     if not ipaddress.ip_address(address).is_loopback:
         warn(f"whoever reaches {address} can play: there is no password")
     typer.echo(f"{spec} at ws://{address}:{taken}/ws; Ctrl-C ends it")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Said outright: what a shell starts in the background ignores SIGINT.
+        signal.signal(number, signal.default_int_handler)
     with server, suppress(KeyboardInterrupt):
         server.serve_forever()
     typer.echo("ended")
