@@ -56,11 +56,8 @@ def _plan(method: RunConfig, lessons: list[Lesson], step: int = 0) -> Plan:
     return Plan.of(method, taught, untaught, step)
 
 
-@pytest.mark.parametrize("normalise", NORMALISES)
-@pytest.mark.parametrize("unit", UNITS)
-def test_what_a_divergence_counts_is_its_slope_in_the_loss(unit: str, normalise: str) -> None:
-    schedule = "schedule.distil={kind: constant, value: 0.5}"
-    method = parse_config(ENV, [f"unit={unit}", f"unit.normalise={normalise}", schedule])
+def _assert_known_before(method: RunConfig) -> None:
+    """What is known before any model is asked is the divergences' slope in the loss."""
     objective, lessons, measured = Objective(method), _lessons(), _measured()
     tokens, plan = Tokens.of(lessons, CPU), _plan(method, lessons)
     coefficient_N = objective.coefficients(tokens, lessons, plan)
@@ -70,6 +67,14 @@ def test_what_a_divergence_counts_is_its_slope_in_the_loss(unit: str, normalise:
     torch.testing.assert_close(coefficient_N, slope_N)
     assert (coefficient_N @ measured.divergence_N).item() == pytest.approx(term.item())
     assert not coefficient_N.requires_grad
+
+
+@pytest.mark.parametrize("normalise", NORMALISES)
+@pytest.mark.parametrize("unit", UNITS)
+def test_what_a_divergence_counts_is_its_slope_in_the_loss(unit: str, normalise: str) -> None:
+    schedule = "schedule.distil={kind: constant, value: 0.5}"
+    method = parse_config(ENV, [f"unit={unit}", f"unit.normalise={normalise}", schedule])
+    _assert_known_before(method)
 
 
 @pytest.mark.parametrize("unit", ["token", "{kind: turn, reduce: mean}"])
@@ -84,13 +89,7 @@ def test_what_a_divergence_counts_is_its_slope_in_the_loss(unit: str, normalise:
 )
 def test_weights_that_look_at_no_model_are_known_before(weight: str, unit: str) -> None:
     method = parse_config(ENV, [f"weight={weight}", f"unit={unit}"])
-    objective, lessons, measured = Objective(method), _lessons(), _measured()
-    tokens, plan = Tokens.of(lessons, CPU), _plan(method, lessons)
-    coefficient_N = objective.coefficients(tokens, lessons, plan)
-    (term,) = objective.terms(measured, tokens, lessons, plan).values()
-    assert measured.divergence_N is not None and coefficient_N is not None
-    (slope_N,) = torch.autograd.grad(term, measured.divergence_N)
-    torch.testing.assert_close(coefficient_N, slope_N)
+    _assert_known_before(method)
 
 
 def test_a_weight_that_looks_at_the_models_after_all_is_refused() -> None:

@@ -26,10 +26,10 @@ def serve_env(
     address, taken = server.socket.getsockname()[:2]
     if not ipaddress.ip_address(address).is_loopback:
         warn(f"whoever reaches {address} can play: there is no password")
-    typer.echo(f"{spec} at ws://{address}:{taken}/ws; Ctrl-C ends it")
     for number in (signal.SIGINT, signal.SIGTERM):
         # Said outright: what a shell starts in the background ignores SIGINT.
         signal.signal(number, signal.default_int_handler)
     with server, suppress(KeyboardInterrupt):
+        typer.echo(f"{spec} at ws://{address}:{taken}/ws; Ctrl-C ends it")
         server.serve_forever()
     typer.echo("ended")

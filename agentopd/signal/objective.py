@@ -138,7 +138,7 @@ class Objective:
         if not all(weight.by_place for weight in method.weight):
             return None
         gates = self._gates(Evidence.unasked(tokens, batch, plan.step))
-        check_place(gates)
+        _check_unasked(gates)
         value_N = torch.zeros(len(tokens), device=tokens.ids_N.device, requires_grad=True)
         index = self._index(tokens, batch, plan)
         credit_N = method.unit.credit(value_N * self._weight(gates, tokens), index) * plan.balance
@@ -240,7 +240,7 @@ class Objective:
         return SpanIndex.of(batch, [plan.spans[x.trajectory.episode] for x in batch], tokens)
 
 
-def check_place(gates: Mapping[str, torch.Tensor]) -> None:
+def _check_unasked(gates: Mapping[str, torch.Tensor]) -> None:
     """Weights that look at no model are numbers where no model was asked.
 
     Raises:
