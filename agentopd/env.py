@@ -135,13 +135,10 @@ def parse_action(text: str, tag: str = "action") -> str | None:
 
     An unclosed `<think>` hides everything after it. The time taken is linear in the text's length.
     """
-    said = without_reasoning(text)
-    opening, closing = f"<{tag}>", f"</{tag}>"
-    start = said.rfind(opening, 0, max(said.rfind(closing), 0))
-    if start < 0:
-        return None
-    start += len(opening)
-    return said[start : said.index(closing, start)].strip()
+    closing = f"</{tag}>"
+    before, _, _ = without_reasoning(text).rpartition(closing)
+    _, opened, content = before.rpartition(f"<{tag}>")
+    return content.partition(closing)[0].strip() if opened else None
 
 
 def plain(value: Any) -> Any:

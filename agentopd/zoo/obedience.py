@@ -16,7 +16,7 @@ from agentopd.chat import ChatTemplate
 from agentopd.env import HELD_OUT_SEED, make, parse_action, system_prompt, written
 from agentopd.envs.sokoban.env import GUIDE, Sokoban
 from agentopd.envs.sokoban.levels import MOVES
-from agentopd.envs.sokoban.search import Verdict, step
+from agentopd.envs.sokoban.search import step
 from agentopd.model import LanguageModel
 from agentopd.privilege import writer
 from agentopd.rollout.sampler import Request, TransformersSampler
@@ -142,7 +142,7 @@ def _other(env: Sokoban, rng: random.Random) -> str | None:
     for move in MOVES:
         after = step(env.level, env.state, MOVES.index(move))
         plan = env.solver.plan(after)
-        if after != env.state and plan.verdict is Verdict.SOLVABLE and plan.cost >= best:
+        if after != env.state and plan.solvable and plan.cost >= best:
             fine.append(move)
     return rng.choice(fine) if fine else None
 

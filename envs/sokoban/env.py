@@ -13,7 +13,7 @@ from typing import Any, Literal
 from agentopd.env import Info, TextEnv, parse_action
 from agentopd.envs.sokoban.generate import SPLITS, LevelSpec, generate, split_of
 from agentopd.envs.sokoban.levels import MOVES, Level, LevelError, State, parse_level, read_levels
-from agentopd.envs.sokoban.search import SEARCH_LIMIT, Plan, Solver, Verdict, step
+from agentopd.envs.sokoban.search import SEARCH_LIMIT, Plan, Solver, step
 
 GUIDE = "Go to the far side of the box, then push it to the goal. Keep the box out of corners."
 
@@ -25,6 +25,7 @@ You may think first inside <think></think>. End your answer with {amount} inside
 <action></action>, for example
 <action>{example}</action>."""
 _BRIEF = "Sokoban: push $ onto . with up, down, left, right."
+_DIRECTIONS = {move: direction for direction, move in enumerate(MOVES)}
 _LETTERS = {move[0]: move for move in MOVES}
 _SEPARATORS = str.maketrans(",;|", "   ")
 
@@ -108,7 +109,7 @@ class Sokoban(TextEnv):
         self.state: State = self.level.start
         self.turns = 0
         self.plan = self.solver.plan(self.state)
-        info = self._info(self.plan)
+        info = self._info(self.plan, self.solved)
         told = {"reference": info["oracle"]} if "oracle" in info else {}
         return self.level.render(), info | told | {"skill": "sokoban", "guide": GUIDE}
 
@@ -122,22 +123,23 @@ class Sokoban(TextEnv):
         moves, problem = self._parse(action)
         played, blocked = self._play(moves)
         # No move mends a lost level; searching it again would cost the most where it helps least.
-        lost = before.verdict is Verdict.UNSOLVABLE
+        lost = before.verdict == "unsolvable"
         plan = self.plan = before if lost else self.solver.plan(self.state)
         solved = self.solved
-        stuck = plan.verdict is Verdict.UNSOLVABLE
-        closer = _solvable(plan) and _solvable(before) and plan.cost < before.cost
-        info = self._info(plan)
-        info["action_valid"] = not problem
-        info["facts"] |= {
-            "well_formed": not problem,
-            "moved": self.state != start,
-            "hit_wall": blocked,
-            "moves_closer": closer,
-            "keeps_solvable": not stuck or lost,
-        }
-        info["mistake"], comment = self._comment(plan, before, bool(problem), blocked, closer)
-        info["feedback"] = f"{problem or ' '.join(played)} {comment}".strip()
+        stuck = plan.verdict == "unsolvable"
+        closer = plan.better_than(before)
+        info = self._info(plan, solved)
+        facts = info["facts"]
+        facts["well_formed"] = info["action_valid"] = not problem
+        facts["moved"] = self.state != start
+        facts["hit_wall"] = blocked
+        facts["moves_closer"] = closer
+        facts["keeps_solvable"] = not stuck or lost
+        if problem:
+            info["mistake"], info["feedback"] = "unreadable action", problem
+        else:
+            info["mistake"], came = self._comment(plan, before, solved, blocked, closer)
+            info["feedback"] = f"{' '.join(played)} {came}"
         terminated = solved or (stuck and self.stop_when_stuck)
         truncated = not terminated and self.turns >= self.turn_limit
         board = self.level.render(self.state)
@@ -176,7 +178,7 @@ class Sokoban(TextEnv):
         """Play `moves` until the level is solved; those played, and whether one was blocked."""
         blocked = False
         for count, move in enumerate(moves, 1):
-            after = step(self.level, self.state, MOVES.index(move))
+            after = step(self.level, self.state, _DIRECTIONS[move])
             blocked |= after == self.state
             self.state = after
             if self.solved:
@@ -188,9 +190,11 @@ class Sokoban(TextEnv):
         content = parse_action(action)
         if content is None:
             return [], "No <action></action> in the answer."
+        if content in _DIRECTIONS:
+            return [content], ""
         words = content.lower().translate(_SEPARATORS).split()
         moves = [_LETTERS.get(word, word) for word in words]
-        unknown = [m for m in moves if m not in MOVES]
+        unknown = [m for m in moves if m not in _DIRECTIONS]
         if unknown or not moves:
             shown = (unknown or [content])[0][:20]
             return [], f"{shown!r} is not a move: use up, down, left or right."
@@ -200,46 +204,43 @@ class Sokoban(TextEnv):
         return moves, ""
 
     def _comment(
-        self, plan: Plan, before: Plan, problem: bool, blocked: bool, closer: bool
+        self, plan: Plan, before: Plan, solved: bool, blocked: bool, closer: bool
     ) -> tuple[str, str]:
         """The mistake's short name, and the rest of the sentence that began with the moves."""
-        if self.solved:
+        if solved:
             return "", "solves it."
-        if problem:
-            return "unreadable action", ""
-        if plan.verdict is Verdict.UNSOLVABLE:
-            if before.verdict is Verdict.UNSOLVABLE:
+        if plan.verdict == "unsolvable":
+            if before.verdict == "unsolvable":
                 return "", "changes nothing, it can no longer be solved."
             if self.solver.cornered(self.state[1]):
                 return "corner", "pushes the box where it is stuck, it can no longer be solved."
             return "stuck", "makes it impossible, it can no longer be solved."
         left = f"{len(plan.moves)} to go."
         if blocked:
-            return "wall", f"hits a wall, {left}" if _solvable(plan) else "hits a wall."
-        if not _solvable(plan) or not _solvable(before):
+            return "wall", f"hits a wall, {left}" if plan.solvable else "hits a wall."
+        if not plan.solvable or not before.solvable:
             return "", "is done."
         return ("", f"moves closer, {left}") if closer else ("away", f"moves away, {left}")
 
-    def _info(self, plan: Plan) -> Info:
-        boxes_on_goal = len(self.state[1] & self.level.goals)
-        facts: dict[str, Any] = {"boxes": len(self.state[1]), "boxes_on_goal": boxes_on_goal}
+    def _info(self, plan: Plan, solved: bool) -> Info:
+        boxes = self.state[1]
+        facts: dict[str, Any] = {
+            "boxes": len(boxes),
+            "boxes_on_goal": len(boxes & self.level.goals),
+        }
         info: Info = {
             "task_id": self.task_id,
-            "success": self.solved,
+            "success": solved,
             "action_valid": True,
             "facts": facts,
         }
-        if plan.verdict is not Verdict.UNKNOWN:
-            facts["solvable"] = _solvable(plan)
-        if _solvable(plan):
+        if plan.verdict != "unknown":
+            facts["solvable"] = plan.solvable
+        if plan.solvable:
             facts["pushes_left"] = plan.pushes
             facts["moves_left"] = len(plan.moves)
             info["oracle"] = " ".join(plan.moves)
         return info
-
-
-def _solvable(plan: Plan) -> bool:
-    return plan.verdict is Verdict.SOLVABLE
 
 
 def _collection(path: str, split: str | None) -> list[Level]:

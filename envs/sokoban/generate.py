@@ -10,8 +10,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from agentopd.envs.sokoban.geometry import Geometry, bits, members
 from agentopd.envs.sokoban.levels import Level
-from agentopd.envs.sokoban.search import Floor, Plan, Solver, Verdict, bits, members
+from agentopd.envs.sokoban.search import Plan, Solver
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 _ATTEMPTS = 5_000
@@ -63,7 +64,7 @@ class LevelSpec:
     def admits(self, plan: Plan) -> bool:
         """Whether the plan is known and inside the band."""
         return (
-            plan.verdict is Verdict.SOLVABLE
+            plan.solvable
             and self.min_moves <= len(plan.moves) <= self.max_moves
             and self.min_pushes <= plan.pushes <= self.max_pushes
         )
@@ -104,11 +105,10 @@ def _propose(spec: LevelSpec, rng: random.Random) -> Level | None:
     cells = [c for c in inner if c not in walls]
     goals = frozenset(rng.sample(cells, spec.boxes))
     room = Level(height, width, walls, goals, goals, cells[0])
-    floor = Floor(room)
-    if floor.reach(room.player, 0) != floor.cells:
+    if room.geometry.reach(room.player, 0) != room.geometry.cells:
         return None
     solved = bits(goals)
-    layers = _pull_layers(room, floor, spec.min_pushes, spec.max_pushes)
+    layers = _pull_layers(room.geometry, spec.min_pushes, spec.max_pushes)
     candidates = [
         state
         for depth, layer in enumerate(layers)
@@ -123,7 +123,7 @@ def _propose(spec: LevelSpec, rng: random.Random) -> Level | None:
     return room.started_from(player, frozenset(members(boxes)))
 
 
-def _pull_layers(room: Level, floor: Floor, enough: int, depth: int) -> list[list[_Room]]:
+def _pull_layers(room: Geometry, enough: int, depth: int) -> list[list[_Room]]:
     """States by exact number of pushes from solved, in a fixed order.
 
     As many whole layers as make `depth` pushes; fewer where the states run out or are very many.
@@ -132,9 +132,9 @@ def _pull_layers(room: Level, floor: Floor, enough: int, depth: int) -> list[lis
     pulls = _pulls(room)
     goals = bits(room.goals)
     layer: list[_Room] = []
-    rest = floor.cells & ~goals
+    rest = room.cells & ~goals
     while rest:
-        region = _region(floor, regions, (rest & -rest).bit_length() - 1, goals)
+        region = _region(room, regions, (rest & -rest).bit_length() - 1, goals)
         layer.append((region, goals))
         rest &= ~region
     layers = [layer]
@@ -149,7 +149,7 @@ def _pull_layers(room: Level, floor: Floor, enough: int, depth: int) -> list[lis
                     if not region >> stand & 1 or boxes >> back & 1:
                         continue
                     after = boxes ^ moved
-                    state = (_region(floor, regions, back, after), after)
+                    state = (_region(room, regions, back, after), after)
                     if state not in seen:
                         seen.add(state)
                         layer.append(state)
@@ -157,7 +157,7 @@ def _pull_layers(room: Level, floor: Floor, enough: int, depth: int) -> list[lis
     return layers
 
 
-def _pulls(room: Level) -> dict[int, list[tuple[int, int, int]]]:
+def _pulls(room: Geometry) -> dict[int, list[tuple[int, int, int]]]:
     """Cell -> the pulls of a lone box there.
 
     Each is the cell the player stands on, the cell it ends on, and the bits that change.
@@ -173,11 +173,11 @@ def _pulls(room: Level) -> dict[int, list[tuple[int, int, int]]]:
     }
 
 
-def _region(floor: Floor, regions: dict[int, list[int]], player: int, boxes: int) -> int:
+def _region(room: Geometry, regions: dict[int, list[int]], player: int, boxes: int) -> int:
     """The region the player stands in; `regions` remembers those of each set of boxes."""
     known = regions.setdefault(boxes, [])
     for region in known:
         if region >> player & 1:
             return region
-    known.append(floor.reach(player, boxes))
+    known.append(room.reach(player, boxes))
     return known[-1]

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from agentopd.envs.sokoban.geometry import Geometry
+
 MOVES: tuple[str, ...] = ("up", "down", "left", "right")
 _SYMBOLS = frozenset("#.$*@+ -_")
 _SUFFIXES = (".txt", ".xsb", ".sok")
@@ -42,50 +44,34 @@ class Level:
         return self.player, self.boxes
 
     @cached_property
-    def floor(self) -> frozenset[int]:
-        """The cells that are not walls."""
-        return frozenset(range(self.height * self.width)) - self.walls
-
-    @cached_property
-    def neighbours(self) -> tuple[tuple[int, int, int, int], ...]:
-        """For each cell the cell reached by up, down, left, right; -1 for a wall or the edge."""
-        width = self.width
-        floor = self.floor
-        table = [(-1, -1, -1, -1)] * (self.height * width)
-        for cell in floor:
-            column = cell % width
-            table[cell] = (
-                cell - width if cell - width in floor else -1,
-                cell + width if cell + width in floor else -1,
-                cell - 1 if column > 0 and cell - 1 in floor else -1,
-                cell + 1 if column < width - 1 and cell + 1 in floor else -1,
-            )
-        return tuple(table)
+    def geometry(self) -> Geometry:
+        """What the walls and goals decide alone."""
+        return Geometry(self.height, self.width, self.walls, self.goals)
 
     def started_from(self, player: int, boxes: frozenset[int]) -> Level:
         """The same walls and goals with another start; what is known of the cells is kept."""
         level = replace(self, player=player, boxes=boxes)
-        level.__dict__.update(floor=self.floor, neighbours=self.neighbours)
+        level.__dict__["geometry"] = self.geometry
         return level
 
     def render(self, state: State | None = None) -> str:
         """The board as text, one line a row, in the standard symbols."""
         player, boxes = state or self.start
         width = self.width
-        symbols = list(self._empty_board)
+        symbols = bytearray(self._empty_board)
         for box in boxes:
             # Every row before the cell ends in a line break.
-            symbols[box + box // width] = "*" if box in self.goals else "$"
-        symbols[player + player // width] = "+" if player in self.goals else "@"
-        return "".join(symbols)
+            symbols[box + box // width] = ord("*" if box in self.goals else "$")
+        symbols[player + player // width] = ord("+" if player in self.goals else "@")
+        return symbols.decode()
 
     @cached_property
-    def _empty_board(self) -> str:
+    def _empty_board(self) -> bytes:
         cells = ["#" if c in self.walls else "_" for c in range(self.height * self.width)]
         for goal in self.goals:
             cells[goal] = "."
         rows = ("".join(cells[r * self.width : (r + 1) * self.width]) for r in range(self.height))
-        return "\n".join(rows)
+        return "\n".join(rows).encode()
 
     @cached_property
     def key(self) -> str:
@@ -95,10 +81,10 @@ class Level:
         """
         board = self.render()
         line = self.width + 1
-        upside_down = "\n".join(board.split("\n")[::-1])
-        images = [board, upside_down]
-        # Its columns as rows; and every image read backwards is that image turned by half.
-        images += ["\n".join(image[c::line] for c in range(self.width)) for image in images]
+        rows = board.split("\n")
+        columns = [board[c::line] for c in range(self.width)]
+        images = ["\n".join(lines) for lines in (rows, rows[::-1], columns, columns[::-1])]
+        # Every image read backwards is that image turned by half.
         images += [image[::-1] for image in images]
         return hashlib.sha256(min(images).encode()).hexdigest()[:16]
 

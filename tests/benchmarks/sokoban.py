@@ -26,6 +26,7 @@ import sys
 import time
 import warnings
 from collections import defaultdict
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -167,12 +168,13 @@ class Clock:
     def __init__(self) -> None:
         self.count, self.seconds, self.longest = 0, 0.0, 0.0
 
-    def __enter__(self) -> None:
-        self.began = time.process_time()
-
-    def __exit__(self, *_: object) -> None:
-        spent = time.process_time() - self.began
-        self.count, self.seconds = self.count + 1, self.seconds + spent
+    @contextlib.contextmanager
+    def counting(self, things: int = 1) -> Iterator[None]:
+        """Count the time spent inside for so many things."""
+        began = time.process_time()
+        yield
+        spent = time.process_time() - began
+        self.count, self.seconds = self.count + things, self.seconds + spent
         self.longest = max(self.longest, spent)
 
     @property
@@ -208,7 +210,7 @@ def measure(
             clock = resets[one.name]
             while clock.count < part or clock.seconds < seconds * part / ROUNDS:
                 seed = clock.count
-                with clock:
+                with clock.counting():
                     one.reset(seed)
                 if len(pushes[one.name]) < PLAYED:
                     level = one.level()
@@ -224,15 +226,23 @@ def play(one: Contestant, form: str, seed: int, clock: Clock) -> None:
     rng = random.Random(seed)
     level = one.level()
     for _ in range(COPIES):
-        env, state, over, turns = one.copy(form), level.start, False, 0
-        while not over:
-            ways = [(move, step(level, state, way)) for way, move in enumerate(MOVES)]
-            move, state = rng.choice([way for way in ways if way[1] != state])
-            with clock:
+        moves = draw_moves(level, rng)
+        env, over = one.copy(form), False
+        with clock.counting(len(moves)):
+            for move in moves:
                 over = one.step(env, move)
-            turns += 1
-            # TextArena counts one turn more.
-            assert over == (state[1] <= level.goals) or turns in (TURNS, TURNS + 1), one.name
+        # TextArena counts one turn more.
+        assert over or (len(moves) == TURNS and one.name == "textarena"), one.name
+
+
+def draw_moves(level: Level, rng: random.Random) -> list[str]:
+    """Random moves that are not blocked, until the level is solved or the turns are used up."""
+    state, moves = level.start, []
+    while len(moves) < TURNS and not state[1] <= level.goals:
+        ways = [(move, step(level, state, way)) for way, move in enumerate(MOVES)]
+        move, state = rng.choice([way for way in ways if way[1] != state])
+        moves.append(move)
+    return moves
 
 
 def report(

@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 from agentopd.envs.sokoban.env import Sokoban
 from agentopd.envs.sokoban.levels import Level, LevelError, read_levels
@@ -39,7 +40,7 @@ def main() -> None:
 def tried(levels: list[Level], states: int) -> str:
     """What the search makes of the levels, as a line of figures."""
     env = Sokoban(search_limit=states)
-    found = dict.fromkeys(Verdict, 0)
+    found = dict.fromkeys(get_args(Verdict), 0)
     pushes: list[int] = []
     seconds: list[float] = []
     started = [level for level in levels if not level.boxes <= level.goals]
@@ -48,11 +49,11 @@ def tried(levels: list[Level], states: int) -> str:
         _, info = env.reset(options={"level": level.render()})
         seconds.append(time.process_time() - began)
         found[env.plan.verdict] += 1
-        if env.plan.verdict is Verdict.SOLVABLE:
+        if env.plan.solvable:
             pushes.append(env.plan.pushes)
             assert solves(env, info["oracle"]), level.render()
     boxes = statistics.median(len(level.boxes) for level in levels)
-    solved, lost, unknown = (found[verdict] for verdict in Verdict)
+    solved, lost, unknown = (found[verdict] for verdict in get_args(Verdict))
     half = statistics.median(pushes) if pushes else 0
     return (
         f"{len(started):7}{solved:7}{lost:6}{unknown:8}{boxes:7.0f}{half:8.0f}"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from agentopd.envs.sokoban.env import GUIDE, Sokoban
 from agentopd.envs.sokoban.levels import MOVES, State
-from agentopd.envs.sokoban.search import Verdict, step
+from agentopd.envs.sokoban.search import step
 from agentopd.privilege import writer
 from agentopd.zoo.demonstrations.episode import NOISE, Form, Piece
 
@@ -124,7 +124,7 @@ class SokobanDemonstrator:
         for _ in range(self.rng.randint(1, 3)):
             move = self.rng.choice(MOVES)
             after = step(env.level, here, MOVES.index(move))
-            if env.solver.plan(after).verdict is Verdict.SOLVABLE:
+            if env.solver.plan(after).solvable:
                 here, moves = after, [*moves, move]
         return moves + list(env.solver.plan(here).moves)
 
@@ -234,7 +234,7 @@ def otherwise(env: Sokoban, here: State, avoided: str) -> str:
     for move in MOVES:
         after = step(env.level, here, MOVES.index(move))
         plan = env.solver.plan(after)
-        if move != avoided and after != here and plan.verdict is Verdict.SOLVABLE:
+        if move != avoided and after != here and plan.solvable:
             costs[move] = plan.cost
     return min(costs, key=lambda move: costs[move], default=best)
 
@@ -248,4 +248,4 @@ def foresee(env: Sokoban, move: str) -> tuple[str, bool]:
     _, _, _, _, info = env.step(f"<action>{move}</action>")
     after = env.solver.plan(env.state)
     env.state, env.turns = state, turns
-    return str(info["feedback"]), after.verdict is Verdict.SOLVABLE and after.cost < before.cost
+    return str(info["feedback"]), after.better_than(before)

@@ -1,0 +1,143 @@
+"""What the walls and goals of a board decide alone, wherever the player and the boxes stand.
+
+A set of cells is an integer whose bit `c` stands for cell `c`: a whole region grows by one step in
+a few machine words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+
+_OPPOSITE = (1, 0, 3, 2)
+
+
+class Geometry:
+    """The cells that are not walls, how the player spreads over them and where boxes can go.
+
+    Cells are numbered row by row; directions are up, down, left, right.
+    """
+
+    def __init__(
+        self, height: int, width: int, walls: frozenset[int], goals: frozenset[int]
+    ) -> None:
+        self.floor = frozenset(range(height * width)) - walls
+        self.goals = goals
+        self.neighbours = _neighbours(height, width, self.floor)
+        """For each cell the cell in each direction; -1 for a wall or the edge."""
+        self.cells = bits(self.floor)
+        self._width = width
+        # The first cell of every row: ones that stand `width` bits apart.
+        first = ((1 << height * width) - 1) // ((1 << width) - 1)
+        self._not_first = self.cells & ~first
+        self._not_last = self.cells & ~(first << width - 1)
+
+    def waves(self, cell: int, boxes: int) -> Iterator[int]:
+        """The cells that can be walked to from `cell` in no step, in up to 1, in up to 2, ..."""
+        free, width = self.cells & ~boxes, self._width
+        not_last, not_first = self._not_last, self._not_first
+        region, grown = 0, 1 << cell
+        while grown != region:
+            yield grown
+            region = grown
+            side = (region & not_last) << 1 | (region & not_first) >> 1
+            grown = (region | side | region << width | region >> width) & free
+
+    def reach(self, player: int, boxes: int) -> int:
+        """The cells the player can walk to without pushing."""
+        return max(self.waves(player, boxes))  # the last: it holds the others
+
+    def distances(self, player: int, boxes: int, wanted: int) -> dict[int, int]:
+        """The length of a shortest walk to each of the `wanted` cells that can be reached."""
+        found: dict[int, int] = {}
+        for length, region in enumerate(self.waves(player, boxes)):
+            if hit := region & wanted:
+                found.update(dict.fromkeys(members(hit), length))
+                wanted ^= hit
+                if not wanted:
+                    break
+        return found
+
+    def walk(self, player: int, boxes: int, target: int) -> list[int]:
+        """The directions of a shortest walk to `target`, which can be reached.
+
+        Of several the one that goes up at the first fork, else down, else left.
+        """
+        waves = []
+        for region in self.waves(target, boxes):
+            if region >> player & 1:
+                break
+            waves.append(region)
+        way = []
+        for nearer in reversed(waves):
+            for direction, cell in enumerate(self.neighbours[player]):
+                if cell >= 0 and nearer >> cell & 1:
+                    way.append(direction)
+                    player = cell
+                    break
+        return way
+
+    @cached_property
+    def away(self) -> list[int]:
+        """For each cell the pushes a lone box needs to the nearest goal; -1 where none do."""
+        neighbours = self.neighbours
+        away = [-1] * len(neighbours)
+        frontier = sorted(self.goals)
+        for goal in frontier:
+            away[goal] = 0
+        while frontier:
+            following = []
+            for cell in frontier:
+                for opposite in _OPPOSITE:
+                    back = neighbours[cell][opposite]
+                    if back >= 0 and away[back] < 0 and neighbours[back][opposite] >= 0:
+                        away[back] = away[cell] + 1
+                        following.append(back)
+            frontier = following
+        return away
+
+    @cached_property
+    def pushes(self) -> dict[int, list[tuple[int, int, int]]]:
+        """Cell -> the pushes of a lone box there that leave it able to reach a goal.
+
+        Each is a direction, the cell the player stands on, and the cell the box is pushed to.
+        """
+        pushes: dict[int, list[tuple[int, int, int]]] = {}
+        for box in self.floor:
+            up, down, left, right = self.neighbours[box]
+            ways = ((0, down, up), (1, up, down)) if up >= 0 and down >= 0 else ()
+            if left >= 0 and right >= 0:
+                ways = (*ways, (2, right, left), (3, left, right))
+            pushes[box] = [way for way in ways if self.away[way[2]] >= 0]
+        return pushes
+
+
+def bits(cells: Iterable[int]) -> int:
+    """The set of `cells` as an integer."""
+    mask = 0
+    for cell in cells:
+        mask |= 1 << cell
+    return mask
+
+
+def members(mask: int) -> Iterator[int]:
+    """The cells in a set of bits, in ascending order."""
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
+
+
+def _neighbours(
+    height: int, width: int, floor: frozenset[int]
+) -> list[tuple[int, int, int, int]]:
+    table = [(-1, -1, -1, -1)] * (height * width)
+    for cell in floor:
+        column = cell % width
+        table[cell] = (
+            cell - width if cell - width in floor else -1,
+            cell + width if cell + width in floor else -1,
+            cell - 1 if column > 0 and cell - 1 in floor else -1,
+            cell + 1 if column < width - 1 and cell + 1 in floor else -1,
+        )
+    return table
