@@ -197,6 +197,29 @@ def test_a_second_backward_pass_finds_the_same_gradient() -> None:
     assert_close(list(first), list(torch.autograd.grad(loss, student.hidden_NH)))
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_beside_rewards_the_teacher_is_asked_once(known: bool) -> None:
+    """A term that looks at the student alone makes no teacher logits; nor does the promised
+    one a second time.
+    """
+    student, teacher, _ = three_heads()
+    known_N = torch.linspace(1, 2, N, dtype=torch.float64)
+    measured = measure(
+        Question(some_ids(), ReverseKL(), tile=3 * V),
+        student,
+        teacher,
+        coefficient_N=known_N if known else None,
+    )
+    assert measured.divergence_N is not None
+    with torch.no_grad():
+        teacher.hidden_NH.fill_(torch.nan)
+    for loss in (measured.student.logprob_N.sum(), measured.student.entropy_N.sum()):
+        assert torch.autograd.grad(loss, student.hidden_NH, retain_graph=True)[0].isfinite().all()
+    loss = (measured.divergence_N * known_N).sum()
+    (found_NH,) = torch.autograd.grad(loss, student.hidden_NH)
+    assert found_NH.isfinite().all() == known
+
+
 @pytest.mark.parametrize("divergence", [ReverseKL(), ForwardKL(), JensenShannon()])
 def test_equal_models_pull_nowhere(divergence: Divergence) -> None:
     student = three_heads(dtype=torch.float32)[0]

@@ -61,7 +61,7 @@ def _assert_known_before(method: RunConfig) -> None:
     objective, lessons, measured = Objective(method), _lessons(), _measured()
     tokens, plan = Tokens.of(lessons, CPU), _plan(method, lessons)
     coefficient_N = objective.coefficients(tokens, lessons, plan)
-    (term,) = objective.terms(measured, tokens, lessons, plan).values()
+    term = objective.terms(measured, tokens, lessons, plan)["distil"]
     assert measured.divergence_N is not None and coefficient_N is not None
     (slope_N,) = torch.autograd.grad(term, measured.divergence_N)
     torch.testing.assert_close(coefficient_N, slope_N)
@@ -92,6 +92,11 @@ def test_weights_that_look_at_no_model_are_known_before(weight: str, unit: str) 
     _assert_known_before(method)
 
 
+@pytest.mark.parametrize("mix", ["{kind: auxiliary, coefficient: 0.3}", "dead_group_fallback"])
+def test_rewards_beside_it_leave_the_teachers_term_known_before(mix: str) -> None:
+    _assert_known_before(parse_config(ENV, [f"mix={mix}", "unit={kind: turn}"]))
+
+
 def test_a_weight_that_looks_at_the_models_after_all_is_refused() -> None:
     class Peeking(Weight, kind="peeking"):
         """The gap, though it says that it looks at no model."""
@@ -109,7 +114,8 @@ def test_a_weight_that_looks_at_the_models_after_all_is_refused() -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["mix=auxiliary"],
+        ["mix=multiplicative", "weight=depth_decay"],
+        ["mix=trust_ratio"],
         ["weight=gap_gate"],
         ["unit={kind: turn, use: weight}"],
         ["divergence.support=sampled"],

@@ -109,6 +109,7 @@ class _Backward:
     Attributes:
         known: the coefficients that were promised, and the gradient they lead to.
         only: the tile, where a single one holds all tokens: it need not be made again.
+        tiles, alone: of all models, and of the student without the others.
     """
 
     def __init__(
@@ -120,8 +121,9 @@ class _Backward:
         needed: Sequence[bool],
     ) -> None:
         heads = [head and head.detached() for head in (student, teacher, reference)]
-        self.tiles = Tiles(question.ids_N, heads, question.temperature, question.tile)
         self.question, self.needed = question, needed
+        self.tiles = self._tiles(*heads)
+        self.alone = self._tiles(heads[0])
         self.known: tuple[torch.Tensor, Gradient] | None = None
         self.only: tuple[Tile, list[Strip]] | None = None
 
@@ -167,14 +169,21 @@ class _Backward:
                 strip.differentiate(by_logits_RV, *losses)
             gradient.add(tile.rows, by_logits_RV)
             return gradient.result()
-        asked = replace(self.question, ranks=False, keep=0)
+        asked, tiles = replace(self.question, ranks=False, keep=0), self.tiles
         if divergence_N is None:
-            asked = replace(asked, divergence=None)
-        for tile in self.tiles:
+            # What the student says by itself: the others' logits would be made for nothing.
+            asked, tiles = replace(asked, divergence=None), self.alone
+        for tile in tiles:
             for strip in tile.strips(asked):
                 strip.differentiate(tile.student_RV, *losses)
             gradient.add(tile.rows, tile.student_RV)
         return gradient.result()
+
+    def _tiles(
+        self, student: Head | None, teacher: Head | None = None, reference: Head | None = None
+    ) -> Tiles:
+        asked = self.question
+        return Tiles(asked.ids_N, (student, teacher, reference), asked.temperature, asked.tile)
 
     def _promised(self, divergence_N: torch.Tensor) -> list[torch.Tensor | None] | None:
         """The forward pass's gradient, which is given away; None if the loss is not the promised

@@ -36,7 +36,8 @@ class Mix(Part, family="mix"):
     """Which channels a step has and how much each counts."""
 
     linear: ClassVar[bool] = False
-    """Whether the loss is a sum of tokens' credits, each times a number known beforehand."""
+    """Whether the teacher has a term of its own: tokens' credits, each times a number known before.
+    """
     distils: ClassVar[bool] = True
     """Whether the teacher's credit enters the loss by itself, whatever the advantages are."""
 
@@ -131,6 +132,8 @@ class Auxiliary(RlOnly, kind="auxiliary"):
     Both are averaged the same way; the metrics hold each channel's gradient norm on its own.
     """
 
+    linear = True
+
     coefficient: float = Field(default=0.1, gt=0)
 
     @property
@@ -148,6 +151,8 @@ class Additive(Auxiliary, kind="additive"):
     `distil` multiply one summand each, which is how ATOD passes from the teacher to rewards. Tokens
     without a lesson keep A.
     """
+
+    linear = False
 
     @property
     def several(self) -> bool:
