@@ -12,7 +12,15 @@ from typing import Any, Literal
 
 from agentopd.env import Info, TextEnv, parse_action
 from agentopd.envs.sokoban.generate import SPLITS, LevelSpec, generate, split_of
-from agentopd.envs.sokoban.levels import MOVES, Level, LevelError, State, parse_level, read_levels
+from agentopd.envs.sokoban.levels import (
+    DIRECTIONS,
+    MOVES,
+    Level,
+    LevelError,
+    State,
+    parse_level,
+    read_levels,
+)
 from agentopd.envs.sokoban.search import SEARCH_LIMIT, Plan, Solver, step
 
 GUIDE = "Go to the far side of the box, then push it to the goal. Keep the box out of corners."
@@ -25,7 +33,6 @@ You may think first inside <think></think>. End your answer with {amount} inside
 <action></action>, for example
 <action>{example}</action>."""
 _BRIEF = "Sokoban: push $ onto . with up, down, left, right."
-_DIRECTIONS = {move: direction for direction, move in enumerate(MOVES)}
 _LETTERS = {move[0]: move for move in MOVES}
 _SEPARATORS = str.maketrans(",;|", "   ")
 
@@ -178,7 +185,7 @@ class Sokoban(TextEnv):
         """Play `moves` until the level is solved; those played, and whether one was blocked."""
         blocked = False
         for count, move in enumerate(moves, 1):
-            after = step(self.level, self.state, _DIRECTIONS[move])
+            after = step(self.level, self.state, DIRECTIONS[move])
             blocked |= after == self.state
             self.state = after
             if self.solved:
@@ -190,11 +197,11 @@ class Sokoban(TextEnv):
         content = parse_action(action)
         if content is None:
             return [], "No <action></action> in the answer."
-        if content in _DIRECTIONS:
+        if content in DIRECTIONS:
             return [content], ""
         words = content.lower().translate(_SEPARATORS).split()
         moves = [_LETTERS.get(word, word) for word in words]
-        unknown = [m for m in moves if m not in _DIRECTIONS]
+        unknown = [m for m in moves if m not in DIRECTIONS]
         if unknown or not moves:
             shown = (unknown or [content])[0][:20]
             return [], f"{shown!r} is not a move: use up, down, left or right."

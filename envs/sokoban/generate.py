@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 
 from agentopd.envs.sokoban.geometry import Geometry, bits, members
 from agentopd.envs.sokoban.levels import Level
@@ -108,14 +110,9 @@ def _propose(spec: LevelSpec, rng: random.Random) -> Level | None:
     if room.geometry.reach(room.player, 0) != room.geometry.cells:
         return None
     solved = bits(goals)
-    layers = _pull_layers(room.geometry, spec.min_pushes, spec.max_pushes)
-    candidates = [
-        state
-        for depth, layer in enumerate(layers)
-        if depth >= spec.min_pushes
-        for state in layer
-        if not state[1] & solved
-    ]
+    layers = _pull_layers(room.geometry, spec)
+    far = chain.from_iterable(layers[spec.min_pushes :])
+    candidates = [state for state in far if not state[1] & solved]
     if not candidates:
         return None
     region, boxes = rng.choice(candidates)
@@ -123,13 +120,13 @@ def _propose(spec: LevelSpec, rng: random.Random) -> Level | None:
     return room.started_from(player, frozenset(members(boxes)))
 
 
-def _pull_layers(room: Geometry, enough: int, depth: int) -> list[list[_Room]]:
+def _pull_layers(room: Geometry, spec: LevelSpec) -> list[list[_Room]]:
     """States by exact number of pushes from solved, in a fixed order.
 
-    As many whole layers as make `depth` pushes; fewer where the states run out or are very many.
+    As many whole layers as make the most pushes; fewer where the states run out or are very many.
     """
-    regions: dict[int, list[int]] = {}
-    pulls = _pulls(room)
+    regions: dict[int, tuple[int, ...]] = {}
+    pulls = _pulls(spec.height, spec.width)
     goals = bits(room.goals)
     layer: list[_Room] = []
     rest = room.cells & ~goals
@@ -139,14 +136,15 @@ def _pull_layers(room: Geometry, enough: int, depth: int) -> list[list[_Room]]:
         rest &= ~region
     layers = [layer]
     seen = set(layer)
-    while layer and len(layers) <= depth:
-        if len(seen) >= (_AMPLE if len(layers) > enough else _LIMIT):
+    while layer and len(layers) <= spec.max_pushes:
+        if len(seen) >= (_AMPLE if len(layers) > spec.min_pushes else _LIMIT):
             break
         layer = []
         for region, boxes in layers[-1]:
+            free = room.cells & ~boxes
             for box in members(boxes):
                 for stand, back, moved in pulls[box]:
-                    if not region >> stand & 1 or boxes >> back & 1:
+                    if not (region >> stand & free >> back & 1):
                         continue
                     after = boxes ^ moved
                     state = (_region(room, regions, back, after), after)
@@ -157,27 +155,29 @@ def _pull_layers(room: Geometry, enough: int, depth: int) -> list[list[_Room]]:
     return layers
 
 
-def _pulls(room: Geometry) -> dict[int, list[tuple[int, int, int]]]:
-    """Cell -> the pulls of a lone box there.
+@lru_cache(maxsize=8)
+def _pulls(height: int, width: int) -> list[list[tuple[int, int, int]]]:
+    """For each cell the pulls of a box there on a board without walls.
 
     Each is the cell the player stands on, the cell it ends on, and the bits that change.
     """
-    around = room.neighbours
-    return {
-        box: [
+    around = Geometry(height, width, frozenset(), frozenset()).neighbours
+    return [
+        [
             (stand, around[stand][direction], 1 << box | 1 << stand)
             for direction, stand in enumerate(around[box])
             if stand >= 0 and around[stand][direction] >= 0
         ]
-        for box in room.floor
-    }
+        for box in range(height * width)
+    ]
 
 
-def _region(room: Geometry, regions: dict[int, list[int]], player: int, boxes: int) -> int:
+def _region(room: Geometry, regions: dict[int, tuple[int, ...]], player: int, boxes: int) -> int:
     """The region the player stands in; `regions` remembers those of each set of boxes."""
-    known = regions.setdefault(boxes, [])
+    known = regions.get(boxes, ())
     for region in known:
         if region >> player & 1:
             return region
-    known.append(room.reach(player, boxes))
-    return known[-1]
+    region = room.reach(player, boxes)
+    regions[boxes] = (*known, region)
+    return region

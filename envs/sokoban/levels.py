@@ -16,7 +16,10 @@ from pathlib import Path
 from agentopd.envs.sokoban.geometry import Geometry
 
 MOVES: tuple[str, ...] = ("up", "down", "left", "right")
+DIRECTIONS = {move: direction for direction, move in enumerate(MOVES)}
+"""Each move's number, by which cells list their neighbours."""
 _SYMBOLS = frozenset("#.$*@+ -_")
+_BOX, _BOX_ON_GOAL, _PLAYER, _PLAYER_ON_GOAL = b"$*@+"
 _SUFFIXES = (".txt", ".xsb", ".sok")
 
 State = tuple[int, frozenset[int]]
@@ -57,12 +60,12 @@ class Level:
     def render(self, state: State | None = None) -> str:
         """The board as text, one line a row, in the standard symbols."""
         player, boxes = state or self.start
-        width = self.width
+        width, goals = self.width, self.goals
         symbols = bytearray(self._empty_board)
         for box in boxes:
             # Every row before the cell ends in a line break.
-            symbols[box + box // width] = ord("*" if box in self.goals else "$")
-        symbols[player + player // width] = ord("+" if player in self.goals else "@")
+            symbols[box + box // width] = _BOX_ON_GOAL if box in goals else _BOX
+        symbols[player + player // width] = _PLAYER_ON_GOAL if player in goals else _PLAYER
         return symbols.decode()
 
     @cached_property

@@ -8,13 +8,17 @@ large ones it gives up after `limit` states and says `UNKNOWN`, never a guess.
 from __future__ import annotations
 
 import heapq
+import math
 from typing import Literal, NamedTuple
 
 from agentopd.envs.sokoban.geometry import bits, members
-from agentopd.envs.sokoban.levels import MOVES, Level, State
+from agentopd.envs.sokoban.levels import DIRECTIONS, MOVES, Level, State
 
 SEARCH_LIMIT = 20_000
 """States a search looks at before it gives up, unless told otherwise."""
+
+_PUSH = 1 << 32
+"""What a push costs beside its move: more than all moves of a plan, so that pushes count first."""
 
 Packed = tuple[int, int]
 """A state as the player's cell and the set of the boxes' cells as bits."""
@@ -70,12 +74,12 @@ class Solver:
         """Note that `plan` is the best from `state`, and its rest the best from where it leads."""
         pushes, here = plan.pushes, state
         self._known[state] = plan
-        for index, move in enumerate(plan.moves):
-            after = step(self.level, here, MOVES.index(move))
+        for index, move in enumerate(plan.moves, 1):
+            after = step(self.level, here, DIRECTIONS[move])
             pushes -= after[1] != here[1]
             here = after
             if self._known.get(here, _UNKNOWN).verdict == "unknown":
-                self._known[here] = Plan(plan.verdict, plan.moves[index + 1 :], pushes)
+                self._known[here] = Plan(plan.verdict, plan.moves[index:], pushes)
 
     def cornered(self, boxes: frozenset[int]) -> bool:
         """Whether a box stands, off its goal, where no pushes could ever bring it to one."""
@@ -92,32 +96,32 @@ class Solver:
             return _UNKNOWN if any(bounds) else Plan("solvable")
         start: Packed = (state[0], bits(state[1]))
         goals = bits(self.level.goals)
-        # A heap entry: pushes so far + bound, moves so far, a counter that breaks ties in a fixed
-        # order, pushes so far, state. The bound never falls by more than the push that lowers it,
-        # so the first solved state that leaves the heap is the best.
-        heap = [(sum(bounds), 0, 0, 0, start)]
+        # A heap entry: the cost so far and the bound on the pushes to come, a counter that breaks
+        # ties in a fixed order, the cost so far, the state. The bound never falls by more than the
+        # push that lowers it, so the first solved state that leaves the heap is the best.
+        heap = [(sum(bounds) * _PUSH, 0, 0, start)]
         parents: dict[Packed, tuple[Packed, int, int]] = {}
-        best: dict[Packed, tuple[int, int]] = {start: (0, 0)}
+        best: dict[Packed, int] = {start: 0}
         counter = 0
         while heap:
-            estimate, moves, _, pushes, here = heapq.heappop(heap)
-            if best[here] < (pushes, moves):
+            estimate, _, cost, here = heapq.heappop(heap)
+            if best[here] < cost:
                 continue
             boxes = here[1]
             if not boxes & ~goals:
-                return Plan("solvable", self._trace(parents, start, here), pushes)
+                return Plan("solvable", self._trace(parents, start, here), cost // _PUSH)
             if len(best) > self.limit:
                 return _UNKNOWN
             for box, direction, stand, target, walked in self._moves_of_boxes(here):
                 after = (box, boxes ^ (1 << box) | 1 << target)
-                cost = (pushes + 1, moves + walked + 1)
-                if after in best and best[after] <= cost:
+                more = _PUSH + walked + 1
+                if best.get(after, math.inf) <= cost + more:
                     continue
-                best[after] = cost
+                best[after] = cost + more
                 parents[after] = (here, stand, direction)
                 counter += 1
-                closer = away[box] - away[target]
-                heapq.heappush(heap, (estimate + 1 - closer, cost[1], counter, cost[0], after))
+                closer = (away[box] - away[target]) * _PUSH
+                heapq.heappush(heap, (estimate + more - closer, counter, cost + more, after))
         return _UNSOLVABLE
 
     def _moves_of_boxes(self, state: Packed) -> list[tuple[int, int, int, int, int]]:
