@@ -45,14 +45,22 @@ class Geometry:
 
     def reach(self, player: int, boxes: int) -> int:
         """The cells the player can walk to without pushing."""
-        return max(self.waves(player, boxes))  # the last: it holds the others
+        free, width = self.cells & ~boxes, self._width
+        not_last, not_first = self._not_last, self._not_first
+        region, grown = 0, 1 << player
+        while grown != region:
+            region = grown
+            side = (region & not_last) << 1 | (region & not_first) >> 1
+            grown = (region | side | region << width | region >> width) & free
+        return region
 
     def distances(self, player: int, boxes: int, wanted: int) -> dict[int, int]:
         """The length of a shortest walk to each of the `wanted` cells that can be reached."""
         found: dict[int, int] = {}
         for length, region in enumerate(self.waves(player, boxes)):
             if hit := region & wanted:
-                found.update(dict.fromkeys(members(hit), length))
+                for cell in members(hit):
+                    found[cell] = length
                 wanted ^= hit
                 if not wanted:
                     break
@@ -103,12 +111,13 @@ class Geometry:
         Each is a direction, the cell the player stands on, and the cell the box is pushed to.
         """
         pushes: dict[int, list[tuple[int, int, int]]] = {}
+        away, neighbours = self.away, self.neighbours
         for box in self.floor:
-            up, down, left, right = self.neighbours[box]
-            ways = ((0, down, up), (1, up, down)) if up >= 0 and down >= 0 else ()
-            if left >= 0 and right >= 0:
-                ways = (*ways, (2, right, left), (3, left, right))
-            pushes[box] = [way for way in ways if self.away[way[2]] >= 0]
+            ways = pushes[box] = []
+            for direction, opposite in enumerate(_OPPOSITE):
+                target, stand = neighbours[box][direction], neighbours[box][opposite]
+                if target >= 0 and stand >= 0 and away[target] >= 0:
+                    ways.append((direction, stand, target))
         return pushes
 
 

@@ -19,7 +19,7 @@ MOVES: tuple[str, ...] = ("up", "down", "left", "right")
 DIRECTIONS = {move: direction for direction, move in enumerate(MOVES)}
 """Each move's number, by which cells list their neighbours."""
 _SYMBOLS = frozenset("#.$*@+ -_")
-_BOX, _BOX_ON_GOAL, _PLAYER, _PLAYER_ON_GOAL = b"$*@+"
+_WALL, _GOAL, _BOX, _BOX_ON_GOAL, _PLAYER, _PLAYER_ON_GOAL = b"#.$*@+"
 _SUFFIXES = (".txt", ".xsb", ".sok")
 
 State = tuple[int, frozenset[int]]
@@ -63,18 +63,20 @@ class Level:
         width, goals = self.width, self.goals
         symbols = bytearray(self._empty_board)
         for box in boxes:
-            # Every row before the cell ends in a line break.
             symbols[box + box // width] = _BOX_ON_GOAL if box in goals else _BOX
         symbols[player + player // width] = _PLAYER_ON_GOAL if player in goals else _PLAYER
         return symbols.decode()
 
     @cached_property
     def _empty_board(self) -> bytes:
-        cells = ["#" if c in self.walls else "_" for c in range(self.height * self.width)]
+        # Every row before a cell ends in a line break.
+        width = self.width
+        symbols = bytearray((b"_" * width + b"\n") * self.height)
+        for wall in self.walls:
+            symbols[wall + wall // width] = _WALL
         for goal in self.goals:
-            cells[goal] = "."
-        rows = ("".join(cells[r * self.width : (r + 1) * self.width]) for r in range(self.height))
-        return "\n".join(rows).encode()
+            symbols[goal + goal // width] = _GOAL
+        return bytes(symbols[:-1])
 
     @cached_property
     def key(self) -> str:

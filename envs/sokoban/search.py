@@ -8,7 +8,6 @@ large ones it gives up after `limit` states and says `UNKNOWN`, never a guess.
 from __future__ import annotations
 
 import heapq
-import math
 from typing import Literal, NamedTuple
 
 from agentopd.envs.sokoban.geometry import bits, members
@@ -17,7 +16,7 @@ from agentopd.envs.sokoban.levels import DIRECTIONS, MOVES, Level, State
 SEARCH_LIMIT = 20_000
 """States a search looks at before it gives up, unless told otherwise."""
 
-_PUSH = 1 << 32
+_PUSH = 1 << 20
 """What a push costs beside its move: more than all moves of a plan, so that pushes count first."""
 
 Packed = tuple[int, int]
@@ -114,14 +113,15 @@ class Solver:
                 return _UNKNOWN
             for box, direction, stand, target, walked in self._moves_of_boxes(here):
                 after = (box, boxes ^ (1 << box) | 1 << target)
-                more = _PUSH + walked + 1
-                if best.get(after, math.inf) <= cost + more:
+                reached = cost + _PUSH + walked + 1
+                if after in best and best[after] <= reached:
                     continue
-                best[after] = cost + more
+                best[after] = reached
                 parents[after] = (here, stand, direction)
                 counter += 1
-                closer = (away[box] - away[target]) * _PUSH
-                heapq.heappush(heap, (estimate + more - closer, counter, cost + more, after))
+                further = (away[target] - away[box]) * _PUSH
+                entry = (estimate + reached - cost + further, counter, reached, after)
+                heapq.heappush(heap, entry)
         return _UNSOLVABLE
 
     def _moves_of_boxes(self, state: Packed) -> list[tuple[int, int, int, int, int]]:
