@@ -22,6 +22,7 @@ from pydantic import (
 
 import agentopd.signal.decisions
 import agentopd.signal.routing
+import agentopd.signal.rubricator
 import agentopd.signal.rubrics
 import agentopd.signal.weights.episode
 import agentopd.signal.weights.place

@@ -28,7 +28,7 @@ def _episode(success: bool, *facts: dict[str, Any], episode: int = 0) -> Traject
 
 
 def _attempt(*facts: dict[str, Any]) -> Attempt:
-    return Attempt([""] * len(facts), [""] * len(facts), list(facts))
+    return Attempt.of(_episode(False, *facts))
 
 
 def _summary(criteria: Sequence[Criterion]) -> list[tuple[str, Any, float]]:
@@ -124,7 +124,7 @@ def test_only_the_latest_episodes_are_remembered_of_each_kind() -> None:
     writer.learn([_episode(True, {"a": n}) for n in range(5)])
     writer.learn([_episode(False, {"a": n}) for n in range(3)])
     assert writer.calls == [(2, 2)]
-    kept = [attempt["facts"][0]["a"] for attempt in writer.state()["bad"]]
+    kept = [attempt["turns"][0]["info"]["facts"]["a"] for attempt in writer.state()["bad"]]
     assert kept == [1, 2]
 
 

@@ -212,12 +212,31 @@ def test_where_nothing_is_judged_there_is_no_score() -> None:
 
 @pytest.mark.parametrize(("use", "paid"), [("reward", (2.0, -3.0)), ("weight", (0.0, 3.0))])
 def test_verdicts_are_traced_to_the_tokens_they_paid(use: Use, paid: tuple[float, float]) -> None:
-    formed = Criterion(name="formed", fact="formed", part="action", weight=3.0)
+    asked = "Is it well formed?"
+    formed = Criterion(name="formed", text=asked, fact="formed", part="action", weight=3.0)
     episode = _episode(_facts(tidy=True), _facts(formed=False))
     unit = _unit(TIDY, formed, use=use)
     assert unit.payments(episode) == [
-        Payment(criterion="tidy", turn=0, verdict=1.0, start=2, stop=6, paid=paid[0]),
-        Payment(criterion="formed", turn=1, verdict=0.0, start=11, stop=12, paid=paid[1]),
+        Payment(
+            criterion="tidy",
+            text="tidy",
+            weight=2.0,
+            turn=0,
+            verdict=1.0,
+            start=2,
+            stop=6,
+            paid=paid[0],
+        ),
+        Payment(
+            criterion="formed",
+            text=asked,
+            weight=3.0,
+            turn=1,
+            verdict=0.0,
+            start=11,
+            stop=12,
+            paid=paid[1],
+        ),
     ]
     named = [s for s in unit.spans(episode) if s.name != "floor"]
     assert [(s.name, s.start, s.stop, s.weight) for s in named] == [

@@ -11,6 +11,8 @@ from agentopd.signal.judges import FactVerifier, Verifier
 from agentopd.signal.units import AnswerPart, Fact, fact_of
 from agentopd.types import Trajectory, Turn
 
+Which = Literal["every", "first", "last"]
+
 
 class Criterion(Settings):
     """One named criterion.
@@ -33,7 +35,7 @@ class Criterion(Settings):
     verifier: SerializeAsAny[Verifier] | None = None
     weight: float = Field(default=1.0, ge=0)
     when: dict[str, Fact] = Field(default_factory=dict)
-    turns: Literal["every", "first", "last"] = "every"
+    turns: Which = "every"
     part: AnswerPart = "turn"
     _by_fact: FactVerifier | None = PrivateAttr(default=None)
 

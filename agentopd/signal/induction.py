@@ -9,37 +9,69 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
 from agentopd.parts import Part
 from agentopd.signal.criteria import Criterion
-from agentopd.types import Trajectory
+from agentopd.signal.judges import Verifier
+from agentopd.types import EndReason, Trajectory, Turn
 
 if TYPE_CHECKING:
+    from agentopd.config import RunConfig
     from agentopd.model import LanguageModel
     from agentopd.teacher import Teacher
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What a writer is told of an episode: observation, answer and facts of each turn."""
+    """What a writer is told of an episode.
 
-    observations: list[str]
-    answers: list[str]
-    facts: list[dict[str, Any]]
+    Attributes:
+        turns: with the facts as their only info.
+        task: its number, by which the episodes of a group are recognised.
+        reward: the sum of the turns'.
+    """
+
+    turns: tuple[Turn, ...]
+    task: int = 0
+    reward: float = 0.0
 
     @classmethod
     def of(cls, trajectory: Trajectory) -> Attempt:
         """The account of a trajectory."""
-        turns = trajectory.turns
-        return cls(
-            observations=[turn.observation for turn in turns],
-            answers=[turn.action for turn in turns],
-            facts=[dict(turn.info.get("facts", {})) for turn in turns],
+        turns = tuple(
+            replace(turn, info={"facts": dict(turn.info.get("facts", {}))})
+            for turn in trajectory.turns
+        )
+        return cls(turns=turns, task=trajectory.task, reward=trajectory.reward)
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> Attempt:
+        """The reverse of `dataclasses.asdict`."""
+        turns = tuple(Turn(**turn) for turn in state["turns"])
+        return cls(turns=turns, task=state["task"], reward=state["reward"])
+
+    def trajectory(self) -> Trajectory:
+        """The episode as a verifier in words knows it: its turns, and none of its tokens."""
+        return Trajectory(
+            ids=np.zeros(0, dtype=np.int64),
+            turn=np.zeros(0, dtype=np.int32),
+            trainable=np.zeros(0, dtype=np.bool_),
+            owner=np.zeros(0, dtype=np.uint8),
+            logprob=np.zeros(0, dtype=np.float32),
+            messages=(),
+            turns=self.turns,
+            segments=(),
+            env="",
+            episode=0,
+            task=self.task,
+            seed=0,
+            end=EndReason.TERMINATED,
         )
 
 
@@ -52,6 +84,9 @@ class RubricWriter(Part, family="rubric writer"):
         least: with fewer criteria than this, what was written before stays.
         most: of more criteria than this, the first are kept.
     """
+
+    in_words: ClassVar[bool] = False
+    """Whether its criteria are questions, which only a judge that reads them can answer."""
 
     every: int = Field(default=10, ge=1)
     memory: int = Field(default=64, ge=1)
@@ -75,8 +110,15 @@ class RubricWriter(Part, family="rubric writer"):
         Those that name neither a fact nor a verifier are put to the rubric's judge.
         """
 
-    def prepare(self, student: LanguageModel, teacher: Teacher) -> None:
-        """See `Unit.prepare`."""
+    def check(self, method: RunConfig) -> None:
+        """See `Unit.check`."""
+
+    def prepare(self, student: LanguageModel, teacher: Teacher, judge: Verifier | None) -> None:
+        """See `Unit.prepare`.
+
+        Args:
+            judge: the rubric's, which is ready.
+        """
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
@@ -97,6 +139,10 @@ class RubricWriter(Part, family="rubric writer"):
             if len(found) >= self.least:
                 self._criteria = tuple(found)
 
+    def scalars(self) -> dict[str, float]:
+        """See `Unit.scalars`."""
+        return {"induced_criteria": len(self._criteria)}
+
     def state(self) -> dict[str, Any]:
         """What must survive a restart, as JSON."""
         return {
@@ -108,8 +154,8 @@ class RubricWriter(Part, family="rubric writer"):
 
     def restore(self, state: dict[str, Any]) -> None:
         """The reverse of `state`."""
-        self._good = [Attempt(**attempt) for attempt in state["good"]]
-        self._bad = [Attempt(**attempt) for attempt in state["bad"]]
+        self._good = [Attempt.restored(attempt) for attempt in state["good"]]
+        self._bad = [Attempt.restored(attempt) for attempt in state["bad"]]
         self._steps = state["steps"]
         self._criteria = tuple(Criterion.model_validate(c) for c in state["criteria"])
 
@@ -157,8 +203,8 @@ def _rates(attempts: Sequence[Attempt]) -> dict[str, list[dict[str, float]]]:
     found: dict[str, list[dict[str, float]]] = {}
     for attempt in attempts:
         stated: dict[str, list[str]] = {}
-        for facts in attempt.facts:
-            for name, value in facts.items():
+        for turn in attempt.turns:
+            for name, value in turn.info["facts"].items():
                 if isinstance(value, bool | int | float | str):
                     stated.setdefault(name, []).append(json.dumps(value))
         for name, values in stated.items():

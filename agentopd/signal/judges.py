@@ -9,16 +9,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from agentopd.batching import by_length, padded
 from agentopd.chat import ChatTemplate, Conversation
-from agentopd.model import LanguageModel, ModelSettings, load_model
+from agentopd.model import LanguageModel, ModelSettings
 from agentopd.parts import Part
+from agentopd.signal.asked import AskedModel, asked_model, check_asked
 from agentopd.signal.units import AnswerPart, Fact, fact_of, named_function, part_of
 from agentopd.types import Trajectory, Turn
 
@@ -42,6 +43,10 @@ class Case:
 class Verifier(Part, family="verifier"):
     """Judges turns."""
 
+    in_words: ClassVar[bool] = True
+    """Whether it reads what a criterion asks for; one that does not judges every criterion alike.
+    """
+
     def check(self, method: RunConfig) -> None:
         """See `Unit.check`."""
 
@@ -61,6 +66,8 @@ class FactVerifier(Verifier, kind="fact"):
         want: the value that satisfies.
     """
 
+    in_words = False
+
     fact: str
     want: Fact = True
 
@@ -76,6 +83,8 @@ class FunctionVerifier(Verifier, kind="function"):
     Args:
         function: `package.module:function`; it returns a bool, a number in [0, 1] or None.
     """
+
+    in_words = False
 
     function: str
 
@@ -107,10 +116,6 @@ class FunctionVerifier(Verifier, kind="function"):
         return float(verdict)
 
 
-def _at_path(value: Any) -> Any:
-    return {"path": value} if isinstance(value, str) else value
-
-
 class ModelVerifier(Verifier, kind="model"):
     """A language model is asked yes or no, of one turn and one criterion at a time.
 
@@ -127,37 +132,32 @@ class ModelVerifier(Verifier, kind="model"):
         tokens_per_batch: padded tokens in one forward pass.
     """
 
-    model: Annotated[ModelSettings, BeforeValidator(_at_path)] = ModelSettings(path="teacher")
+    model: AskedModel = ModelSettings(path="teacher")
     threshold: float | None = Field(default=None, gt=0, le=1)
     tokens_per_batch: int = Field(default=4_096, ge=64)
     _judge: LanguageModel | None = PrivateAttr(default=None)
     _yes: list[int] = PrivateAttr(default_factory=list)
     _no: list[int] = PrivateAttr(default_factory=list)
 
+    @property
+    def judge(self) -> LanguageModel:
+        """The model that is asked, once `prepare` has set it."""
+        assert self._judge is not None, "prepare() comes first"
+        return self._judge
+
     def check(self, method: RunConfig) -> None:
         """See `Unit.check`."""
-        if self.model.path == "teacher" and not method.mix.distil_coefficient:
-            raise ValueError(
-                f"unit: the judge is the teacher, and mix: {method.mix.kind} asks no teacher. Name "
-                "the judge's own folder, as in {kind: model, model: zoo:sokoban-expert}, or "
-                "model: student"
-            )
+        check_asked(self.model, method, "judge")
 
     def prepare(self, student: LanguageModel, teacher: Teacher) -> None:
         """See `Unit.prepare`."""
-        if self.model.path == "student":
-            self._judge = student
-        elif self.model.path == "teacher":
-            self._judge = teacher.model
-        else:
-            self._judge = load_model(self.model)
-        self._yes, self._no = answer_ids(self._judge)
+        self._judge = asked_model(self.model, student, teacher)
+        self._yes, self._no = answer_ids(self.judge)
 
     @torch.no_grad()
     def verdicts(self, cases: Sequence[Case]) -> list[float | None]:
         """See `Verifier.verdicts`; None where the answer lacks the part that is asked about."""
-        model = self._judge
-        assert model is not None, "prepare() comes first"
+        model = self.judge
         template = ChatTemplate(model.tokenizer)
         found: list[float | None] = [None] * len(cases)
         asked = [n for n, case in enumerate(cases) if np.ptp(part_of(case.turn, case.part))]

@@ -79,6 +79,7 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
             )
         for criterion in self.criteria:
             self._verifier(criterion)
+        self._check_induced()
         return self
 
     @property
@@ -140,6 +141,8 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
             found.append(
                 Payment(
                     criterion=criterion.name,
+                    text=criterion.text or criterion.name,
+                    weight=criterion.weight,
                     turn=turn.index,
                     verdict=verdict,
                     start=start,
@@ -160,13 +163,15 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
             )
         for verifier in self._verifiers():
             verifier.check(method)
+        if self.induce:
+            self.induce.check(method)
 
     def prepare(self, student: LanguageModel, teacher: Teacher) -> None:
         """See `Unit.prepare`."""
         for verifier in self._verifiers():
             verifier.prepare(student, teacher)
         if self.induce:
-            self.induce.prepare(student, teacher)
+            self.induce.prepare(student, teacher, self.judge)
 
     def learn(self, trajectories: Sequence[Trajectory]) -> None:
         """See `Unit.learn`: new criteria are written when it is time, and all episodes are judged
@@ -177,6 +182,10 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
         judged = self._judge(trajectories)
         self._judged = {id(t): (t, own) for t, own in zip(trajectories, judged, strict=True)}
 
+    def scalars(self) -> dict[str, float]:
+        """See `Unit.scalars`."""
+        return self.induce.scalars() if self.induce else {}
+
     def state(self) -> dict[str, Any]:
         """See `Unit.state`."""
         return self.induce.state() if self.induce else {}
@@ -185,6 +194,19 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
         """See `Unit.restore`."""
         if self.induce and state:
             self.induce.restore(state)
+
+    def _check_induced(self) -> None:
+        writer, judge = self.induce, self.judge
+        if writer is None or not writer.in_words or (judge is not None and judge.in_words):
+            return
+        name = writer.kind or type(writer).__name__
+        lacking = (
+            f"a judge of kind {judge.kind} does not read questions" if judge else "nobody judges"
+        )
+        raise ValueError(
+            f"induce: {name} writes criteria as questions in words, and {lacking}: set a judge "
+            f"that is a model, as in {{kind: rubric_span, induce: {name}, judge: {{kind: model}}}}"
+        )
 
     def _paid(self, criterion: Criterion, verdict: float) -> float:
         if self.use == "reward":

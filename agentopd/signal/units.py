@@ -56,13 +56,18 @@ class Payment:
 
     Attributes:
         criterion: the name of what was judged.
+        text: what it asks for, in words.
+        weight: of the criterion.
         turn: the turn it was judged in, counted from 0.
         verdict: 1 where the turn meets the criterion, 0 where it does not, between them in doubt.
-        start, stop: the tokens that were paid, `start <= t < stop` of the trajectory's ids.
+        start, stop: the tokens that were paid, `start <= t < stop` of the trajectory's ids; none
+            where the answer lacks the part that the criterion speaks of.
         paid: what each of them got for it, a weight or a reward, before `Unit.balance`.
     """
 
     criterion: str
+    text: str
+    weight: float
     turn: int
     verdict: float
     start: int
@@ -133,6 +138,10 @@ class Unit(Part, family="unit"):
 
     def learn(self, trajectories: Sequence[Trajectory]) -> None:
         """Take note of a step's trajectories before their spans are asked for."""
+
+    def scalars(self) -> dict[str, float]:
+        """Numbers about what it has learnt so far, by name, for the step's line of metrics."""
+        return {}
 
     def state(self) -> dict[str, Any]:
         """What must survive a restart, as JSON."""
