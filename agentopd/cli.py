@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from agentopd.commands import acting, listing, replaying, running, serving
+from agentopd.commands import acting, judging, listing, replaying, running, serving
 from agentopd.console import MistakesToLines
 from agentopd.env import HELD_OUT_SEED
 
@@ -236,6 +236,28 @@ def replay(
     agentopd replay runs/token --set unit=turn --arm "forward divergence=forward_kl"
     """
     replaying.replay(run, change or [], arm or [], step, rescore, as_json, plot)
+
+
+@app.command()
+def verdicts(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    step: Annotated[
+        int | None, typer.Option(min=0, help="If not given, the last one that was saved.")
+    ] = None,
+    episode: Annotated[
+        int | None, typer.Option(min=0, help="If not given, the first that failed.")
+    ] = None,
+) -> None:
+    """Show what a run's rubric said of a step, and which tokens each verdict paid.
+
+    First each criterion over the step: in how many turns it was judged, how often it was met in
+    solved and in failed episodes, and what it paid a token. Then one episode turn by turn: each
+    verdict with the text that was paid. What is paid is a reward with use: reward; else a weight,
+    which grows where a criterion is not met, before the step's weights are brought to a mean of 1.
+
+    agentopd verdicts runs/rubric --episode 12
+    """
+    judging.verdicts(run, step, episode)
 
 
 @app.command()

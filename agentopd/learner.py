@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from agentopd.signal.evidence import Measured, check_finite, check_measured
 from agentopd.signal.linear import Head, Question, measure
 from agentopd.signal.objective import Objective, Plan
 from agentopd.signal.tokens import Tokens
+from agentopd.signal.units import Payment, Unit
 from agentopd.teacher import Teacher
 from agentopd.types import EndReason, Lesson, Trajectory
 
@@ -34,6 +35,7 @@ class Update:
 
     `skipped` tells why there was none: an empty string when there was. `scores` holds what the
     models said of each episode that was learnt from, before the step, where it is to be saved.
+    `payments` holds the unit's verdicts, by episode number, where it gives any.
     """
 
     loss: float | None
@@ -41,6 +43,7 @@ class Update:
     probes: dict[str, Any]
     skipped: str = ""
     scores: Sequence[Scored] = ()
+    payments: Mapping[int, Sequence[Payment]] = field(default_factory=dict)
 
 
 class Learner:
@@ -89,8 +92,10 @@ class Learner:
         scores = self._scores(taught) if self.method.mix.scored_by == "teacher" else {}
         plan = Plan.of(self.method, taught, untaught, step, self.history, scores)
         learnt = self.objective.learnt(plan)
+        payments = _payments(self.method.unit, [*taught, *untaught], plan)
         if not learnt:
-            return Update(None, {}, probes.result(), "no teacher signal and no advantage")
+            why = "no teacher signal and no advantage"
+            return Update(None, {}, probes.result(), why, payments=payments)
         untaught = [x for x in untaught if x.trajectory.episode in learnt]
         batches = self._batches(taught) + self._batches(untaught)
         totals, scored = dict[str, float](), list[Scored]()
@@ -107,7 +112,7 @@ class Learner:
             "gradient_norm": norm,
             "learning_rate": self._rate(step),
         }
-        return Update(totals["loss"], scalars, probes.result(), skipped, scored)
+        return Update(totals["loss"], scalars, probes.result(), skipped, scored, payments)
 
     def _batches(self, lessons: list[Lesson]) -> list[list[Lesson]]:
         lengths = [len(x.trajectory.ids) for x in lessons]
@@ -227,6 +232,17 @@ def _combined(name: str, total: float, value: float) -> float:
     if name == "sampler_gap":
         return max(total, value)
     return math.hypot(total, value) if name.startswith("hidden_gradient") else total + value
+
+
+def _payments(unit: Unit, lessons: Sequence[Lesson], plan: Plan) -> dict[int, list[Payment]]:
+    """The unit's verdicts by episode; where the teacher does not count, they paid nothing."""
+    found: dict[int, list[Payment]] = {}
+    for trajectory in (lesson.trajectory for lesson in lessons):
+        episode, own = trajectory.episode, unit.payments(trajectory)
+        heard = episode in plan.spans and plan.factors["distil"] and plan.routes[episode].distil
+        if own:
+            found[episode] = own if heard else [replace(payment, paid=0.0) for payment in own]
+    return found
 
 
 def _needs_reference(config: RunConfig) -> bool:

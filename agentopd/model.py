@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -121,28 +121,46 @@ def load_model(settings: ModelSettings) -> LanguageModel:
         raise ValueError(
             f"device {settings.device!r} was asked for, but torch sees no GPU here; use device=cpu"
         )
-    options: dict[str, Any] = {
-        "local_files_only": True,
-        "trust_remote_code": settings.trust_remote_code,
-    }
+    tokenizer = load_tokenizer(settings)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         module = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, settings.dtype), use_safetensors=True, **options
+            folder,
+            dtype=getattr(torch, settings.dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=settings.trust_remote_code,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(
-            f"{settings.path} cannot be loaded as a causal language model: {reason}"
-        ) from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast) or not tokenizer.chat_template:
-        raise ValueError(
-            f"{settings.path} has no fast tokenizer with a chat template; agents need one"
-        )
+        raise _unloadable(settings, error) from error
     torch.nn.Module.to(module, device)
     model = LanguageModel(module.eval(), tokenizer, settings.path, _stop_ids(module, tokenizer))
     _check_head(model)
     return model
+
+
+def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerFast:
+    """Load a model's tokenizer alone.
+
+    Raises:
+        ValueError: there is no such folder, or it holds no fast tokenizer with a chat template.
+    """
+    folder = model_folder(settings.path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=settings.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _unloadable(settings, error) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or not tokenizer.chat_template:
+        raise ValueError(
+            f"{settings.path} has no fast tokenizer with a chat template; agents need one"
+        )
+    return tokenizer
+
+
+def _unloadable(settings: ModelSettings, error: Exception) -> ValueError:
+    reason = str(error).split("\n")[0]
+    return ValueError(f"{settings.path} cannot be loaded as a causal language model: {reason}")
 
 
 def _device(name: str) -> torch.device:

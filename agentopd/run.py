@@ -134,7 +134,7 @@ class Run:
         self.learner.history.append(line["train"])
         if save.keeps(step):
             name = f"step-{step:05d}.parquet"
-            save_trajectories(trajectories, self.out / "trajectories" / name)
+            save_trajectories(trajectories, self.out / "trajectories" / name, update.payments)
             if save.scores_top_k:
                 save_scores(update.scores, self.out / "scores" / name)
         if save.checkpoint_every and self.step % save.checkpoint_every == 0:
@@ -230,7 +230,10 @@ class Run:
             "seconds": self._spent() - self.clock.stages["evaluate"],
             "train": {**rollout_probes(trajectories), "dead_groups": dead_groups(trajectories)},
             "loss": update.loss,
-            "probes": {**update.probes, "scalars": update.scalars},
+            "probes": {
+                **update.probes,
+                "scalars": {**update.scalars, **self.config.unit.scalars()},
+            },
             "stages": stages,
             "tokens": tokens,
         }

@@ -15,6 +15,7 @@ import torch
 
 from agentopd.scores import Scored
 from agentopd.signal.evidence import Measured
+from agentopd.signal.units import Payment
 from agentopd.types import (
     Briefed,
     EndReason,
@@ -32,13 +33,35 @@ from agentopd.types import (
 _ARRAYS = {"ids": np.int64, "turn": np.int32, "owner": np.uint8, "logprob": np.float32}
 _PLAIN = ("episode", "task", "seed", "env", "error")
 _TEXTS = ("end", "messages", "turns", "segments", "prompt")
+_PAYMENTS = pa.list_(
+    pa.struct(
+        {
+            "criterion": pa.string(),
+            "text": pa.string(),
+            "weight": pa.float64(),
+            "turn": pa.int32(),
+            "verdict": pa.float64(),
+            "start": pa.int32(),
+            "stop": pa.int32(),
+            "paid": pa.float64(),
+        }
+    )
+)
 _SCORED = ("episode", "vocabulary", "privileges", "view_ids", "view_position", "view_segments")
 _MEASURED = "measured."
 
 
-def save_trajectories(trajectories: Sequence[Trajectory], path: Path) -> None:
-    """Write trajectories to one file; what the environment said is kept as JSON."""
-    rows: dict[str, list[Any]] = {
+def save_trajectories(
+    trajectories: Sequence[Trajectory],
+    path: Path,
+    payments: Mapping[int, Sequence[Payment]] | None = None,
+) -> None:
+    """Write trajectories to one file; what the environment said is kept as JSON.
+
+    Args:
+        payments: a unit's verdicts, by episode number, and what they paid.
+    """
+    rows: dict[str, Any] = {
         **{name: [getattr(t, name) for t in trajectories] for name in (*_ARRAYS, *_PLAIN)},
         "success": [t.success for t in trajectories],
         "reward": [t.reward for t in trajectories],
@@ -48,6 +71,9 @@ def save_trajectories(trajectories: Sequence[Trajectory], path: Path) -> None:
         "segments": [json.dumps(t.segments) for t in trajectories],
         "prompt": [json.dumps(dict(t.prompt)) for t in trajectories],
     }
+    if payments:
+        judged = [[asdict(p) for p in payments.get(t.episode, ())] for t in trajectories]
+        rows["payments"] = pa.array(judged, type=_PAYMENTS)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(rows), path, compression="zstd")
 
@@ -67,6 +93,20 @@ def load_trajectories(path: Path) -> list[Trajectory]:
             f"{path} holds no trajectories: it has no column {', '.join(sorted(missing))}"
         )
     return [_read(row) for row in table.to_pylist()]
+
+
+def load_payments(path: Path) -> dict[int, list[Payment]]:
+    """The verdicts that `save_trajectories` wrote, by episode number; empty where there were none.
+
+    Raises:
+        ValueError: the file is not there.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no trajectory file {path}")
+    if "payments" not in pq.read_schema(path).names:
+        return {}
+    rows = pq.read_table(path, columns=["episode", "payments"]).to_pylist()
+    return {row["episode"]: [Payment(**own) for own in row["payments"]] for row in rows}
 
 
 def _turn(turn: Turn) -> dict[str, Any]:

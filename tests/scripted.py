@@ -118,6 +118,30 @@ class ScriptedSampler:
         """A script has no weights."""
 
 
+@dataclass
+class ScriptedAuthor:
+    """Stands in for the sampler of a model that is asked once: its replies are the test's own.
+
+    `asked` holds what it was shown, in words; the last reply is given again and again.
+    """
+
+    model: LanguageModel
+    replies: list[str]
+    asked: list[str] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+
+    def generate(
+        self, requests: Sequence[Request], max_tokens: int, temperature: float
+    ) -> list[Completion]:
+        template = ChatTemplate(self.model.tokenizer)
+        (one,) = requests
+        self.requests.append(one)
+        self.asked.append(template.decode(list(one.ids)))
+        reply = self.replies[min(len(self.asked), len(self.replies)) - 1]
+        ids = [*template.encode_content(reply), min(self.model.stop_ids)]
+        return [Completion(ids, [0.0] * len(ids), False)]
+
+
 Step = tuple[str, Any, bool, bool, Info] | Exception
 
 
@@ -150,6 +174,23 @@ class ScriptedEnv(TextEnv):
 
     def close(self) -> None:
         self.closed = True
+
+
+class Letters(TextEnv):
+    """One word a turn; even random weights solve some of it, and the facts tell why."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, Info]:
+        self.spoken = 0
+        return f"Word {seed}.", {"task_id": str(seed), "success": False, "guide": "Say more."}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+        self.spoken += 1
+        even = sum(map(ord, action)) % 2 == 0
+        facts = {"even": even, "short": len(action) < 8, "thirds": sum(map(ord, action)) % 3}
+        info = {"task_id": "", "success": even, "action_valid": True, "facts": facts}
+        return "Again.", float(even), self.spoken == 2, False, info
 
 
 def says(observation: str, **info: Any) -> Step:

@@ -22,7 +22,18 @@ from typer.testing import Result
 from agentopd.commands.acting import model_path
 from agentopd.commands.progress import Status, run_progress, study_progress
 
-COMMANDS = ("train", "compare", "eval", "play", "envs", "methods", "check-env", "report", "zoo")
+COMMANDS = (
+    "train",
+    "compare",
+    "eval",
+    "play",
+    "envs",
+    "methods",
+    "check-env",
+    "report",
+    "zoo",
+    "verdicts",
+)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from trajectories import played
 
 from agentopd.config import RunConfig, parse_config
-from agentopd.env import Info, TextEnv
 from agentopd.signal.criteria import Criterion
 from agentopd.signal.induction import Attempt, FactWriter, RubricWriter
 from agentopd.signal.rubrics import RubricSpanUnit
@@ -33,23 +32,6 @@ def _attempt(*facts: dict[str, Any]) -> Attempt:
 
 def _summary(criteria: Sequence[Criterion]) -> list[tuple[str, Any, float]]:
     return [(c.fact or "", c.want, round(c.weight, 6)) for c in criteria]
-
-
-class Letters(TextEnv):
-    """One word a turn; even random weights solve some of it, and the facts tell why."""
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, Info]:
-        self.spoken = 0
-        return f"Word {seed}.", {"task_id": str(seed), "success": False, "guide": "Say more."}
-
-    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
-        self.spoken += 1
-        even = sum(map(ord, action)) % 2 == 0
-        facts = {"even": even, "short": len(action) < 8, "thirds": sum(map(ord, action)) % 3}
-        info = {"task_id": "", "success": even, "action_valid": True, "facts": facts}
-        return "Again.", float(even), self.spoken == 2, False, info
 
 
 class Narrator(RubricWriter):
@@ -225,7 +207,7 @@ def _run(model: Path, steps: int) -> RunConfig:
         "steps": steps,
         "threads": 1,
         "student": {"path": str(model)},
-        "env": {"id": f"{__name__}:Letters"},
+        "env": {"id": "scripted:Letters"},
         "rollout": {"tasks": 4, "max_turn_tokens": 5},
         "unit": {
             "kind": "rubric_span",

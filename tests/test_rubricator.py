@@ -1,23 +1,23 @@
-"""Rubrics that a model writes: what it is asked, which of its lines are criteria, which are kept."""
+"""Rubrics that a model writes: what it is asked, which lines are criteria, which of them stay."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import PrivateAttr, ValidationError
+from pydantic import PrivateAttr
+from scripted import ScriptedAuthor
 from trajectories import played
 
 from agentopd.chat import ChatTemplate
 from agentopd.config import ConfigError, parse_config
 from agentopd.model import LanguageModel, ModelSettings, load_model
-from agentopd.rollout.sampler import Completion, Request
 from agentopd.signal import asked, rubricator
 from agentopd.signal.induction import Attempt
 from agentopd.signal.judges import Case, ModelVerifier, Verifier
@@ -30,30 +30,6 @@ from agentopd.types import Trajectory
 ENV = {"env": {"id": "agentopd/Sokoban-v0"}}
 RANGE = (1.0, 5.0)
 LEFT, RIGHT = "Does the action go left?", "Does the action go right?"
-
-
-@dataclass
-class Author:
-    """Stands in for the sampler of the model that writes: its replies are the test's own.
-
-    `asked` holds what it was shown, in words; the last reply is given again and again.
-    """
-
-    model: LanguageModel
-    replies: list[str]
-    asked: list[str] = field(default_factory=list)
-    requests: list[Request] = field(default_factory=list)
-
-    def generate(
-        self, requests: Sequence[Request], max_tokens: int, temperature: float
-    ) -> list[Completion]:
-        template = ChatTemplate(self.model.tokenizer)
-        (one,) = requests
-        self.requests.append(one)
-        self.asked.append(template.decode(list(one.ids)))
-        reply = self.replies[min(len(self.asked), len(self.replies)) - 1]
-        ids = [*template.encode_content(reply), min(self.model.stop_ids)]
-        return [Completion(ids, [0.0] * len(ids), False)]
 
 
 class Reader(Verifier):
@@ -100,9 +76,9 @@ def _ready(
     *replies: str,
     judge: Verifier | None = None,
     **settings: Any,
-) -> tuple[ModelWriter, Author]:
+) -> tuple[ModelWriter, ScriptedAuthor]:
     """A writer whose model replies by script."""
-    author = Author(model, list(replies))
+    author = ScriptedAuthor(model, list(replies))
     monkeypatch.setattr(rubricator, "TransformersSampler", lambda _: author)
     small = {"model": "student", "reply_tokens": 200, "shown": 1, "memory": 8}
     writer = ModelWriter.model_validate(small | settings)
@@ -381,8 +357,8 @@ def test_kept_are_the_criteria_whose_verdicts_are_higher_among_the_good(
 ) -> None:
     good = [_attempt("left", "left up"), _attempt("left", "right", "up", "down")]
     bad = [_attempt("left up", "right"), _attempt("right"), _attempt("up")]
-    # Left: (1 + 1/4) / 2 - (1/2 + 0 + 0) / 3 = 0.458. Right: (0 + 1/4) / 2 - (1/2 + 1 + 0) / 3 < 0.
-    # Last up: (1 + 0) / 2 - (0 + 0 + 1) / 3 = 1/6. First up: 0 - (1 + 0 + 1) / 3 < 0. Riddles: none.
+    # Left: (1 + 1/4) / 2 - (1/2 + 0 + 0) / 3 = 0.458. Right: (0 + 1/4) / 2 - (1/2 + 1 + 0) / 3.
+    # Last up: (1 + 0) / 2 - (0 + 0 + 1) / 3 = 1/6. First up: 0 - (1 + 0 + 1) / 3. Riddles: none.
     for difference, kept in ((0.45, "b"), (0.17, "b"), (0.16, "cb"), (0.46, "")):
         writer, _ = _ready(model, monkeypatch, REPLY, difference=difference)
         found = writer.write(good, bad)

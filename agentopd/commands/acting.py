@@ -100,14 +100,14 @@ def watch(acting: Acting, delay: float) -> None:
     for trajectory in trajectories:
         console.rule(str(trajectory.prompt.get("task_id", f"seed {trajectory.seed}")))
         for turn in trajectory.turns:
-            _show_text(console, turn.observation)
+            show_text(console, turn.observation)
             time.sleep(pause)
-            _show_answer(console, turn.index, turn.action)
+            show_answer(console, turn.index, turn.action)
             _show_outcome(console, turn.reward, turn.info)
             time.sleep(pause)
         if trajectory.error:
             console.print(trajectory.error, style="bold red")
-        _show_end(console, trajectory.success, len(trajectory.turns), trajectory.end.value)
+        show_end(console, trajectory.success, len(trajectory.turns), trajectory.end.value)
 
 
 def play_yourself(acting: Acting, raw: bool) -> None:
@@ -129,7 +129,7 @@ def play_yourself(acting: Acting, raw: bool) -> None:
         console.print(getattr(env.unwrapped, "system_prompt", ""), style="dim", soft_wrap=True)
         turns, over = 0, ""
         while not over:
-            _show_text(console, observation)
+            show_text(console, observation)
             try:
                 typed = console.input("> ").strip()
             except EOFError:
@@ -140,8 +140,8 @@ def play_yourself(acting: Acting, raw: bool) -> None:
             turns += 1
             _show_outcome(console, float(reward), info)
             over = "terminated" if terminated else "truncated" if truncated else ""
-        _show_text(console, observation)
-        _show_end(console, bool(info.get("success")), turns, over)
+        show_text(console, observation)
+        show_end(console, bool(info.get("success")), turns, over)
         env.close()
 
 
@@ -208,7 +208,7 @@ def _play(acting: Acting) -> tuple[list[Any], dict[str, Any]]:
     return played, {name: used[name] for name in names}
 
 
-def _show_text(console: Console, text: str) -> None:
+def show_text(console: Console, text: str) -> None:
     """An observation; a board in it is coloured."""
     from agentopd.report.board import split_board
 
@@ -224,7 +224,7 @@ def _show_text(console: Console, text: str) -> None:
         console.print(below.strip("\n"), soft_wrap=True)
 
 
-def _show_answer(console: Console, index: int, action: str) -> None:
+def show_answer(console: Console, index: int, action: str) -> None:
     """Thought, then what is left of the answer."""
     thought = "\n".join(found.strip() for found in _THOUGHT.findall(action))
     if thought:
@@ -244,7 +244,7 @@ def _show_outcome(console: Console, reward: float, info: Mapping[str, Any]) -> N
         console.print(f"   {told}", style="green" if reward > 0 else "dim", soft_wrap=True)
 
 
-def _show_end(console: Console, success: bool, turns: int, end: str) -> None:
+def show_end(console: Console, success: bool, turns: int, end: str) -> None:
     counted = "1 turn" if turns == 1 else f"{turns} turns"
     if success:
         console.print(f"solved in {counted}", style="bold green")

@@ -12,7 +12,8 @@ import torch
 from agentopd.config import RunConfig, load_config
 from agentopd.scores import Scored
 from agentopd.signal.evidence import Measured, Opinion
-from agentopd.storage import load_scores, load_trajectories
+from agentopd.signal.units import Payment
+from agentopd.storage import load_payments, load_scores, load_trajectories
 from agentopd.types import EndReason, Lesson, Trajectory
 
 
@@ -59,6 +60,10 @@ class SavedStep:
             if learnable(t)
         ]
 
+    def payments(self) -> dict[int, list[Payment]]:
+        """The unit's verdicts, by episode number, and what they paid."""
+        return load_payments(_file(self.run, "trajectories", self.number))
+
     def history(self) -> list[dict[str, float | None]]:
         """What each earlier step was like, for schedules and baselines that look back."""
         path = self.run / "metrics.jsonl"
@@ -103,6 +108,11 @@ def read_step(run: Path, number: int | None, scored: bool) -> SavedStep:
         trajectories=load_trajectories(_file(run, "trajectories", number)),
         earlier=[_file(run, "trajectories", step) for step in saved if step < number],
     )
+
+
+def last_step(run: Path) -> int | None:
+    """The last step whose trajectories were saved; None where none were."""
+    return max(_steps(run, "trajectories"), default=None)
 
 
 def _as_played(trajectory: Trajectory, vocabulary: int) -> Scored:
