@@ -33,15 +33,21 @@ LEFT, RIGHT = "Does the action go left?", "Does the action go right?"
 
 
 class Reader(Verifier):
-    """Judges by a word: whether the question's last one stands in the answer; odd ones in part."""
+    """Judges by a word: whether the question's last one stands in the answer; riddles and unclear
+    answers it cannot judge.
+    """
 
     _asked: list[str] = PrivateAttr(default_factory=list)
 
     def verdicts(self, cases: Sequence[Case]) -> list[float | None]:
         self._asked += [case.text for case in cases]
         words = [case.text.rstrip("?").split()[-1] for case in cases]
-        pairs = zip(cases, words, strict=True)
-        return [None if word == "riddle" else float(word in c.turn.action) for c, word in pairs]
+        return [
+            None
+            if word == "riddle" or case.turn.action == "unclear"
+            else float(word in case.turn.action)
+            for case, word in zip(cases, words, strict=True)
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -370,6 +376,17 @@ def test_kept_are_the_criteria_whose_verdicts_are_higher_among_the_good(
             "induced_quoted": 0,
             "induced_duplicate": 0,
         }
+
+
+def test_an_episode_that_nobody_can_judge_does_not_count(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left: 1 of the one judged good episode, 1/2 of the bad ones: half a verdict higher."""
+    good = [_attempt("left"), _attempt("unclear"), _attempt("unclear", "unclear")]
+    bad = [_attempt("left"), _attempt("right")]
+    for difference, kept in ((0.5, "b"), (0.51, "")):
+        writer, _ = _ready(model, monkeypatch, REPLY, difference=difference)
+        assert "".join(c.name for c in writer.write(good, bad)) == kept
 
 
 def test_without_a_difference_all_are_kept_and_nobody_is_asked(
