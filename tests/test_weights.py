@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,9 +17,9 @@ from trajectories import evidence_of, opinion_of, played, tokens_of
 import agentopd.config
 from agentopd.signal.evidence import Evidence, Opinion
 from agentopd.signal.tokens import mean_by, sum_by
-from agentopd.signal.weights.base import Weight
+from agentopd.signal.weights.base import Weight, product
 from agentopd.signal.weights.episode import EarlyTokens, Spike, StudentPerplexity, TeacherPerplexity
-from agentopd.signal.weights.place import DepthCurriculum, PhraseMask, SkipFirst
+from agentopd.signal.weights.place import DepthCurriculum, DepthDecay, PhraseMask, SkipFirst
 from agentopd.signal.weights.token import (
     CentredLikelihood,
     EntropyWeight,
@@ -223,6 +225,55 @@ def test_a_mask_hands_what_it_takes_to_the_episodes_other_tokens() -> None:
     said = opinion_of([0.5] * 4)
     evidence = evidence_of(said, said, played([0, 0, 0, 0]))
     assert SkipFirst(tokens=2).of(evidence).tolist() == [0.0, 0.0, 2.0, 2.0]
+
+
+def _together(evidence: Evidence, *weights: Weight) -> list[float]:
+    """What several weights make of each token."""
+    return product([(weight, weight.raw(evidence)) for weight in weights], evidence.tokens).tolist()
+
+
+def test_two_weights_are_multiplied_and_their_product_is_rescaled_once() -> None:
+    """Rescaled one by one, the masks would make 0 0 0 8: a mean of 2."""
+    said = opinion_of([0.5] * 4)
+    evidence = evidence_of(said, said, played([0] * 4))
+    assert _together(evidence, SkipFirst(tokens=3), SkipFirst(tokens=2)) == [0.0, 0.0, 0.0, 4.0]
+    evidence = evidence_of(said, said, played([0, 0]), played([0, 0], episode=1))
+    # Entropies 1, 3 and probabilities 3/4, 1/4 of the one; the other's cancel out.
+    said = opinion_of([0.75, 0.25, 0.2, 0.1], entropies=[1.0, 3.0, 2.0, 4.0])
+    evidence = replace(evidence, student=said)
+    likely = CentredLikelihood(form="exp", most=100.0)
+    raw = [e * p * math.exp(e) for e, p in ((1.0, 0.75), (3.0, 0.25), (2.0, 0.2), (4.0, 0.1))]
+    means = [sum(raw[:2]) / 2] * 2 + [sum(raw[2:]) / 2] * 2
+    wanted = [w / mean for w, mean in zip(raw, means, strict=True)]
+    assert _together(evidence, EntropyWeight(), likely) == pytest.approx(wanted)
+
+
+def test_a_weight_that_is_not_rescaled_multiplies_what_the_others_make() -> None:
+    said = opinion_of([0.5] * 4)
+    evidence = evidence_of(said, said, played([0, 0], [0, 0]))
+    half = DepthDecay(gamma=0.5, renormalise=False)
+    assert _together(evidence, half, SkipFirst(tokens=1)) == [0.0, 2.0, 0.0, 1.0]
+    assert _together(evidence, half) == [1.0, 1.0, 0.5, 0.5]
+    assert _together(evidence) == [1.0] * 4
+
+
+def test_where_a_product_is_zero_tokens_count_alike_but_for_those_a_mask_removes() -> None:
+    certain = opinion_of([1.0] * 3)
+    evidence = evidence_of(certain, certain, played([0] * 3))
+    assert _together(evidence, EntropyWeight(), SkipFirst(tokens=1)) == [0.0, 1.5, 1.5]
+    assert _together(evidence, EntropyWeight(), SkipFirst(tokens=3)) == [0.0] * 3
+
+
+@quickly
+@over_all
+def test_any_two_weights_are_one_on_average_together(episodes: list[list[int]], seed: int) -> None:
+    evidence = _evidence(episodes, seed)
+    tokens = evidence.tokens
+    masks = [SkipFirst(tokens=1), OverlapOnly(k=3), LabelConfidence(), DepthDecay(), GapGate()]
+    for one, other in itertools.combinations(masks, 2):
+        found_N = torch.tensor(_together(evidence, one, other), dtype=torch.float64)
+        for mean in mean_by(found_N, tokens.lesson_N, tokens.lessons).tolist():
+            assert mean == pytest.approx(1.0) or (mean == 0.0 and (one.mask or other.mask))
 
 
 def test_one_weight_an_episode_cannot_be_rescaled_over_it() -> None:

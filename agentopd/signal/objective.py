@@ -16,6 +16,7 @@ from agentopd.signal.mix import Route, Scoring
 from agentopd.signal.schedules import History
 from agentopd.signal.tokens import Tokens
 from agentopd.signal.units import Span, SpanIndex
+from agentopd.signal.weights.base import product
 from agentopd.types import Lesson
 
 if TYPE_CHECKING:
@@ -186,10 +187,7 @@ class Objective:
 
     def _weight(self, gates: Mapping[str, torch.Tensor], tokens: Tokens) -> torch.Tensor:
         """(N,) what all weights together make of each token."""
-        weight_N = torch.ones_like(tokens.behaviour_N)
-        for weight, gate_N in zip(self.method.weight, gates.values(), strict=True):
-            weight_N = weight_N * weight.scaled(gate_N, tokens)
-        return weight_N
+        return product(list(zip(self.method.weight, gates.values(), strict=True)), tokens)
 
     def _evidence(
         self,

@@ -1,8 +1,12 @@
-"""Weights of tokens: detached, and by default of mean 1 over each episode, to keep the scale."""
+"""Weights of tokens: detached, and by default of mean 1 over each episode, to keep the scale.
+
+Of several weights the values are multiplied, and the product is rescaled once.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -50,15 +54,8 @@ class Weight(Part, family="weight"):
 
     @torch.no_grad()
     def of(self, evidence: Evidence) -> torch.Tensor:
-        """The weights as they are used."""
-        return self.scaled(self.raw(evidence), evidence.tokens)
-
-    def scaled(self, raw_N: torch.Tensor, tokens: Tokens) -> torch.Tensor:
-        """The weights as they are used, (N,), from what `raw` gives."""
-        if not self.renormalise:
-            return raw_N
-        empty_N = torch.zeros_like(raw_N) if self.mask else torch.ones_like(raw_N)
-        return relative(raw_N, tokens.lesson_N, tokens.lessons, empty_N)
+        """The weights as they are used where there are no others."""
+        return product([(self, self.raw(evidence))], evidence.tokens)
 
 
 class SpanWeight(Weight):
@@ -98,6 +95,25 @@ def groups(per: Per, tokens: Tokens) -> tuple[torch.Tensor, int]:
 def opinion(evidence: Evidence, whose: Whose) -> Opinion:
     """What that model says of the tokens."""
     return evidence.student if whose == "student" else evidence.teacher
+
+
+def product(factors: Sequence[tuple[Weight, torch.Tensor]], tokens: Tokens) -> torch.Tensor:
+    """(N,) what several weights, each with its raw values (N,), make of each token together.
+
+    Where the product has nothing to tell an episode's tokens apart, those that no mask removes
+    count alike.
+    """
+    ones_N = torch.ones_like(tokens.behaviour_N)
+    rescaled_N, kept_N, plain_N = ones_N, ones_N, ones_N
+    for weight, raw_N in factors:
+        if not weight.renormalise:
+            plain_N = plain_N * raw_N
+            continue
+        rescaled_N = rescaled_N * raw_N
+        kept_N = kept_N * raw_N if weight.mask else kept_N
+    group_N, count = tokens.lesson_N, tokens.lessons
+    empty_N = relative(kept_N, group_N, count, torch.zeros_like(kept_N))
+    return relative(rescaled_N, group_N, count, empty_N) * plain_N
 
 
 def relative(
