@@ -14,10 +14,11 @@ from agentopd.batching import by_length
 from agentopd.model import LanguageModel
 from agentopd.probes.collector import Collector
 from agentopd.probes.token import gradient_ratio
-from agentopd.scores import Scored, split_scores
-from agentopd.signal.evidence import Measured, check_finite, check_measured
+from agentopd.scores import Scored, join_scores, split_scores
+from agentopd.signal.evidence import Measured, check_measured
 from agentopd.signal.linear import Head, Question, measure
 from agentopd.signal.objective import Objective, Plan
+from agentopd.signal.survey import Survey
 from agentopd.signal.tokens import Tokens
 from agentopd.signal.units import Payment, Unit
 from agentopd.teacher import Teacher
@@ -89,8 +90,8 @@ class Learner:
         probes = Collector(self.method.probe)
         probes.add_answers(trajectories, lessons)
         self.method.unit.learn([x.trajectory for x in (*taught, *untaught)])
-        scores = self._scores(taught) if self.method.mix.scored_by == "teacher" else {}
-        plan = Plan.of(self.method, taught, untaught, step, self.history, scores)
+        survey = self._survey(taught) if taught and self.objective.needs_survey else None
+        plan = Plan.of(self.method, taught, untaught, step, self.history, survey)
         learnt = self.objective.learnt(plan)
         payments = _payments(self.method.unit, [*taught, *untaught], plan)
         if not learnt:
@@ -122,22 +123,18 @@ class Learner:
         ]
 
     @torch.no_grad()
-    def _scores(self, taught: list[Lesson]) -> dict[int, float]:
-        """The teacher's score of each taught episode, by its number."""
-        found: dict[int, float] = {}
+    def _survey(self, taught: list[Lesson]) -> Survey:
+        """What the models say of all taught episodes, before anything is learnt of them."""
+        found: dict[int, Scored] = {}
         for batch in self._batches(taught):
-            tokens, head = Tokens.of(batch, self.student.device), self._teacher_head(batch)
-            ids_N = tokens.ids_N.to(head.hidden_NH.device)
-            question = Question(ids_N=ids_N, divergence=None, temperature=self._temperature)
-            # Asked as the only model: its log-probabilities are all that is wanted.
-            logprob_N = measure(question, head).student.logprob_N.to(self.student.device)
-            check_finite(
-                "the teacher's log-probability of a sampled token", logprob_N, tokens, batch
-            )
-            score_L = self.method.mix.reduced(logprob_N - tokens.behaviour_N, tokens)
-            episodes = [x.trajectory.episode for x in batch]
-            found |= dict(zip(episodes, score_L.tolist(), strict=True))
-        return found
+            tokens = Tokens.of(batch, self.student.device)
+            hidden_NH = self.student.hidden_before([x.trajectory for x in batch])
+            measured = self._measure(batch, hidden_NH, tokens)
+            check_measured(measured, tokens, batch)
+            scored = split_scores(measured, tokens, batch, self.student.vocabulary)
+            found |= {one.lesson.trajectory.episode: one for one in scored}
+        ordered = [found[x.trajectory.episode] for x in taught]
+        return Survey.of([one.lesson for one in ordered], join_scores(ordered))
 
     def _accumulate(
         self, batch: list[Lesson], plan: Plan, probes: Collector, scored: list[Scored]
@@ -147,9 +144,13 @@ class Learner:
         hidden_NH = self.student.hidden_before([x.trajectory for x in batch])
         # Cut here: each term's backward pass ends at the hidden states, and only the sum goes on.
         leaf_NH = hidden_NH.detach().requires_grad_(hidden_NH.requires_grad)
-        measured = self._measure(batch, leaf_NH, tokens, plan)
+        most, coefficient_N = self.method.save.scores_top_k, None
+        if batch[0].hidden_NH is not None:
+            coefficient_N = self.objective.coefficients(tokens, batch, plan)
+        keep = max(self.method.probe.keep, most)
+        measured = self._measure(batch, leaf_NH, tokens, coefficient_N, keep)
         check_measured(measured, tokens, batch)
-        if most := self.method.save.scores_top_k:
+        if most:
             scored += split_scores(measured, tokens, batch, self.student.vocabulary, most)
         channels = self.objective.channels(measured, tokens, batch, plan)
         probes.add_tokens(measured, tokens, batch, channels.gates)
@@ -166,7 +167,12 @@ class Learner:
         }
 
     def _measure(
-        self, batch: list[Lesson], hidden_NH: torch.Tensor, tokens: Tokens, plan: Plan
+        self,
+        batch: list[Lesson],
+        hidden_NH: torch.Tensor,
+        tokens: Tokens,
+        coefficient_N: torch.Tensor | None = None,
+        keep: int = 0,
     ) -> Measured:
         """What student and teacher say, both at the rollout's temperature."""
         student, divergence = self.student.head(hidden_NH), self.method.divergence
@@ -174,20 +180,13 @@ class Learner:
         question = Question(
             ids_N=tokens.ids_N,
             divergence=divergence if taught and not divergence.sampled else None,
-            temperature=self._temperature,
-            keep=max(self.method.probe.keep, self.method.save.scores_top_k) if taught else 0,
+            temperature=self.method.rollout.temperature or 1.0,
+            keep=keep if taught else 0,
             ranks=bool(self.method.save.scores_top_k)
             or any(weight.needs_ranks for weight in self.method.weight),
         )
-        reference = self._reference_head(batch)
-        if not taught:
-            return measure(question, student, reference=reference)
-        coefficient_N = self.objective.coefficients(tokens, batch, plan)
-        return measure(question, student, self._teacher_head(batch), reference, coefficient_N)
-
-    @property
-    def _temperature(self) -> float:
-        return self.method.rollout.temperature or 1.0
+        teacher = self._teacher_head(batch) if taught else None
+        return measure(question, student, teacher, self._reference_head(batch), coefficient_N)
 
     def _teacher_head(self, batch: list[Lesson]) -> Head:
         return self.teacher.head(torch.cat([x.hidden_NH for x in batch if x.hidden_NH is not None]))

@@ -203,7 +203,7 @@ def _rich() -> RunConfig:
             "privilege=[{kind: skill_summary, memory: 5}, {kind: shuffled, of: ground_truth}]",
             "unit={kind: rubric_span, criteria: [{name: a, fact: b, want: 2, part: action}]}",
             "divergence={kind: jsd, beta: 0.3}",
-            "weight=[gap_gate, {kind: entropy, renormalise: false}]",
+            "weight=[gap_gate, {kind: entropy, renormalise: off}]",
             "mix={kind: auxiliary, coefficient: 0.2, rl: {kind: grpo, std: false}}",
             "rollout.group=4",
             "teacher={kind: ema, rate: 0.5}",

@@ -30,7 +30,7 @@ MIXES = {
     "distil": ("mix=distil",),
     "auxiliary": AUXILIARY,
     "additive": ("mix={kind: additive, coefficient: 0.5}", SAMPLED, "unit={kind: turn}"),
-    "multiplicative": ("mix=multiplicative", "weight=[{kind: gap_gate, renormalise: false}]"),
+    "multiplicative": ("mix=multiplicative", "weight=[{kind: gap_gate, renormalise: off}]"),
     "trust_ratio": ("mix=trust_ratio",),
     "reward": ("mix={kind: reward, reduce: sum, environment: 0.5}",),
     "routed": ("mix=routed",),

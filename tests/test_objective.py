@@ -84,7 +84,7 @@ def test_what_a_divergence_counts_is_its_slope_in_the_loss(unit: str, normalise:
         "depth_decay",
         "depth_curriculum",
         "phrase_mask",
-        "[{kind: skip_first, tokens: 1}, {kind: depth_decay, gamma: 0.5, renormalise: false}]",
+        "[{kind: skip_first, tokens: 1}, {kind: depth_decay, gamma: 0.5, renormalise: off}]",
     ],
 )
 def test_weights_that_look_at_no_model_are_known_before(weight: str, unit: str) -> None:
@@ -165,7 +165,7 @@ def test_routes_and_schedules_multiply_their_channel() -> None:
 def test_a_units_tokens_share_their_mean_weight() -> None:
     """Multiplicative over turns whose span is two tokens, one and three: sums would triple it."""
     overrides = ["mix={kind: multiplicative, strength: 1}", "unit={kind: turn, reduce: sum}"]
-    gate = "weight={kind: gap_gate, renormalise: false}"
+    gate = "weight={kind: gap_gate, renormalise: off}"
     method, lessons = parse_config(ENV, [*overrides, gate]), _lessons()
     measured, tokens = _measured(), Tokens.of(lessons, CPU)
     assert measured.teacher is not None

@@ -64,6 +64,7 @@ def watched_channels(learnt: Learnt, step: int) -> Any:
 RUNS = {
     "reverse": ("save.scores_top_k=400",),
     "k1": ("divergence.support=sampled", "unit=turn", "weight=[{kind: gap_gate}]"),
+    "step": ("weight=[{kind: gap_gate, renormalise: step}]", "save.scores_top_k=400"),
     "auxiliary": (
         "mix={kind: auxiliary, coefficient: 0.5, rl: {kind: reinforce}}",
         "unit={kind: turn, use: weight, normalise: sequence_mean}",

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -39,7 +40,12 @@ VOCABULARY = 5
 BUILT_IN = [kind for kind in Weight.members() if kind.__module__.startswith("agentopd.")]
 VARIANTS: list[Weight] = [
     *(kind() for kind in BUILT_IN),
-    *(kind(renormalise=not kind().renormalise) for kind in BUILT_IN if kind is not Spike),
+    *(kind(renormalise=False) for kind in BUILT_IN if kind().renormalise),
+    *(
+        kind(renormalise="episode")
+        for kind in BUILT_IN
+        if not (kind().renormalise or kind is Spike)
+    ),
     GapGate(variant="entropy"),
     GapGate(variant="soft_or"),
     EntropyWeight(whose="teacher", prefer="low"),
@@ -50,7 +56,7 @@ VARIANTS: list[Weight] = [
     TrustDecay(cap="every"),
     TeacherPerplexity(per="episode", renormalise=False),
     StudentPerplexity(per="episode", renormalise=False),
-    Spike(per="turn", renormalise=True),
+    Spike(per="turn", renormalise="episode"),
     EarlyTokens(per="turn"),
     SkipFirst(per="episode", tokens=2),
     OverlapOnly(k=1),
@@ -154,7 +160,7 @@ def test_weights_are_one_on_average_over_each_episode(episodes: list[list[int]],
     evidence = _evidence(episodes, seed)
     tokens = evidence.tokens
     for weight in VARIANTS:
-        if weight.renormalise:
+        if weight.renormalise == "episode":
             means = mean_by(weight.of(evidence), tokens.lesson_N, tokens.lessons).tolist()
             left = sum_by(weight.raw(evidence).detach(), tokens.lesson_N, tokens.lessons) > 0
             wanted = [1.0 if some or not weight.mask else 0.0 for some in left.tolist()]
@@ -257,6 +263,43 @@ def test_a_weight_that_is_not_rescaled_multiplies_what_the_others_make() -> None
     assert _together(evidence) == [1.0] * 4
 
 
+def test_over_the_step_episodes_are_told_apart() -> None:
+    """Raw values of 1, 3 | 4, 0 | 0 have a mean of 8 / 5; an episode of zeros stays one."""
+    said = opinion_of([0.5] * 5, entropies=[1.0, 3.0, 4.0, 0.0, 0.0])
+    turns = [played([0] * n, episode=i) for i, n in enumerate((2, 2, 1))]
+    evidence = evidence_of(said, said, *turns)
+    wanted = [raw / 1.6 for raw in (1.0, 3.0, 4.0, 0.0, 0.0)]
+    assert EntropyWeight(renormalise="step").of(evidence).tolist() == pytest.approx(wanted)
+    certain = opinion_of([1.0] * 5)
+    nowhere = evidence_of(certain, certain, *turns)
+    assert EntropyWeight(renormalise="step").of(nowhere).tolist() == [1.0] * 5
+    assert SkipFirst(tokens=9, renormalise="step").of(nowhere).tolist() == [0.0] * 5
+
+
+def test_what_is_rescaled_over_episodes_comes_before_what_is_over_the_step() -> None:
+    """Skipping makes 0 2 | 0 2 of each episode, entropies then 0 6 | 0 2, whose mean is 2."""
+    said = opinion_of([0.5] * 4, entropies=[9.0, 3.0, 7.0, 1.0])
+    evidence = evidence_of(said, said, played([0, 0]), played([0, 0], episode=1))
+    step, half = EntropyWeight(renormalise="step"), DepthDecay(gamma=0.5, renormalise=False)
+    for weights in ((SkipFirst(tokens=1), step, half), (half, step, SkipFirst(tokens=1))):
+        assert _together(evidence, *weights) == [0.0, 3.0, 0.0, 1.0]
+
+
+def test_only_what_is_rescaled_over_the_step_needs_it() -> None:
+    assert not any(kind().needs_step for kind in BUILT_IN)
+    assert all(kind(renormalise="step").needs_step for kind in BUILT_IN)
+
+
+def test_off_is_what_yaml_makes_of_it() -> None:
+    for spelt in ("off", "false"):
+        assert (
+            Weight.model_validate(yaml.safe_load(f"{{kind: spike, renormalise: {spelt}}}"))
+            == Spike()
+        )
+    with pytest.raises(ValidationError, match="'episode', 'step' or False"):
+        Weight.model_validate({"kind": "gap_gate", "renormalise": True})
+
+
 def test_where_a_product_is_zero_tokens_count_alike_but_for_those_a_mask_removes() -> None:
     certain = opinion_of([1.0] * 3)
     evidence = evidence_of(certain, certain, played([0] * 3))
@@ -279,8 +322,9 @@ def test_any_two_weights_are_one_on_average_together(episodes: list[list[int]], 
 def test_one_weight_an_episode_cannot_be_rescaled_over_it() -> None:
     with pytest.raises(ValidationError, match="every weight would be 1"):
         TeacherPerplexity(per="episode")
-    with pytest.raises(ValidationError, match="renormalise: false, or per: turn"):
-        Weight.model_validate({"kind": "spike", "renormalise": True})
+    with pytest.raises(ValidationError, match="renormalise: off or step, or per: turn"):
+        Weight.model_validate({"kind": "spike", "renormalise": "episode"})
+    assert Spike(renormalise="step").per == "episode"
 
 
 def test_a_weight_of_a_users_own_is_detached_too() -> None:

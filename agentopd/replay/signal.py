@@ -17,6 +17,7 @@ from agentopd.scores import Scored, join_scores
 from agentopd.signal.evidence import Measured
 from agentopd.signal.objective import Objective, Plan
 from agentopd.signal.schedules import History
+from agentopd.signal.survey import Survey
 from agentopd.signal.tokens import Tokens
 
 # N tokens of the step
@@ -73,9 +74,9 @@ def signal_of(
         )
     taught = [one for one in scored if asked and one.taught]
     untaught = [_unasked(one) for one in scored if not (asked and one.taught)]
-    scores = _teachers_scores(method, taught)
     told, alone = ([one.lesson for one in group] for group in (taught, untaught))
-    plan = Plan.of(method, told, alone, step, history, scores)
+    survey = _survey(taught, compared) if taught else None
+    plan = Plan.of(method, told, alone, step, history, survey)
     learnt = Objective(method).learnt(plan)
     untaught = [one for one in untaught if one.lesson.trajectory.episode in learnt]
     everything = Tokens.of([one.lesson for one in scored], torch.device("cpu"))
@@ -88,16 +89,11 @@ def signal_of(
     return replace(found, exact=compared is None or compared.exact)
 
 
-def _teachers_scores(method: RunConfig, taught: Sequence[Scored]) -> dict[int, float]:
-    """The teacher's score of each taught episode, by its number, where the mix asks for it."""
-    if not taught or method.mix.scored_by != "teacher":
-        return {}
-    tokens = Tokens.of([one.lesson for one in taught], torch.device("cpu"))
-    teacher = join_scores(taught).teacher
-    assert teacher is not None
-    score_L = method.mix.reduced(teacher.logprob_N - tokens.behaviour_N, tokens)
-    episodes = [one.lesson.trajectory.episode for one in taught]
-    return dict(zip(episodes, score_L.tolist(), strict=True))
+def _survey(taught: Sequence[Scored], compared: Compared | None) -> Survey:
+    """What the models said of all taught episodes."""
+    value_N = None if compared is None else compared.value_N
+    measured = replace(join_scores(taught), divergence_N=value_N)
+    return Survey.of([one.lesson for one in taught], measured)
 
 
 def _of_group(

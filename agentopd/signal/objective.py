@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,10 +14,17 @@ from agentopd.signal.channels import Channels, Distillation, Reinforcement
 from agentopd.signal.evidence import Evidence, Measured
 from agentopd.signal.mix import Route, Scoring
 from agentopd.signal.schedules import History
+from agentopd.signal.survey import Survey
 from agentopd.signal.tokens import Tokens
 from agentopd.signal.units import Span, SpanIndex
-from agentopd.signal.weights.base import product
-from agentopd.types import Lesson
+from agentopd.signal.weights.weighed import (
+    Weighed,
+    known_by_place,
+    need_survey,
+    weigh,
+    weigh_unasked,
+)
+from agentopd.types import Lesson, Trajectory
 
 if TYPE_CHECKING:
     from agentopd.config import RunConfig
@@ -36,6 +43,8 @@ class Plan:
         routes: how much each episode counts in each channel.
         spans: of each taught episode.
         balance: a factor on the credits of the whole step.
+        weighed: the weights of each taught episode; None where they are made a micro-batch at a
+            time, of what the models say.
     """
 
     step: int
@@ -47,6 +56,7 @@ class Plan:
     rl: Aggregator
     spans: dict[int, list[Span]]
     balance: float
+    weighed: Mapping[int, Weighed] | None = None
 
     @classmethod
     def of(
@@ -56,25 +66,19 @@ class Plan:
         untaught: Sequence[Lesson],
         step: int,
         history: History = (),
-        scores: Mapping[int, float] | None = None,
+        survey: Survey | None = None,
     ) -> Plan:
         """The plan of a step with these lessons.
 
         Args:
             history: what the steps before were like.
-            scores: the teacher's, by episode number, where the mix asks for them.
+            survey: of all taught lessons, where `Objective.needs_survey`.
         """
         unit, mix, everyone = method.unit, method.mix, [*taught, *untaught]
         trajectories = [x.trajectory for x in everyone]
         spans = {x.trajectory.episode: unit.spans(x.trajectory) for x in taught}
-        if mix.scored_by == "unit":
-            assert isinstance(unit, Scoring)
-            given = {t.episode: unit.score(t) for t in trajectories}
-            scores = {episode: score for episode, score in given.items() if score is not None}
-        if method.control == "zero_signal":
-            scores = dict.fromkeys(scores or (), 0.0)
-        rewards = mix.rewards(trajectories, scores or {})
-        return cls(
+        rewards = mix.rewards(trajectories, _scores(method, trajectories, survey))
+        plan = cls(
             step=step,
             factors={x: method.factor(x, step, history) for x in ("distil", "rl", "strength")},
             advantages=mix.rl_channel.of(trajectories, rewards, history) if mix.rl_channel else {},
@@ -85,6 +89,47 @@ class Plan:
             spans=spans,
             balance=unit.balance(list(spans.values())),
         )
+        return replace(plan, weighed=plan._known_weights(method, taught, survey))
+
+    def evidence(
+        self,
+        measured: Measured,
+        tokens: Tokens,
+        lessons: Sequence[Lesson],
+        value_N: torch.Tensor,
+    ) -> Evidence:
+        """What weights and units may look at of some taught lessons."""
+        assert measured.teacher is not None
+        episodes = [x.trajectory.episode for x in lessons]
+        success_L = [self.success[episode] for episode in episodes]
+        return Evidence(
+            student=measured.student.detached(),
+            teacher=measured.teacher,
+            tokens=tokens,
+            lessons=lessons,
+            value_N=value_N.detach(),
+            advantage_N=_spread([self.advantages.get(e, 0.0) for e in episodes], tokens),
+            success_L=torch.tensor(success_L, device=tokens.ids_N.device),
+            step=self.step,
+        )
+
+    def _known_weights(
+        self, method: RunConfig, taught: Sequence[Lesson], survey: Survey | None
+    ) -> dict[int, Weighed] | None:
+        """See `weighed`."""
+        if not taught:
+            return {}
+        if known_by_place(method.weight):
+            tokens = Tokens.of(taught, torch.device("cpu"))
+            unasked = Evidence.unasked(tokens, taught, self.step)
+            return weigh_unasked(method.weight, unasked).by_episode(taught)
+        if not need_survey(method.weight):
+            return None
+        assert survey is not None, "a weight needs the whole step, and nobody surveyed it"
+        measured, tokens = survey.measured, survey.tokens
+        value_N = _values(method, measured, tokens)
+        evidence = self.evidence(measured, tokens, survey.lessons, value_N)
+        return weigh(method.weight, evidence).by_episode(survey.lessons)
 
 
 @dataclass(frozen=True)
@@ -92,6 +137,11 @@ class Objective:
     """A method's loss, given what the models say."""
 
     method: RunConfig
+
+    @property
+    def needs_survey(self) -> bool:
+        """Whether the plan asks what the models say of all taught lessons before the step."""
+        return self.method.mix.scored_by == "teacher" or need_survey(self.method.weight)
 
     def learnt(self, plan: Plan) -> set[int]:
         """The episodes, by number, that have a gradient in some channel."""
@@ -116,54 +166,49 @@ class Objective:
         self, measured: Measured, tokens: Tokens, batch: Sequence[Lesson], plan: Plan
     ) -> Channels:
         """What the mix makes the loss's terms of."""
-        reinforcement = self._reinforcement(tokens, batch, plan)
         return Channels(
             measured=measured,
             behaviour_N=tokens.behaviour_N,
             strength=plan.factors["strength"],
-            distillation=self._distillation(measured, tokens, batch, plan, reinforcement),
-            reinforcement=reinforcement,
+            distillation=self._distillation(measured, tokens, batch, plan),
+            reinforcement=self._reinforcement(tokens, batch, plan),
         )
 
     def coefficients(
         self, tokens: Tokens, batch: Sequence[Lesson], plan: Plan
     ) -> torch.Tensor | None:
         """(N,) by how much each token's divergence counts in the loss, where that is known before
-        any model is asked: then gradients take one pass over the vocabulary instead of two.
+        the models are asked about the micro-batch: then gradients take one pass over the vocabulary
+        instead of two.
         """
         method = self.method
         if not method.mix.linear or not method.unit.linear:
             return None
         if method.divergence.sampled or method.unit.returns(method.divergence) == "advantage":
             return None
-        if not all(weight.by_place for weight in method.weight):
+        if plan.weighed is None:
             return None
-        gates = self._gates(Evidence.unasked(tokens, batch, plan.step))
-        _check_unasked(gates)
+        weight_N = self._planned(tokens, batch, plan.weighed).weight_N
         value_N = torch.zeros(len(tokens), device=tokens.ids_N.device, requires_grad=True)
         index = self._index(tokens, batch, plan)
-        credit_N = method.unit.credit(value_N * self._weight(gates, tokens), index) * plan.balance
+        credit_N = method.unit.credit(value_N * weight_N, index) * plan.balance
         factor_N = plan.distil.factor(tokens) * self._distil_scale(tokens, batch, plan)
         (coefficient_N,) = torch.autograd.grad((factor_N * credit_N).sum(), value_N)
         return coefficient_N
 
     def _distillation(
-        self,
-        measured: Measured,
-        tokens: Tokens,
-        batch: Sequence[Lesson],
-        plan: Plan,
-        reinforcement: Reinforcement | None,
+        self, measured: Measured, tokens: Tokens, batch: Sequence[Lesson], plan: Plan
     ) -> Distillation | None:
         if measured.teacher is None:
             return None
         unit, divergence = self.method.unit, self.method.divergence
-        value_N = measured.divergence_N
-        if value_N is None:
-            value_N = divergence.estimated(measured, tokens)
-        evidence = self._evidence(measured, tokens, batch, plan, value_N, reinforcement)
-        gates = self._gates(evidence)
-        weight_N = self._weight(gates, tokens)
+        value_N = _values(self.method, measured, tokens)
+        evidence = plan.evidence(measured, tokens, batch, value_N)
+        if plan.weighed is None:
+            weighed = weigh(self.method.weight, evidence)
+        else:
+            weighed = self._planned(tokens, batch, plan.weighed)
+        weight_N = weighed.weight_N
         index = self._index(tokens, batch, plan)
         averaging = unit.model_copy(update={"reduce": "mean"})
         return Distillation(
@@ -173,45 +218,14 @@ class Objective:
             weight_N=averaging.credit(weight_N, index, evidence).detach() * plan.balance,
             average_N=plan.distil.factor(tokens),
             scale_N=self._distil_scale(tokens, batch, plan),
-            gates=gates,
+            gates=weighed.gates,
         )
 
-    @torch.no_grad()
-    def _gates(self, evidence: Evidence) -> dict[str, torch.Tensor]:
-        """What each weight says, (N,), by its kind; of two of a kind, the second has a number."""
-        found: dict[str, torch.Tensor] = {}
-        for number, weight in enumerate(self.method.weight, 1):
-            name = weight.kind or type(weight).__name__
-            found[f"{name}_{number}" if name in found else name] = weight.raw(evidence)
-        return found
-
-    def _weight(self, gates: Mapping[str, torch.Tensor], tokens: Tokens) -> torch.Tensor:
-        """(N,) what all weights together make of each token."""
-        return product(list(zip(self.method.weight, gates.values(), strict=True)), tokens)
-
-    def _evidence(
-        self,
-        measured: Measured,
-        tokens: Tokens,
-        batch: Sequence[Lesson],
-        plan: Plan,
-        value_N: torch.Tensor,
-        reinforcement: Reinforcement | None,
-    ) -> Evidence:
-        assert measured.teacher is not None
-        success_L = [plan.success[x.trajectory.episode] for x in batch]
-        return Evidence(
-            student=measured.student.detached(),
-            teacher=measured.teacher,
-            tokens=tokens,
-            lessons=batch,
-            value_N=value_N.detach(),
-            advantage_N=reinforcement.advantage_N
-            if reinforcement
-            else torch.zeros_like(tokens.behaviour_N),
-            success_L=torch.tensor(success_L, device=tokens.ids_N.device),
-            step=plan.step,
-        )
+    def _planned(
+        self, tokens: Tokens, batch: Sequence[Lesson], known: Mapping[int, Weighed]
+    ) -> Weighed:
+        """The plan's weights of a micro-batch."""
+        return Weighed.joined([known[x.trajectory.episode] for x in batch], tokens.ids_N.device)
 
     def _reinforcement(
         self, tokens: Tokens, batch: Sequence[Lesson], plan: Plan
@@ -238,18 +252,29 @@ class Objective:
         return SpanIndex.of(batch, [plan.spans[x.trajectory.episode] for x in batch], tokens)
 
 
-def _check_unasked(gates: Mapping[str, torch.Tensor]) -> None:
-    """Weights that look at no model are numbers where no model was asked.
+def _values(method: RunConfig, measured: Measured, tokens: Tokens) -> torch.Tensor:
+    """(N,) each token's divergence, or the estimator's loss or advantage."""
+    if measured.divergence_N is not None:
+        return measured.divergence_N
+    return method.divergence.estimated(measured, tokens)
 
-    Raises:
-        ValueError: one is not.
-    """
-    for name, gate_N in gates.items():
-        if not gate_N.isfinite().all():
-            raise ValueError(
-                f"the weight {name} declares by_place = True, that it looks at no model, and yet "
-                "its weights depend on what the models say: leave by_place out"
-            )
+
+def _scores(
+    method: RunConfig, trajectories: Sequence[Trajectory], survey: Survey | None
+) -> dict[int, float]:
+    """What the mix asks for: the score of each episode that has one, by its number."""
+    unit, mix = method.unit, method.mix
+    found: dict[int, float] = {}
+    if mix.scored_by == "unit":
+        assert isinstance(unit, Scoring)
+        given = {t.episode: unit.score(t) for t in trajectories}
+        found = {episode: score for episode, score in given.items() if score is not None}
+    elif mix.scored_by == "teacher" and survey is not None:
+        teacher, tokens = survey.measured.teacher, survey.tokens
+        assert teacher is not None
+        score_L = mix.reduced(teacher.logprob_N - tokens.behaviour_N, tokens).tolist()
+        found = {x.trajectory.episode: score_L[i] for i, x in enumerate(survey.lessons)}
+    return dict.fromkeys(found, 0.0) if method.control == "zero_signal" else found
 
 
 def _spread(values: Sequence[float], tokens: Tokens) -> torch.Tensor:

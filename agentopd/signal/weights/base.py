@@ -20,6 +20,8 @@ from agentopd.signal.tokens import Tokens, mean_by
 
 Whose = Literal["student", "teacher"]
 Per = Literal["turn", "episode"]
+Renormalise = Literal["episode", "step", False]
+"""What a weight's mean is brought to 1 over; `off`, which YAML reads as false, for nothing."""
 
 # A mean weight below this is a rounding of zero, and nothing to divide by.
 _NOTHING = 1e-12
@@ -29,24 +31,36 @@ class Weight(Part, family="weight"):
     """How much each token's value counts.
 
     Args:
-        renormalise: rescale to a mean of 1 over each episode. A mixer that multiplies advantages
-            by the weights wants them as they are.
+        renormalise: rescale to a mean of 1 over the tokens of each `episode`, so that an episode's
+            tokens are told apart and episodes are not; or over all taught tokens of the `step`; or
+            not at all (`off`). A mixer that multiplies advantages by the weights wants them as they
+            are.
     """
 
-    renormalise: bool = True
-
-    mask: ClassVar[bool] = False
-    """Whether a weight of zero says that a token must not teach. Then an episode of zeros stays
-    one; elsewhere, where there is nothing to tell its tokens apart, all of them count alike."""
+    renormalise: Renormalise = "episode"
 
     by_place: ClassVar[bool] = False
     """Whether `raw` looks at no model. Then the weights are known before any is asked, and
     gradients take one pass over the vocabulary instead of two."""
 
     @property
+    def mask(self) -> bool:
+        """Whether a weight of zero says that a token must not teach. Then an episode of zeros stays
+        one; elsewhere, where there is nothing to tell its tokens apart, all of them count alike.
+        """
+        return False
+
+    @property
     def needs_ranks(self) -> bool:
         """Whether `raw` reads `Opinion.rank_N`."""
         return False
+
+    @property
+    def needs_step(self) -> bool:
+        """Whether an episode's weights depend on the step's others. Then `raw` is given all taught
+        episodes at once, of which the models are asked before the step: another pass of each.
+        """
+        return self.renormalise == "step"
 
     @abstractmethod
     def raw(self, evidence: Evidence) -> torch.Tensor:
@@ -54,7 +68,9 @@ class Weight(Part, family="weight"):
 
     @torch.no_grad()
     def of(self, evidence: Evidence) -> torch.Tensor:
-        """The weights as they are used where there are no others."""
+        """The weights as they are used where there are no others; with `needs_step`, the evidence
+        must be of the whole step.
+        """
         return product([(self, self.raw(evidence))], evidence.tokens)
 
 
@@ -72,11 +88,11 @@ class SpanWeight(Weight):
 
     @model_validator(mode="after")
     def _says_something(self) -> SpanWeight:
-        if self.per == "episode" and self.renormalise:
+        if self.per == "episode" and self.renormalise == "episode":
             raise ValueError(
                 f"{self.kind} with per: episode gives all tokens of an episode one weight, and "
-                "renormalise: true divides it by itself: every weight would be 1. Set renormalise: "
-                "false, or per: turn"
+                "renormalise: episode divides it by itself: every weight would be 1. Set "
+                "renormalise: off or step, or per: turn"
             )
         return self
 
@@ -100,20 +116,23 @@ def opinion(evidence: Evidence, whose: Whose) -> Opinion:
 def product(factors: Sequence[tuple[Weight, torch.Tensor]], tokens: Tokens) -> torch.Tensor:
     """(N,) what several weights, each with its raw values (N,), make of each token together.
 
-    Where the product has nothing to tell an episode's tokens apart, those that no mask removes
-    count alike.
+    The product of those that are rescaled over an episode is rescaled first; then that of all but
+    those that are not rescaled, over the step, of which `tokens` must then be all. Where a product
+    has nothing to tell tokens apart, those that no mask removes count alike.
     """
-    ones_N = torch.ones_like(tokens.behaviour_N)
-    rescaled_N, kept_N, plain_N = ones_N, ones_N, ones_N
-    for weight, raw_N in factors:
-        if not weight.renormalise:
-            plain_N = plain_N * raw_N
-            continue
-        rescaled_N = rescaled_N * raw_N
-        kept_N = kept_N * raw_N if weight.mask else kept_N
-    group_N, count = tokens.lesson_N, tokens.lessons
-    empty_N = relative(kept_N, group_N, count, torch.zeros_like(kept_N))
-    return relative(rescaled_N, group_N, count, empty_N) * plain_N
+    weight_N = kept_N = torch.ones_like(tokens.behaviour_N)
+    scopes: tuple[Renormalise, ...] = ("episode", "step", False)
+    for scope in scopes:
+        chosen = [(weight, raw_N) for weight, raw_N in factors if weight.renormalise == scope]
+        for weight, raw_N in chosen:
+            weight_N = weight_N * raw_N
+            kept_N = kept_N * raw_N if weight.mask else kept_N
+        if chosen and scope:
+            whole = torch.zeros_like(tokens.lesson_N), 1
+            group_N, count = (tokens.lesson_N, tokens.lessons) if scope == "episode" else whole
+            empty_N = relative(kept_N, group_N, count, torch.zeros_like(kept_N))
+            weight_N = relative(weight_N, group_N, count, empty_N)
+    return weight_N
 
 
 def relative(

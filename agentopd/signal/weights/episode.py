@@ -9,7 +9,7 @@ from pydantic import Field
 
 from agentopd.signal.evidence import Evidence
 from agentopd.signal.tokens import mean_by, sum_by
-from agentopd.signal.weights.base import Per, SpanWeight, Weight, groups
+from agentopd.signal.weights.base import Per, Renormalise, SpanWeight, Weight, groups
 
 # N tokens of a micro-batch, G groups of them: turns or episodes
 
@@ -86,7 +86,7 @@ class Spike(SpanWeight, kind="spike"):
         per: what shares one weight; the episode, in the source.
     """
 
-    renormalise: bool = False
+    renormalise: Renormalise = False
     per: Per = "episode"
     strength: float = Field(default=1.0, gt=0)
     beta: float = Field(default=1.0, gt=0)
@@ -107,7 +107,7 @@ class EarlyTokens(Weight, kind="early_tokens"):
 
     a = log q(y) - log(behaviour probability): where little disagreement has gone before, the state
     is still one that the teacher knows. The first token has 1 + gamma. The paper does not rescale:
-    for its numbers set `renormalise: false`.
+    for its numbers set `renormalise: off`.
 
     Args:
         per: the sum starts anew with each of these; a paper of single answers does not say.

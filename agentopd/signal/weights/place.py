@@ -12,7 +12,7 @@ from pydantic import Field
 from agentopd.phrases import inserted_phrases, phrases, runs
 from agentopd.signal.evidence import Evidence
 from agentopd.signal.tokens import sum_by
-from agentopd.signal.weights.base import Per, Weight, groups
+from agentopd.signal.weights.base import Per, Renormalise, Weight, groups
 from agentopd.types import Lesson
 
 # N tokens of a micro-batch, G groups of them, T tokens of a trajectory
@@ -40,11 +40,15 @@ class DepthCurriculum(Weight, kind="depth_curriculum"):
     """
 
     by_place: ClassVar[bool] = True
-    renormalise: bool = False
-    mask: ClassVar[bool] = True
+    renormalise: Renormalise = False
     start: int = Field(default=1, ge=1)
     every: int = Field(default=2, ge=1)
     most: int | None = Field(default=None, ge=1)
+
+    @property
+    def mask(self) -> bool:
+        """See `Weight.mask`."""
+        return True
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
@@ -63,9 +67,13 @@ class SkipFirst(Weight, kind="skip_first"):
     """
 
     by_place: ClassVar[bool] = True
-    mask: ClassVar[bool] = True
     tokens: int = Field(default=3, ge=0)
     per: Per = "turn"
+
+    @property
+    def mask(self) -> bool:
+        """See `Weight.mask`."""
+        return True
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
@@ -85,8 +93,12 @@ class PhraseMask(Weight, kind="phrase_mask"):
     """
 
     by_place: ClassVar[bool] = True
-    mask: ClassVar[bool] = True
     length: int = Field(default=4, ge=1)
+
+    @property
+    def mask(self) -> bool:
+        """See `Weight.mask`."""
+        return True
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 
 from agentopd.signal.evidence import Evidence
-from agentopd.signal.weights.base import Weight, Whose, opinion
+from agentopd.signal.weights.base import Renormalise, Weight, Whose, opinion
 
 # N tokens of a micro-batch; p the student, q the teacher, A the advantage, y the sampled token
 
@@ -16,7 +16,7 @@ from agentopd.signal.weights.base import Weight, Whose, opinion
 class GapGate(Weight, kind="gap_gate"):
     """sigmoid(beta x): what the teacher likes better (SDAR 2605.15155).
 
-    The paper does not rescale its gate: for its numbers set `renormalise: false`. Its notation
+    The paper does not rescale its gate: for its numbers set `renormalise: off`. Its notation
     leaves open whose entropy it gates by; here it is the student's, in nats.
 
     Args:
@@ -48,7 +48,7 @@ class EvidenceRatio(Weight, kind="evidence_ratio"):
         clip: how far a weight may be from 1; the paper's 0.2 is reached at a gap of 0.18 nats.
     """
 
-    renormalise: bool = False
+    renormalise: Renormalise = False
     clip: float = Field(default=0.2, gt=0, le=1)
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
@@ -110,8 +110,12 @@ class OverlapOnly(Weight, kind="overlap"):
     `k` likeliest if fewer than `k` are strictly likelier.
     """
 
-    mask: ClassVar[bool] = True
     k: int = Field(default=16, ge=1)
+
+    @property
+    def mask(self) -> bool:
+        """See `Weight.mask`."""
+        return True
 
     @property
     def needs_ranks(self) -> bool:

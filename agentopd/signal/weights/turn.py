@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -12,7 +12,7 @@ from agentopd.parts import Settings
 from agentopd.signal.evidence import Evidence
 from agentopd.signal.tokens import Turns, mean_by, sum_by
 from agentopd.signal.units import fact_of
-from agentopd.signal.weights.base import Weight, relative
+from agentopd.signal.weights.base import Renormalise, Weight, relative
 from agentopd.types import Turn
 
 # N tokens of a micro-batch, K their turns, L their lessons;
@@ -35,7 +35,7 @@ class StepSigmoid(Weight, kind="step_sigmoid"):
             length. `none` leaves the weights alone.
     """
 
-    renormalise: bool = False
+    renormalise: Renormalise = False
     clip: float = Field(default=0.2, gt=0, le=1)
     scale: float = Field(default=1.0, gt=0)
     budget: Literal["mean", "total", "none"] = "mean"
@@ -71,7 +71,7 @@ class BeliefIncrement(Weight, kind="belief_increment"):
     episode is what makes a weight independent of how a step is cut into micro-batches.
     """
 
-    renormalise: bool = False
+    renormalise: Renormalise = False
     gamma: float = Field(default=0.95, ge=0, le=1)
     clip: float = Field(default=0.2, gt=0, le=1)
     floor: float = Field(default=1e-3, gt=0, lt=0.5)
@@ -98,7 +98,7 @@ class DisagreementUncertainty(Weight, kind="disagreement_uncertainty"):
 
     D is the turn's mean |d| and U its mean -log p(y), each brought to 0..1 by the least and the
     greatest of the episode's turns; 0.5 where those are equal. The paper does not rescale: for its
-    numbers set `renormalise: false`.
+    numbers set `renormalise: off`.
     """
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
@@ -141,16 +141,22 @@ class LabelConfidence(Weight, kind="label_confidence"):
     """A label a turn times the teacher's mean probability of its likeliest token (SAGE-OPD
     2606.19659).
 
+    The paper divides by the mean over the batch (Eq. 12): for its numbers set `renormalise: step`.
+
     Args:
         rules: the first that fits a turn gives its label.
         otherwise: the label of a turn that no rule fits.
         weak: what that label counts; `skip` counts 0 and `strong` 1.
     """
 
-    mask: ClassVar[bool] = True
     rules: tuple[LabelRule, ...] = _RULES
     otherwise: Label = "strong"
     weak: float = Field(default=0.5, ge=0, le=1)
+
+    @property
+    def mask(self) -> bool:
+        """See `Weight.mask`."""
+        return True
 
     def label(self, turn: Turn) -> Label:
         """The turn's label."""
@@ -174,7 +180,8 @@ class TrustDecay(Weight, kind="trust_decay"):
     """Less weight where the student has drifted from its teacher (SOD 2605.07725).
 
     With D_k the mean |d| of turn k, the weight is the product over u < k of
-    (D_u + epsilon) / (D_(u+1) + epsilon), at most 1 + slack. The first turn has 1.
+    (D_u + epsilon) / (D_(u+1) + epsilon), at most 1 + slack. The first turn has 1. The paper does
+    not rescale: for its numbers set `renormalise: off`.
 
     Args:
         cap: `last` caps the whole product, which is (D_1 + epsilon) / (D_k + epsilon); `every` caps
@@ -209,8 +216,12 @@ class KLCentroid(Weight, kind="kl_centroid"):
         reach: with 2, an episode whose turns are all alike counts whole.
     """
 
-    mask: ClassVar[bool] = True
     reach: float = Field(default=1.0, gt=0)
+
+    @property
+    def mask(self) -> bool:
+        """See `Weight.mask`."""
+        return True
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""

@@ -1,0 +1,142 @@
+"""Weights that need the whole step before its first micro-batch, and the survey of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scenes import AUXILIARY, Scene, assert_same, scene_of
+
+from agentopd.learner import Learner
+from agentopd.signal.objective import Objective, Plan
+from agentopd.signal.survey import Survey
+
+SAMPLED = "divergence.support=sampled"
+STEP = "weight=[{kind: gap_gate, renormalise: step}]"
+METHODS = {
+    "exact": (STEP, *AUXILIARY),
+    "sampled": (STEP, SAMPLED, "unit=turn"),
+    "weighted turns": (STEP, "unit={kind: turn, use: weight}"),
+    "several": ("weight=[{kind: entropy, renormalise: step}, skip_first, depth_decay]",),
+    "by place": ("weight=[{kind: depth_decay, gamma: 0.5, renormalise: step}]",),
+    "labels": (
+        "weight=[{kind: label_confidence, renormalise: step, "
+        "rules: [{fact: tidy, label: weak}, {fact: success, label: skip}]}]",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def scene(tiny_model: Path) -> Scene:
+    return scene_of(tiny_model)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_weights_of_a_step_depend_on_no_micro_batch_and_no_order(
+    scene: Scene, method: tuple[str, ...]
+) -> None:
+    found = scene.gradient(*method, "learner.tokens_per_batch=8192")
+    assert_same(scene.gradient(*method, "learner.tokens_per_batch=64"), found)
+    turned = {"lessons": scene.lessons[::-1], "trajectories": scene.trajectories[::-1]}
+    assert_same(scene.gradient(*method, "learner.tokens_per_batch=128", **turned), found)
+
+
+@pytest.mark.parametrize("support", ["full", "sampled"])
+def test_over_the_step_the_loss_is_divided_by_the_mean_weight(scene: Scene, support: str) -> None:
+    """N / sum w, by the log-probabilities of all of the step's tokens (SAGE-OPD's Eq. 12)."""
+    method = (f"divergence.support={support}", "learner.tokens_per_batch=64")
+    plain, gradient, _ = scene.learn(
+        *method, "weight=[{kind: gap_gate, renormalise: off}]", "save.scores_top_k=1"
+    )
+    gates = []
+    for one in plain.scores:
+        assert one.measured.teacher is not None
+        gap_N = one.measured.teacher.logprob_N.double() - one.measured.student.logprob_N.double()
+        gates.append(1 / (1 + (-5 * gap_N).exp()))
+    mean = torch.cat(gates).mean().item()
+    assert 0.01 < mean < 0.99 and gradient is not None
+    assert_same(scene.gradient(*method, STEP), gradient / mean, within=1e-5)
+    by_episode = scene.gradient(*method, "weight=gap_gate")
+    assert (by_episode - gradient / mean).norm() > 1e-2 * by_episode.norm()
+
+
+def _spied(patch: pytest.MonkeyPatch) -> list[Survey | None]:
+    """The surveys that plans are made of."""
+    seen: list[Survey | None] = []
+    plain = Plan.of
+
+    def of(*args: Any) -> Plan:
+        seen.append(args[-1])
+        return plain(*args)
+
+    patch.setattr(Plan, "of", of)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("overrides", "surveyed"),
+    [
+        ((), False),
+        (("weight=[gap_gate, skip_first]",), False),
+        (METHODS["by place"], False),
+        (("weight=[gap_gate, {kind: depth_decay, renormalise: step}]",), True),
+        (METHODS["exact"], True),
+        (("mix=reward", "rollout.group=4"), True),
+        (("mix=rl", "rollout.group=4", STEP), False),
+    ],
+)
+def test_the_models_are_asked_twice_only_where_something_needs_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], surveyed: bool
+) -> None:
+    asked = _counted(monkeypatch)
+    seen = _spied(monkeypatch)
+    scene.learn(*overrides, "learner.tokens_per_batch=64")
+    assert [survey is not None for survey in seen] == [surveyed]
+    assert len(asked) == len(scene.lessons) * (1 + surveyed)
+
+
+def _counted(patch: pytest.MonkeyPatch) -> list[None]:
+    """An entry for each micro-batch that the models are asked about."""
+    asked: list[None] = []
+    plain = Learner._measure
+
+    def measure(*args: Any, **more: Any) -> Any:
+        asked.append(None)
+        return plain(*args, **more)
+
+    patch.setattr(Learner, "_measure", measure)
+    return asked
+
+
+def test_a_survey_holds_numbers_a_token(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = _spied(monkeypatch)
+    scene.learn(STEP, "learner.tokens_per_batch=64", "save.scores_top_k=4")
+    survey = seen[0]
+    assert survey is not None
+    tokens = sum(int(t.trainable.sum()) for t in scene.trajectories)
+    assert len(survey.tokens) == tokens
+    assert [x.trajectory.episode for x in survey.lessons] == list(range(8))
+    assert all(lesson.hidden_NH is None for lesson in survey.lessons)
+    measured = survey.measured
+    assert measured.kept is None and measured.teacher is not None
+    numbers = (measured.student.logprob_N, measured.teacher.logprob_N, measured.divergence_N)
+    assert all(x is not None and x.shape == (tokens,) and not x.requires_grad for x in numbers)
+
+
+def test_weights_known_before_give_the_gradient_in_one_pass(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[torch.Tensor | None] = []
+    plain = Objective.coefficients
+
+    def coefficients(*args: Any) -> torch.Tensor | None:
+        known.append(plain(*args))
+        return known[-1]
+
+    monkeypatch.setattr(Objective, "coefficients", coefficients)
+    found = scene.gradient(STEP, "learner.tokens_per_batch=64")
+    assert len(known) == 8 and all(coefficient_N is not None for coefficient_N in known)
+    monkeypatch.setattr(Objective, "coefficients", lambda *_: None)
+    assert_same(scene.gradient(STEP, "learner.tokens_per_batch=64"), found)
