@@ -20,6 +20,13 @@ METHODS = {
     "sampled": (STEP, SAMPLED, "unit=turn"),
     "weighted turns": (STEP, "unit={kind: turn, use: weight}"),
     "several": ("weight=[{kind: entropy, renormalise: step}, skip_first, depth_decay]",),
+    "centroid": ("weight=[{kind: kl_centroid, centroid: step, reach: 0.6}]",),
+    "perplexity": (
+        "weight=[{kind: teacher_perplexity, per: turn, relative_to: group, renormalise: off, "
+        "most: 1000}]",
+        "mix={kind: routed, success: likelihood}",
+        "rollout.group=4",
+    ),
     "by place": ("weight=[{kind: depth_decay, gamma: 0.5, renormalise: step}]",),
     "labels": (
         "weight=[{kind: label_confidence, renormalise: step, "
@@ -60,6 +67,33 @@ def test_over_the_step_the_loss_is_divided_by_the_mean_weight(scene: Scene, supp
     assert_same(scene.gradient(*method, STEP), gradient / mean, within=1e-5)
     by_episode = scene.gradient(*method, "weight=gap_gate")
     assert (by_episode - gradient / mean).norm() > 1e-2 * by_episode.norm()
+
+
+def test_failures_are_weighed_against_those_of_their_task(scene: Scene) -> None:
+    """SCOPE's failures, by the teacher's log-probabilities: one over its perplexity of each, over
+    the mean of the task's; episodes 1, 2 and 6 are solved and teach nothing here.
+    """
+    fixed = "unit={kind: token, normalise: fixed, budget: 100}"
+    scores = scene.learn(fixed, "save.scores_top_k=1")[0].scores
+    said = {x.lesson.trajectory.episode: x.measured.teacher for x in scores}
+    expected = torch.zeros(())
+    for failures in ((0, 3), (4, 5, 7)):
+        found = [said[episode] for episode in failures]
+        powers = [x.logprob_N.double().mean().exp().item() for x in found if x is not None]
+        for episode, power in zip(failures, powers, strict=True):
+            weight = power / (sum(powers) / len(failures))
+            alone = {"lessons": [scene.lessons[episode]]}
+            alone |= {"trajectories": [scene.trajectories[episode]]}
+            expected = expected + weight * scene.gradient(fixed, **alone)
+    scope = (
+        "{kind: teacher_perplexity, per: episode, relative_to: group, renormalise: off, most: 1000}"
+    )
+    found = scene.gradient(
+        fixed, f"weight=[{scope}]", "mix={kind: routed, success: nothing}", "rollout.group=4"
+    )
+    assert_same(found, expected, within=1e-5)
+    flat = scene.gradient(fixed, "mix={kind: routed, success: nothing}", "rollout.group=4")
+    assert (found - flat).norm() > 1e-2 * found.norm()
 
 
 def _spied(patch: pytest.MonkeyPatch) -> list[Survey | None]:

@@ -30,6 +30,7 @@ from agentopd.signal.weights.token import (
 )
 from agentopd.signal.weights.turn import (
     BeliefIncrement,
+    KLCentroid,
     LabelConfidence,
     LabelRule,
     StepSigmoid,
@@ -285,9 +286,11 @@ def test_what_is_rescaled_over_episodes_comes_before_what_is_over_the_step() -> 
         assert _together(evidence, *weights) == [0.0, 3.0, 0.0, 1.0]
 
 
-def test_only_what_is_rescaled_over_the_step_needs_it() -> None:
-    assert not any(kind().needs_step for kind in BUILT_IN)
+def test_only_what_looks_beyond_its_episode_needs_the_step() -> None:
+    assert not any(weight.needs_step for weight in VARIANTS)
     assert all(kind(renormalise="step").needs_step for kind in BUILT_IN)
+    assert KLCentroid(centroid="step").needs_step
+    assert TeacherPerplexity(relative_to="group", renormalise=False).needs_step
 
 
 def test_off_is_what_yaml_makes_of_it() -> None:

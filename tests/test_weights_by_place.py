@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from trajectories import evidence_of, opinion_of, played
 
 from agentopd.signal.evidence import Evidence
@@ -157,6 +158,35 @@ def test_perplexities(weight: Weight, wanted: list[float]) -> None:
     evidence = evidence_of(*pair, played([0, 0], [0]))
     found = weight.model_copy(update={"renormalise": False}).of(evidence)
     assert found.tolist() == pytest.approx(wanted)
+
+
+def _groups(per: str, routes: Sequence[float] = ()) -> list[float]:
+    """Two episodes of one task, of perplexities 4 | 16, 2, and one of another task, of 8."""
+    said = opinion_of([1 / 4, 1 / 16, 1 / 2, 1 / 8])
+    lessons = [played([0]), played([0], [0], episode=1), played([0], task=1, episode=2)]
+    evidence = evidence_of(opinion_of([1.0] * 4), said, *lessons, routes=routes)
+    config = {"kind": "teacher_perplexity", "relative_to": "group", "renormalise": False}
+    return Weight.model_validate({**config, "per": per}).of(evidence).tolist()
+
+
+def test_perplexities_are_compared_within_the_task() -> None:
+    """Episodes of 1/4 and 32^(-1/2); turns of 1/4, 1/16 and 1/2. A task's only one counts 1."""
+    mean = (1 / 4 + 32**-0.5) / 2
+    expected = [0.25 / mean, 32**-0.5 / mean, 32**-0.5 / mean, 1.0]
+    assert _groups("episode") == pytest.approx(expected)
+    mean = (1 / 4 + 1 / 16 + 1 / 2) / 3
+    assert _groups("turn") == pytest.approx([0.25 / mean, 1 / 16 / mean, 0.5 / mean, 1.0])
+
+
+def test_those_that_do_not_learn_from_the_teacher_are_not_compared_with() -> None:
+    found = _groups("episode", routes=[1.0, 0.0, 0.0])
+    assert found[0] == pytest.approx(1.0)
+    assert found[3] == pytest.approx(1 / 8)
+
+
+def test_what_is_compared_within_the_task_is_not_rescaled_within_the_episode() -> None:
+    with pytest.raises(ValidationError, match="nothing would be left of the comparison"):
+        StudentPerplexity(relative_to="group")
 
 
 def test_perplexities_of_one_turn_are_rescaled_to_one() -> None:

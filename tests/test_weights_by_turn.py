@@ -217,6 +217,25 @@ def test_the_centroid_limits_the_depth(
     assert KLCentroid(reach=reach, renormalise=False).of(evidence).tolist() == wanted
 
 
+def test_one_centroid_of_the_step_counts_a_depth_as_often_as_it_is_reached() -> None:
+    """Values of 1, 1, 4 | 2 by turn: (1 + 2 + 12 + 2) / 8 = 2.125, where the first episode's own
+    would be 15 / 6 and the other's 1; were depths averaged first, 1.5, 1, 4 would give 15.5 / 6.5.
+    """
+    said = opinion_of([0.1] * 5)
+    lessons = [played([0], [0, 0], [0]), played([0], episode=1)]
+    evidence = evidence_of(said, said, *lessons, values=[1.0, -2.0, 0.0, 4.0, -2.0])
+    step = KLCentroid(centroid="step", reach=0.9, renormalise=False)
+    # 1.9125 turns are two; 2.25 are three.
+    assert step.of(evidence).tolist() == [1, 1, 1, 0, 1]
+    own = step.model_copy(update={"centroid": "episode"})
+    assert own.of(evidence).tolist() == [1, 1, 1, 1, 1]
+
+
+def test_where_nothing_in_the_step_diverges_there_is_no_limit() -> None:
+    evidence = _turns([[0.0], [0.0]], values=[0.0, 0.0])
+    assert KLCentroid(centroid="step", renormalise=False).of(evidence).tolist() == [1, 1]
+
+
 def test_a_long_turn_weighs_no_more_in_the_centroid_than_a_short_one() -> None:
     # Means of 1, 1 and 1: with sums, the centroid of 1, 1, 4 would be 2.5.
     evidence = _turns([[0.0], [0.0], [0.0] * 4], values=[1.0] * 6)

@@ -125,6 +125,7 @@ def evidence_of(
     values: Sequence[float] = (),
     advantages: Sequence[float] = (),
     success: Sequence[float] = (),
+    routes: Sequence[float] = (),
     step: int = 0,
 ) -> Evidence:
     """What a weight sees of one micro-batch.
@@ -132,6 +133,7 @@ def evidence_of(
     Args:
         values: of each token; 0 if not given.
         advantages, success: of each lesson; 0 if not given.
+        routes: of each lesson; 1 if not given.
     """
     batch = [x if isinstance(x, Lesson) else Lesson(trajectory=x) for x in lessons]
     tokens = Tokens.of(batch, CPU)
@@ -144,5 +146,6 @@ def evidence_of(
         value_N=torch.tensor(values or [0.0] * len(tokens), dtype=torch.float64),
         advantage_N=advantage_L[tokens.lesson_N],
         success_L=torch.tensor(success or [0.0] * len(batch), dtype=torch.float64),
+        route_L=torch.tensor(routes or [1.0] * len(batch), dtype=torch.float64),
         step=step,
     )

@@ -131,6 +131,8 @@ class Evidence:
         value_N: the divergence or the estimator's advantage, before any weight.
         advantage_N: the reinforcement-learning advantage; zeros without that channel.
         success_L: the share of solved episodes in each lesson's group.
+        route_L: how much each lesson counts in the distillation channel; 0 where the mix sends it
+            elsewhere.
         step: of the run, counted from 0.
     """
 
@@ -141,6 +143,7 @@ class Evidence:
     value_N: torch.Tensor
     advantage_N: torch.Tensor
     success_L: torch.Tensor
+    route_L: torch.Tensor
     step: int = 0
 
     @classmethod
@@ -148,6 +151,7 @@ class Evidence:
         """What is known before any model is asked; the rest is no number (NaN)."""
         silent = Opinion.unasked(tokens.behaviour_N)
         unknown_N = silent.logprob_N
+        unknown_L = unknown_N.new_full((len(lessons),), torch.nan)
         return cls(
             student=silent,
             teacher=silent,
@@ -155,7 +159,8 @@ class Evidence:
             lessons=lessons,
             value_N=unknown_N,
             advantage_N=unknown_N,
-            success_L=unknown_N.new_full((len(lessons),), torch.nan),
+            success_L=unknown_L,
+            route_L=unknown_L,
             step=step,
         )
 

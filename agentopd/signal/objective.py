@@ -102,6 +102,8 @@ class Plan:
         assert measured.teacher is not None
         episodes = [x.trajectory.episode for x in lessons]
         success_L = [self.success[episode] for episode in episodes]
+        route_L = [self.routes[episode].distil for episode in episodes]
+        device = tokens.ids_N.device
         return Evidence(
             student=measured.student.detached(),
             teacher=measured.teacher,
@@ -109,7 +111,8 @@ class Plan:
             lessons=lessons,
             value_N=value_N.detach(),
             advantage_N=_spread([self.advantages.get(e, 0.0) for e in episodes], tokens),
-            success_L=torch.tensor(success_L, device=tokens.ids_N.device),
+            success_L=torch.tensor(success_L, device=device),
+            route_L=torch.tensor(route_L, device=device),
             step=self.step,
         )
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agentopd.signal.evidence import Evidence
 from agentopd.signal.tokens import mean_by, sum_by
@@ -20,23 +21,60 @@ class Perplexity(SpanWeight):
     """A power of a model's perplexity of the student's tokens, exp(mean -log probability) (SCOPE
     2604.10688).
 
-    The paper gives one weight a rollout and divides by the sum over the prompt's rollouts. A
-    micro-batch may hold some of those only, and a weight must not depend on how a step is cut: so
-    turns are compared within their episode, or, with `per: episode`, the power is used as it is.
+    The paper gives one weight a rollout and divides by the sum over the prompt's rollouts that
+    learn in the same way. But for a factor, which makes their mean 1, that is `per: episode,
+    relative_to: group, renormalise: off`.
 
     Args:
         temperature: the power is 1 over this.
         most: a greater perplexity counts as this.
+        relative_to: `group` divides by the mean over the turns, or episodes, of all the task's
+            episodes that learn from the teacher.
+
+    Raises:
+        ValueError: what is compared within its group is rescaled within its episode.
     """
 
     temperature: float = Field(default=1.0, ge=0.25)
     most: float = Field(default=100.0, gt=1, le=1_000)
+    relative_to: Literal["group"] | None = None
+
+    @model_validator(mode="after")
+    def _keeps_what_it_compares(self) -> Perplexity:
+        if self.relative_to == "group" and self.renormalise == "episode":
+            raise ValueError(
+                f"{self.kind} with relative_to: group compares the episodes of a group, and "
+                "renormalise: episode brings each of them to the same mean: nothing would be left "
+                "of the comparison. Set renormalise: off"
+            )
+        return self
+
+    @property
+    def needs_step(self) -> bool:
+        """See `Weight.needs_step`."""
+        return super().needs_step or self.relative_to == "group"
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
         group_N, count = self.groups(evidence.tokens)
         surprise_G = mean_by(self.surprise(evidence), group_N, count)
-        return self.power(surprise_G.exp().clamp(max=self.most))[group_N]
+        power_G = self.power(surprise_G.exp().clamp(max=self.most))
+        if self.relative_to == "group":
+            power_G = power_G / self._mean_of_task(power_G, group_N, evidence)
+        return power_G[group_N]
+
+    def _mean_of_task(
+        self, power_G: torch.Tensor, group_N: torch.Tensor, evidence: Evidence
+    ) -> torch.Tensor:
+        """(G,) over those of the same task that learn from the teacher; 1 where none does."""
+        lesson_N, tasks = evidence.tokens.lesson_N, [x.trajectory.task for x in evidence.lessons]
+        number = {task: i for i, task in enumerate(dict.fromkeys(tasks))}
+        task_L = torch.tensor([number[task] for task in tasks], device=lesson_N.device)
+        lesson_G = lesson_N.new_zeros(len(power_G)).scatter(0, group_N, lesson_N)
+        task_G, heard_G = task_L[lesson_G], (evidence.route_L > 0)[lesson_G].to(power_G.dtype)
+        total = sum_by(power_G * heard_G, task_G, len(number))
+        heard = sum_by(heard_G, task_G, len(number))
+        return torch.where(heard > 0, total / heard.clamp(min=1), 1.0)[task_G]
 
     @abstractmethod
     def surprise(self, evidence: Evidence) -> torch.Tensor:

@@ -209,14 +209,21 @@ class KLCentroid(Weight, kind="kl_centroid"):
 
     With V_k the mean absolute value of turn k = 1, 2, ..., the centroid is sum k V_k / sum V_k, and
     turns up to `reach` times the centroid, rounded up, count. The paper limits how deep episodes
-    are played, by one centroid of a batch in which a depth counts as often as episodes reach it;
-    this limits how deep each episode teaches, by its own.
+    are played by it; this limits how deep they teach.
 
     Args:
         reach: with 2, an episode whose turns are all alike counts whole.
+        centroid: of each `episode` by itself; or one of all turns of the step's, in which a depth
+            counts as often as episodes reach it (`step`, the paper's).
     """
 
     reach: float = Field(default=1.0, gt=0)
+    centroid: Literal["episode", "step"] = "episode"
+
+    @property
+    def needs_step(self) -> bool:
+        """See `Weight.needs_step`."""
+        return super().needs_step or self.centroid == "step"
 
     @property
     def mask(self) -> bool:
@@ -228,12 +235,15 @@ class KLCentroid(Weight, kind="kl_centroid"):
         turns, lessons = evidence.tokens.turns, evidence.tokens.lessons
         value_K = turns.mean(evidence.value_N.abs().double())
         depth_K = turns.depth_K + 1
-        total_L = sum_by(value_K, turns.lesson_K, lessons)
-        moment_L = sum_by(value_K * depth_K, turns.lesson_K, lessons)
+        pool_K = turns.lesson_K
+        if self.centroid == "step":
+            pool_K, lessons = torch.zeros_like(pool_K), 1
+        total_L = sum_by(value_K, pool_K, lessons)
+        moment_L = sum_by(value_K * depth_K, pool_K, lessons)
         # Half a millionth of a turn is a rounding; where nothing diverges there is no limit.
         limit_L = (self.reach * moment_L / total_L.clamp(min=_FLAT) - 5e-7).ceil()
         limit_L = torch.where(total_L > _FLAT, limit_L, torch.full_like(limit_L, math.inf))
-        return (depth_K <= limit_L[turns.lesson_K])[turns.at_N].to(evidence.value_N.dtype)
+        return (depth_K <= limit_L[pool_K])[turns.at_N].to(evidence.value_N.dtype)
 
 
 def _standardised(values_K: torch.Tensor, turns: Turns, lessons: int) -> torch.Tensor:
