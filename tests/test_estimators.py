@@ -240,11 +240,24 @@ def test_where_the_models_are_equal_nothing_moves_sample_by_sample(kind: str) ->
 def test_reward_to_go_sums_what_follows_in_the_same_episode() -> None:
     """Gaps 1, 2, 4 | 8, 16 at a discount of 1/2: 1 + 1 + 1, 2 + 2, 4 | 8 + 8, 16."""
     q_N, lesson_N = torch.tensor([1.0, 2, 4, 8, 16]), torch.tensor([0, 0, 0, 1, 1])
-    tokens = _tokens(torch.zeros(5), lesson_N)
-    found = RewardToGo(discount=0.5).per_token(torch.zeros(5), q_N, tokens)
+    tokens, all_N = _tokens(torch.zeros(5), lesson_N), torch.ones(5, dtype=torch.bool)
+    own_N = RewardToGo().per_token(torch.zeros(5), q_N, tokens)
+    assert own_N.tolist() == q_N.tolist()
+    found = RewardToGo(discount=0.5).credited(own_N, all_N, tokens)
     assert found.tolist() == [3.0, 4.0, 4.0, 16.0, 16.0]
-    assert RewardToGo(discount=0.0).per_token(torch.zeros(5), q_N, tokens).tolist() == q_N.tolist()
-    assert RewardToGo().per_token(torch.zeros(5), q_N, tokens).tolist() == [7, 6, 4, 24, 16]
+    assert RewardToGo(discount=0.0).credited(own_N, all_N, tokens).tolist() == q_N.tolist()
+    assert RewardToGo().credited(own_N, all_N, tokens).tolist() == [7, 6, 4, 24, 16]
+
+
+def test_what_is_removed_is_in_no_tokens_future() -> None:
+    """Of gaps 1, 2, 4, 8 the first and the third are removed, and no number is there at all."""
+    gap_N, kept_N = torch.tensor([1.0, 2, torch.inf, 8]), torch.tensor([False, True, False, True])
+    tokens = _tokens(torch.zeros(4), torch.zeros(4, dtype=torch.long))
+    assert RewardToGo().credited(gap_N, kept_N, tokens)[[1, 3]].tolist() == [10.0, 8.0]
+    for kind in (*ALL, "gated"):
+        if kind != "reward_to_go":
+            own = Estimator.model_validate(kind)
+            assert own.credited(gap_N, kept_N, tokens).tolist() == gap_N.tolist()
 
 
 @pytest.mark.parametrize("lengths", [[1], [37], [1, 1, 5], [16, 1, 64, 3]])
@@ -257,7 +270,7 @@ def test_reward_to_go_is_a_plain_backward_sum(lengths: list[int]) -> None:
         ahead = gap_N[n].item() + (0.0 if last else 0.9 * ahead)
         expected[n] = ahead
     tokens = _tokens(torch.zeros_like(gap_N), lesson_N)
-    found = RewardToGo(discount=0.9).per_token(torch.zeros_like(gap_N), gap_N, tokens)
+    found = RewardToGo(discount=0.9).credited(gap_N, torch.ones_like(gap_N).bool(), tokens)
     assert found.tolist() == pytest.approx(expected)
 
 
@@ -278,7 +291,9 @@ def _two_steps(discount: float) -> tuple[Array, Array]:
     tokens = _tokens(p_N.detach(), lesson_N)
     chance = p_N.view(-1, 2).sum(-1).exp()
     own = RewardToGo(discount=discount)
-    loss_N = own.surrogate(p_N, tokens.behaviour_N, own.per_token(p_N, q_N, tokens))
+    gap_N = own.per_token(p_N, q_N, tokens)
+    ahead_N = own.credited(gap_N, torch.ones_like(gap_N).bool(), tokens)
+    loss_N = own.surrogate(p_N, tokens.behaviour_N, ahead_N)
     expected = (chance.detach() * loss_N.view(-1, 2).sum(-1)).sum()
     exact = (chance * (p_N - q_N).view(-1, 2).sum(-1)).sum()
     found = [

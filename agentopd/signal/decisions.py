@@ -28,7 +28,7 @@ class DecisionPointUnit(Unit, kind="decision_point"):
     """Chosen turns teach; the others count `floor`.
 
     A turn's score is a mean over its tokens: of |log q(y) - log p(y)| (`disagreement`), of the
-    size of the value that is credited, a divergence or an estimator's advantage (`divergence`), or
+    size of its own value, a divergence or an estimator's loss or advantage (`divergence`), or
     of the student's entropy (`entropy`). `entropy_drop` is the entropy of the turn before less that
     of this one: where the student made up its mind; the first turn's is 0. Of equal turns the
     earlier is chosen.

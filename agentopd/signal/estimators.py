@@ -47,8 +47,16 @@ class Estimator(Part, family="estimator"):
         self, logprob_N: torch.Tensor, teacher_N: torch.Tensor, tokens: Tokens
     ) -> torch.Tensor:
         """(N,) losses or advantages of the student's (differentiable) and the teacher's
-        log-probabilities of the sampled tokens.
+        log-probabilities of the sampled tokens, each by itself.
         """
+
+    def credited(self, value_N: torch.Tensor, kept_N: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+        """(N,) what each token is credited with, of all tokens' own values.
+
+        Args:
+            kept_N: (N,) bool, the tokens that no weight removes: of the others nothing may be seen.
+        """
+        return value_N
 
     def surrogate(
         self, logprob_N: torch.Tensor, behaviour_N: torch.Tensor, advantage_N: torch.Tensor
@@ -130,7 +138,8 @@ class RewardToGo(Estimator, kind="reward_to_go"):
 
     With a discount of 1 this is the reverse KL of whole episodes, future states included; with 0 it
     is k1. The importance ratio is each token's own, so off-policy only the token is corrected for,
-    not its history nor its future.
+    not its history nor its future. A token whose weight is zero is no token's future: what a mask
+    removes changes nothing before it.
 
     Args:
         discount: of one token.
@@ -142,7 +151,11 @@ class RewardToGo(Estimator, kind="reward_to_go"):
         self, logprob_N: torch.Tensor, teacher_N: torch.Tensor, tokens: Tokens
     ) -> torch.Tensor:
         """See `Estimator.per_token`."""
-        total_N = (teacher_N - logprob_N).detach()
+        return (teacher_N - logprob_N).detach()
+
+    def credited(self, value_N: torch.Tensor, kept_N: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+        """See `Estimator.credited`."""
+        total_N = value_N.masked_fill(~kept_N, 0.0)
         ahead = 1
         # Doubling: after each round a token holds the sum of twice as many.
         while ahead < len(tokens):

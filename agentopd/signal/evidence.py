@@ -128,7 +128,8 @@ class Evidence:
     """What a weight, a unit or an estimator may look at; nothing of it is differentiated.
 
     Attributes:
-        value_N: the divergence or the estimator's advantage, before any weight.
+        value_N: the divergence or the estimator's loss or advantage, each token's own, before any
+            weight.
         advantage_N: the reinforcement-learning advantage; zeros without that channel.
         success_L: the share of solved episodes in each lesson's group.
         route_L: how much each lesson counts in the distillation channel; 0 where the mix sends it

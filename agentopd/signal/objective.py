@@ -211,13 +211,15 @@ class Objective:
             weighed = weigh(self.method.weight, evidence)
         else:
             weighed = self._planned(tokens, batch, plan.weighed)
-        weight_N = weighed.weight_N
+        weight_N, estimator = weighed.weight_N, divergence.estimated_by
+        if estimator is not None:
+            value_N = estimator.credited(value_N, weight_N != 0, tokens)
         index = self._index(tokens, batch, plan)
         averaging = unit.model_copy(update={"reduce": "mean"})
         return Distillation(
             credit_N=unit.credit(value_N * weight_N, index, evidence) * plan.balance,
             returns=unit.returns(divergence),
-            estimator=divergence.estimated_by,
+            estimator=estimator,
             weight_N=averaging.credit(weight_N, index, evidence).detach() * plan.balance,
             average_N=plan.distil.factor(tokens),
             scale_N=self._distil_scale(tokens, batch, plan),
