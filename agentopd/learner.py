@@ -13,7 +13,7 @@ import torch
 from agentopd.batching import by_length
 from agentopd.model import LanguageModel
 from agentopd.probes.collector import Collector
-from agentopd.probes.token import gradient_ratio
+from agentopd.probes.token import channel_ratios
 from agentopd.scores import Scored, join_scores, split_scores
 from agentopd.signal.evidence import Measured, check_measured
 from agentopd.signal.linear import Head, Question, measure
@@ -108,7 +108,7 @@ class Learner:
         scalars = {
             **probes.means(),
             **totals,
-            **gradient_ratio(totals),
+            **channel_ratios(totals),
             "taught": len(taught) / len(trajectories),
             "gradient_norm": norm,
             "learning_rate": self._rate(step),
@@ -154,7 +154,7 @@ class Learner:
             scored += split_scores(measured, tokens, batch, self.student.vocabulary, most)
         channels = self.objective.channels(measured, tokens, batch, plan)
         probes.add_tokens(measured, tokens, batch, channels.gates)
-        terms = self.method.mix.terms(channels)
+        terms, summands = self.method.mix.terms(channels), self.method.mix.summands(channels)
         norms = self._backward(terms, leaf_NH)
         if leaf_NH.grad is not None:
             hidden_NH.backward(leaf_NH.grad)
@@ -163,6 +163,7 @@ class Learner:
             "loss": sum(term.item() for term in terms.values()),
             "sampler_gap": gap_N.max().item(),
             **norms,
+            **{f"advantage_{k}": v.norm().item() for k, v in summands.items()},
             **{f"loss_{k}": v.item() for k, v in terms.items()},
         }
 
@@ -230,7 +231,8 @@ def _combined(name: str, total: float, value: float) -> float:
     """A step's number from those of its micro-batches, however the step was cut into them."""
     if name == "sampler_gap":
         return max(total, value)
-    return math.hypot(total, value) if name.startswith("hidden_gradient") else total + value
+    norm = name.startswith(("hidden_gradient", "advantage"))
+    return math.hypot(total, value) if norm else total + value
 
 
 def _payments(unit: Unit, lessons: Sequence[Lesson], plan: Plan) -> dict[int, list[Payment]]:

@@ -65,6 +65,27 @@ def test_no_mix_depends_on_the_micro_batches_or_the_order(scene: Scene, mix: str
     assert_same(back, found, within=3e-6)
 
 
+def test_the_parts_of_a_shared_advantage_are_compared_over_the_step(scene: Scene) -> None:
+    """By hand: log q - log p of every token, halved, beside GRPO's advantages."""
+    whole, cut = (
+        scene.learn(
+            *MIXES["additive"], "rollout.group=4", "unit=token", "save.scores_top_k=1", tokens
+        )[0]
+        for tokens in ("learner.tokens_per_batch=8192", "learner.tokens_per_batch=64")
+    )
+    distil, rl = 0.0, 0.0
+    advantages = Grpo().of(scene.trajectories)
+    for one in whole.scores:
+        teacher = one.measured.teacher
+        assert teacher is not None
+        gap_N = teacher.logprob_N.double() - one.measured.student.logprob_N.double()
+        distil += (0.5 * gap_N).square().sum().item()
+        rl += len(gap_N) * advantages[one.lesson.trajectory.episode] ** 2
+    assert whole.scalars["advantage_ratio"] == pytest.approx((distil / rl) ** 0.5, rel=1e-5)
+    assert cut.scalars["advantage_ratio"] == pytest.approx(whole.scalars["advantage_ratio"])
+    assert "gradient_ratio" not in whole.scalars
+
+
 def _dead(scene: Scene) -> list[Trajectory]:
     """Two episodes of another task that are rewarded alike."""
     return [

@@ -113,6 +113,14 @@ def test_additive_adds_to_the_advantage() -> None:
     assert _pull(Additive(), channels) == pytest.approx([3.1, 0.95])
 
 
+def test_additive_tells_the_two_parts_of_its_advantage() -> None:
+    found = Additive().summands(_channels((3.0, 1.0), (2.0, -1.0), distil_scale=0.1, rl_scale=2.0))
+    assert found["rl"].tolist() == [6.0, 2.0]
+    assert found["distil"].tolist() == pytest.approx([0.2, -0.1])
+    assert set(Additive().summands(_channels((3.0, 1.0)))) == {"rl"}
+    assert Auxiliary().summands(_channels((3.0, 1.0), (2.0, -1.0))) == {}
+
+
 def test_additive_clips_the_sum() -> None:
     """The ratio is e / 1 for both. Up is far enough; the second token's sum is negative, though its
     own advantage is positive, so it is pulled back in full.

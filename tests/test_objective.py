@@ -177,6 +177,20 @@ def test_a_units_tokens_share_their_mean_weight() -> None:
     torch.testing.assert_close(distillation.weight_N, torch.stack(shared))
 
 
+def test_an_estimator_that_is_a_gate_is_shown_beside_the_weights() -> None:
+    sampled = "divergence={kind: reverse_kl, support: sampled, estimator: {kind: gated, beta: 2}}"
+    method, lessons = parse_config(ENV, [sampled, "weight=entropy"]), _lessons()
+    measured, tokens = _measured(divergence=False), Tokens.of(lessons, CPU)
+    assert measured.teacher is not None
+    objective, plan = Objective(method), _plan(method, lessons)
+    gap_N = (measured.teacher.logprob_N - measured.student.logprob_N).detach()
+    found = objective.channels(measured, tokens, lessons, plan).gates
+    assert set(found) == {"entropy", "gated"}
+    torch.testing.assert_close(found["gated"], 1 / (1 + (-2 * gap_N).exp()))
+    plain = Objective(parse_config(ENV, ["divergence.support=sampled"]))
+    assert plain.channels(measured, tokens, lessons, plan).gates == {}
+
+
 RUBRIC = (
     "unit={kind: rubric_span, criteria: "
     "[{name: tidy, fact: tidy}, {name: solved, fact: success, turns: last, weight: 3}]}"

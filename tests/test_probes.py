@@ -20,7 +20,7 @@ from agentopd.probes.answers import answer_probes, episode_probes
 from agentopd.probes.collector import Collector, jsonable
 from agentopd.probes.rollout import rollout_probes
 from agentopd.probes.settings import ProbeSettings
-from agentopd.probes.token import gradient_ratio, overlap, overlap_advantage, token_probes
+from agentopd.probes.token import channel_ratios, overlap, overlap_advantage, token_probes
 from agentopd.signal.divergences import ReverseKL
 from agentopd.signal.evidence import Kept, Measured, Opinion
 from agentopd.signal.linear import Head, Question, measure
@@ -216,10 +216,17 @@ def test_episodes_are_measured_by_their_turns_ends_and_compression() -> None:
 
 def test_the_ratio_of_the_channels_gradients() -> None:
     norms = {"hidden_gradient_distil": 1.0, "hidden_gradient_rl": 4.0}
-    assert gradient_ratio(norms) == {"gradient_ratio": 0.25}
-    assert gradient_ratio({"hidden_gradient_rl": 4.0}) == {"gradient_ratio": 0.0}
-    assert gradient_ratio({"hidden_gradient_distil": 1.0, "hidden_gradient_rl": 0.0}) == {}
-    assert gradient_ratio({}) == {}
+    assert channel_ratios(norms) == {"gradient_ratio": 0.25}
+    assert channel_ratios({"hidden_gradient_rl": 4.0}) == {"gradient_ratio": 0.0}
+    assert channel_ratios({"hidden_gradient_distil": 1.0, "hidden_gradient_rl": 0.0}) == {}
+    assert channel_ratios({}) == {}
+
+
+def test_the_ratio_of_the_channels_parts_of_one_advantage() -> None:
+    norms = {"advantage_distil": 1.0, "advantage_rl": 4.0}
+    assert channel_ratios(norms) == {"advantage_ratio": 0.25}
+    assert channel_ratios({"advantage_rl": 4.0}) == {"advantage_ratio": 0.0}
+    assert channel_ratios({"advantage_distil": 1.0, "advantage_rl": 0.0}) == {}
 
 
 def _numbered(*batches: tuple[Trajectory, ...]) -> Collector:

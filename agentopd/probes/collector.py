@@ -42,7 +42,8 @@ class Collector:
         """Take in what the models say of a micro-batch; nothing where no teacher was asked.
 
         Args:
-            gates: each weight's values (N,) before they were renormalised, by its name.
+            gates: each weight's values (N,) before they were renormalised, by its name, and those
+                of an estimator that is a gate.
         """
         if not self.settings.enabled or measured.teacher is None:
             return

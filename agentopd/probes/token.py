@@ -75,12 +75,22 @@ def overlap_advantage(kept: Kept, top: int) -> torch.Tensor:
     return torch.where(size_N > 0, gain_NK.sum(-1) / size_N, torch.nan)
 
 
-def gradient_ratio(scalars: Mapping[str, float]) -> dict[str, float]:
-    """The distillation term's gradient norm at the last hidden states over that of reinforcement
-    learning; nothing where a channel is silent.
+def channel_ratios(scalars: Mapping[str, float]) -> dict[str, float]:
+    """How much the teacher counts beside the rewards: its norm over that of reinforcement learning,
+    each over all tokens of the step; nothing where rewards are silent.
+
+    gradient_ratio: of the two terms' gradients by the student's last hidden states, a vector a
+    token. What reaches the output layer directly is left out, and what the layers below make of
+    the hidden states' gradients too: it is no ratio of the parameters' gradients.
+    advantage_ratio: of the two parts of one advantage, where the channels share a term
+    (`mix: additive`), a number a token.
     """
-    distil, rl = (scalars.get(f"hidden_gradient_{name}", 0.0) for name in ("distil", "rl"))
-    return {"gradient_ratio": distil / rl} if rl else {}
+    found = {}
+    for norm, ratio in (("hidden_gradient", "gradient_ratio"), ("advantage", "advantage_ratio")):
+        distil, rl = (scalars.get(f"{norm}_{name}", 0.0) for name in ("distil", "rl"))
+        if rl:
+            found[ratio] = distil / rl
+    return found
 
 
 def _shared(kept: Kept, top: int) -> torch.Tensor:

@@ -41,6 +41,8 @@ class Estimator(Part, family="estimator"):
     baseline_free: ClassVar[bool] = False
     """Whether a number that depends on the history alone, added to the teacher's log-probability,
     leaves the expected gradient on the rollout's own policy as it is."""
+    gate: ClassVar[bool] = False
+    """Whether its values are those of a gate, which probes show beside the weights'."""
 
     @abstractmethod
     def per_token(
@@ -219,6 +221,7 @@ class Gated(Estimator, kind="gated"):
     """
 
     estimates: ClassVar[str] = "neither"
+    gate: ClassVar[bool] = True
 
     beta: float = Field(default=5.0, gt=0)
 

@@ -94,6 +94,12 @@ class Mix(Part, family="mix"):
         """What advantages are made of, by episode number; an episode left out takes no part."""
         return {t.episode: t.reward for t in trajectories}
 
+    def summands(self, channels: Channels) -> dict[str, torch.Tensor]:
+        """What each channel adds to the advantage (N,) of a term that both share; nothing where
+        each has a term of its own, or one channel alone has advantages.
+        """
+        return {}
+
     def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
         """The loss of a micro-batch, as terms that are summed; each channel that speaks has one."""
         found = {}
@@ -170,14 +176,19 @@ class Additive(Auxiliary, kind="additive"):
                 "mix: auxiliary, which adds losses"
             )
 
-    def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
-        """See `Mix.terms`."""
+    def summands(self, channels: Channels) -> dict[str, torch.Tensor]:
+        """See `Mix.summands`."""
         rewards, teacher = channels.reinforcement, channels.distillation
         assert rewards is not None
-        advantage_N = rewards.scale_N * rewards.advantage_N
+        found = {"rl": rewards.scale_N * rewards.advantage_N}
         if teacher is not None:
-            advantage_N = advantage_N + teacher.scale_N * teacher.credit_N
-        return {"rl": channels.reinforce(advantage_N)}
+            found["distil"] = teacher.scale_N * teacher.credit_N
+        return found
+
+    def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
+        """See `Mix.terms`."""
+        own, *others = self.summands(channels).values()
+        return {"rl": channels.reinforce(sum(others, own))}
 
 
 class Multiplicative(RlOnly, kind="multiplicative"):

@@ -211,8 +211,11 @@ class Objective:
             weighed = weigh(self.method.weight, evidence)
         else:
             weighed = self._planned(tokens, batch, plan.weighed)
-        weight_N, estimator = weighed.weight_N, divergence.estimated_by
+        weight_N, gates = weighed.weight_N, dict(weighed.gates)
+        estimator = divergence.estimated_by
         if estimator is not None:
+            if estimator.gate:
+                gates[estimator.kind] = value_N.detach()
             value_N = estimator.credited(value_N, weight_N != 0, tokens)
         index = self._index(tokens, batch, plan)
         averaging = unit.model_copy(update={"reduce": "mean"})
@@ -223,7 +226,7 @@ class Objective:
             weight_N=averaging.credit(weight_N, index, evidence).detach() * plan.balance,
             average_N=plan.distil.factor(tokens),
             scale_N=self._distil_scale(tokens, batch, plan),
-            gates=weighed.gates,
+            gates=gates,
         )
 
     def _planned(
