@@ -33,6 +33,7 @@ MASKS = {
     "overlap": ("{kind: overlap, k: 2}", [1, 3]),
     "kl_centroid": ("{kind: kl_centroid}", [4, 5]),
     "kl_centroid of the step": ("{kind: kl_centroid, centroid: step}", [4, 5]),
+    "cll": ("{kind: cll, form: threshold, least: -0.65}", [1, 5]),
     "a weight of zero": ("entropy", [5]),
 }
 

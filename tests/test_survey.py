@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from scenes import AUXILIARY, Scene, assert_same, scene_of
+from scenes import AUXILIARY, ENV, Scene, assert_same, scene_of
 
+from agentopd.config import parse_config
 from agentopd.learner import Learner
 from agentopd.signal.objective import Objective, Plan
 from agentopd.signal.survey import Survey
@@ -94,6 +95,24 @@ def test_failures_are_weighed_against_those_of_their_task(scene: Scene) -> None:
     assert_same(found, expected, within=1e-5)
     flat = scene.gradient(fixed, "mix={kind: routed, success: nothing}", "rollout.group=4")
     assert (found - flat).norm() > 1e-2 * found.norm()
+
+
+@pytest.mark.parametrize(
+    ("method", "scopes"),
+    [
+        ("sage_opd", ["step"]),
+        ("sod", [False]),
+        ("atod", [False]),
+        ("tcod", [False]),
+        ("rlsd", [False]),
+        ("step_opsd", [False]),
+        ("agent_opsd", [False]),
+    ],
+)
+def test_rows_rescale_their_weights_as_the_papers_do(method: str, scopes: list[object]) -> None:
+    assert [
+        weight.renormalise for weight in parse_config(ENV, [f"method={method}"]).weight
+    ] == scopes
 
 
 def _spied(patch: pytest.MonkeyPatch) -> list[Survey | None]:

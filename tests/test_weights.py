@@ -51,6 +51,7 @@ VARIANTS: list[Weight] = [
     GapGate(variant="soft_or"),
     EntropyWeight(whose="teacher", prefer="low"),
     CentredLikelihood(whose="teacher", form="exp"),
+    CentredLikelihood(form="threshold"),
     StepSigmoid(budget="total"),
     StepSigmoid(budget="none"),
     StepSigmoid(clip=1.0, scale=50.0),

@@ -93,9 +93,21 @@ def test_centred_likelihood_compares_a_token_with_a_typical_one() -> None:
     assert found.tolist() == pytest.approx([1, 2, 1 / 4])
     found = CentredLikelihood(renormalise=False, form="exp", beta=2.0, most=3.0).of(evidence)
     assert found.tolist() == pytest.approx([1, 3, 1 / 16])
+    # phi is 0, log 2 and -log 4
+    found = CentredLikelihood(renormalise=False, form="threshold", least=-1.3).of(evidence)
+    assert found.tolist() == [1.0, 1.0, 0.0]
+    found = CentredLikelihood(renormalise=False, form="threshold", least=0.5).of(evidence)
+    assert found.tolist() == [0.0, 1.0, 0.0]
     # The teacher is sure of what it says and says it: log 1 + 0.
     found = CentredLikelihood(renormalise=False, form="exp", whose="teacher").of(evidence)
     assert found.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_an_episode_without_a_token_of_the_distribution_teaches_nothing() -> None:
+    far = opinion_of([1 / 16, 1 / 16], entropies=[math.log(4)] * 2)
+    evidence = evidence_of(far, far, played([0, 0]))
+    assert CentredLikelihood(form="threshold").of(evidence).tolist() == [0.0, 0.0]
+    assert CentredLikelihood(form="exp").of(evidence).tolist() == [1.0, 1.0]
 
 
 def test_overlap_wants_the_token_among_both_models_likeliest() -> None:

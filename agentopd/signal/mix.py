@@ -283,9 +283,9 @@ class RewardReplacement(RlOnly, kind="reward"):
     Episodes without a score have no advantage, and no other is measured against them.
 
     Args:
-        score: `teacher`: log q - log p_behaviour of the episode's own tokens, in nats. `unit`: what
-            the unit says of the episode, sum(v w) / sum(w) over a rubric's criteria (ROPD
-            2605.07396); then no teacher is asked.
+        score: `teacher`: log q - log p_behaviour of the episode's own tokens, in nats; the models
+            are asked twice, before the step and in it. `unit`: what the unit says of the episode,
+            sum(v w) / sum(w) over a rubric's criteria (ROPD 2605.07396); then no teacher is asked.
         reduce: of the teacher's tokens over the episode. A sum grows with the episode's length.
         environment: the environment's own reward is added, times this.
     """

@@ -80,24 +80,35 @@ class CentredLikelihood(Weight, kind="cll"):
     """Of the centred log-likelihood phi = log p(y) + H[p] (DDT 2602.12222).
 
     Its mean is zero over the model's own samples: a token far below it comes from another
-    distribution. The paper weighs training data by it; how phi becomes a weight is read in two
+    distribution. The paper weighs training data by it; how phi becomes a weight is read in three
     ways.
 
     Args:
         whose: p is the student, or the teacher.
         form: `sigmoid` is sigmoid(beta phi); `exp` is exp(beta phi), how many times likelier the
-            token is than a typical one, cut off at `most`.
+            token is than a typical one, cut off at `most`; `threshold` is 1 where phi is at least
+            `least`, in nats, and 0 elsewhere: only tokens of the distribution teach.
+        least: ours; at 0, a typical token's phi, a rounding decides on tokens that are certain.
     """
 
     whose: Whose = "student"
-    form: Literal["sigmoid", "exp"] = "sigmoid"
+    form: Literal["sigmoid", "exp", "threshold"] = "sigmoid"
     beta: float = Field(default=1.0, gt=0)
     most: float = Field(default=10.0, gt=1)
+    least: float = -1.0
+
+    @property
+    def mask(self) -> bool:
+        """See `Weight.mask`."""
+        return self.form == "threshold"
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
         said = opinion(evidence, self.whose)
-        scaled_N = self.beta * (said.logprob_N + said.entropy_N)
+        phi_N = said.logprob_N + said.entropy_N
+        if self.form == "threshold":
+            return (phi_N >= self.least).to(phi_N.dtype)
+        scaled_N = self.beta * phi_N
         if self.form == "sigmoid":
             return torch.sigmoid(scaled_N)
         return scaled_N.exp().clamp(max=self.most)
