@@ -144,9 +144,8 @@ class Learner:
         hidden_NH = self.student.hidden_before([x.trajectory for x in batch])
         # Cut here: each term's backward pass ends at the hidden states, and only the sum goes on.
         leaf_NH = hidden_NH.detach().requires_grad_(hidden_NH.requires_grad)
-        most, coefficient_N = self.method.save.scores_top_k, None
-        if batch[0].hidden_NH is not None:
-            coefficient_N = self.objective.coefficients(tokens, batch, plan)
+        coefficient_N = self.objective.coefficients(tokens, batch, plan)
+        most = self.method.save.scores_top_k
         keep = max(self.method.probe.keep, most)
         measured = self._measure(batch, leaf_NH, tokens, coefficient_N, keep)
         check_measured(measured, tokens, batch)

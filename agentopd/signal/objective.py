@@ -182,14 +182,14 @@ class Objective:
     ) -> torch.Tensor | None:
         """(N,) by how much each token's divergence counts in the loss, where that is known before
         the models are asked about the micro-batch: then gradients take one pass over the vocabulary
-        instead of two.
+        instead of two. None where it is not, and for episodes without a lesson.
         """
         method = self.method
         if not method.mix.linear or not method.unit.linear:
             return None
         if method.divergence.sampled or method.unit.returns(method.divergence) == "advantage":
             return None
-        if plan.weighed is None:
+        if plan.weighed is None or batch[0].trajectory.episode not in plan.spans:
             return None
         weight_N = self._planned(tokens, batch, plan.weighed).weight_N
         value_N = torch.zeros(len(tokens), device=tokens.ids_N.device, requires_grad=True)
