@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -189,6 +190,54 @@ def test_an_estimator_that_is_a_gate_is_shown_beside_the_weights() -> None:
     torch.testing.assert_close(found["gated"], 1 / (1 + (-2 * gap_N).exp()))
     plain = Objective(parse_config(ENV, ["divergence.support=sampled"]))
     assert plain.channels(measured, tokens, lessons, plan).gates == {}
+
+
+def _modulation(unit: str) -> list[float]:
+    """What advantages are multiplied by at full strength: two turns of two tokens and of one, gates
+    of 3/4 1/4 | 3/4 and divergences of 1 3 | 4; then an episode of one turn, gates of 1/4 3/4 3/4.
+    """
+    gate = "weight={kind: gap_gate, beta: 1, renormalise: off}"
+    method = parse_config(ENV, ["mix={kind: multiplicative, strength: 1}", f"unit={unit}", gate])
+    gap_6 = math.log(3) * torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, 1.0])
+    student, teacher = (
+        Opinion(said_6, torch.zeros(6), torch.zeros(6))
+        for said_6 in (torch.full((6,), -2.0), gap_6 - 2.0)
+    )
+    value_6 = torch.tensor([1.0, 3.0, 4.0, 1.0, 1.0, 1.0])
+    lessons = _lessons()
+    tokens, plan = Tokens.of(lessons, CPU), _plan(method, lessons)
+    measured = Measured(student, teacher, divergence_N=value_6)
+    own = Objective(method).channels(measured, tokens, lessons, plan).distillation
+    assert own is not None
+    return own.weight_N.tolist()
+
+
+@pytest.mark.parametrize(
+    ("reduce", "first", "second"),
+    [("mean", 2 / 3, 4 / 3), ("sum", 1.0, 1.0), ("last", 6 / 7, 8 / 7)],
+)
+def test_turns_are_weighed_by_the_divergence_where_weights_multiply(
+    reduce: str, first: float, second: float
+) -> None:
+    """Means of 2 and 4, sums of 4 and 4, last values of 3 and 4, over their mean."""
+    found = _modulation(f"{{kind: turn, use: weight, reduce: {reduce}}}")
+    gates = [0.75 * first, 0.25 * first, 0.75 * second, 0.25, 0.75, 0.75]
+    assert found == pytest.approx(gates)
+
+
+def test_what_no_span_covers_keeps_its_advantage() -> None:
+    """One token of reasoning in each of the first episode's turns, and none in the second's."""
+    assert _modulation("{kind: turn, part: reasoning}") == pytest.approx([0.75, 1, 0.75, 1, 1, 1])
+    found = _modulation("{kind: turn, part: action, reduce: sum}")
+    assert found == pytest.approx([1, 0.25, 1, *[1.75 / 3] * 3])
+
+
+def test_a_span_that_counts_nothing_covers_its_tokens() -> None:
+    """Of the episode's turns the second is chosen, so that two of three tokens count for nothing
+    and the third for three.
+    """
+    unit = "{kind: decision_point, by: divergence, most: 1}"
+    assert _modulation(unit)[:3] == pytest.approx([0.0, 0.0, 2.25])
 
 
 RUBRIC = (

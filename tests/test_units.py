@@ -7,7 +7,16 @@ from typing import Literal
 import pytest
 import torch
 from pydantic import ValidationError
-from trajectories import CPU, credited, index_of, lessons_of, played, tokens_of
+from trajectories import (
+    CPU,
+    credited,
+    evidence_of,
+    index_of,
+    lessons_of,
+    opinion_of,
+    played,
+    tokens_of,
+)
 
 from agentopd.signal.divergences import ForwardKL, ReverseKL
 from agentopd.signal.units import (
@@ -110,6 +119,15 @@ def test_turns_alike_are_weighed_alike(reduce: Reduce, values: list[float]) -> N
     """With nothing to tell the turns apart, or no signal at all, the values stay as they are."""
     found = credited(TurnUnit(use="weight", reduce=reduce), values, played([10, 11], [12, 13]))
     assert found == pytest.approx(values)
+
+
+def test_a_turns_weight_is_of_the_disagreement_before_any_weight() -> None:
+    """|values| of 4, 2 and 6 by turn, whatever the values that are credited were weighed with."""
+    unit, said, episode = TurnUnit(use="weight"), opinion_of([0.5] * 4), played([5, 6], [7], [8])
+    evidence = evidence_of(said, said, episode, values=[5.0, -3.0, 2.0, 6.0])
+    weighed_4 = torch.tensor([0.0, -6.0, 1.0, 6.0])
+    found = unit.credit(weighed_4, index_of(unit, episode), evidence)
+    assert found.tolist() == pytest.approx([0.0, -6.0, 0.5, 9.0])
 
 
 def test_a_single_turn_has_nothing_to_be_weighed_against() -> None:
@@ -227,14 +245,15 @@ def test_a_loss_is_differentiated_through_its_unit(unit: Unit) -> None:
 
 
 def test_turn_weights_are_detached() -> None:
-    unit = TurnUnit(use="weight")
+    unit, said = TurnUnit(use="weight"), opinion_of([0.5] * 7)
     values = torch.tensor(VALUES, requires_grad=True)
-    credit = unit.credit(values, index_of(unit, LONG, SHORT))
+    evidence = evidence_of(said, said, LONG, SHORT, values=VALUES)
+    credit = unit.credit(values, index_of(unit, LONG, SHORT), evidence)
     weights = credit.detach() / torch.tensor([v or 1.0 for v in VALUES])
     credit.sum().backward()
     assert values.grad is not None
     kept = torch.tensor([v != 0 for v in VALUES])
-    torch.testing.assert_close(values.grad[kept], weights[kept])
+    torch.testing.assert_close(values.grad[kept].double(), weights[kept])
 
 
 def test_a_unit_gives_what_the_divergence_gives() -> None:

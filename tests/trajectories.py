@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,8 +93,10 @@ def index_of(unit: Unit, *trajectories: Trajectory) -> SpanIndex:
 
 
 def credited(unit: Unit, values: Sequence[float], *trajectories: Trajectory) -> list[float]:
-    """What each token carries when the tokens' own values are `values`."""
-    return unit.credit(torch.tensor(values), index_of(unit, *trajectories)).tolist()
+    """What each token carries when the tokens' own values are `values`, before any weight."""
+    values_N, said = torch.tensor(values), opinion_of([0.5] * len(values))
+    evidence = replace(evidence_of(said, said, *trajectories), value_N=values_N)
+    return unit.credit(values_N, index_of(unit, *trajectories), evidence).tolist()
 
 
 def opinion_of(

@@ -24,7 +24,8 @@ class Distillation:
             detached advantage, as `returns` says.
         estimator: whose rule for the importance ratio turns an advantage into a loss; None where
             the credit is no estimator's, and the ratio enters as it is.
-        weight_N: the product of the weights alone, averaged over the unit's spans.
+        weight_N: the product of the weights alone, averaged over the unit's spans; 1 where no span
+            covers the token.
         gates: each weight (N,) by its name, before it is rescaled and averaged, and the estimator
             that is a gate.
         average_N: how much each token counts in the average over the taught tokens.

@@ -198,7 +198,8 @@ class Multiplicative(RlOnly, kind="multiplicative"):
 
     A unit's tokens share their mean weight, whatever `unit.reduce` says: a sum would multiply by
     the span's length. The schedule `strength` multiplies `strength`. Where every reward of a group
-    is the same, A is zero and the teacher cannot be heard; tokens without a lesson keep A.
+    is the same, A is zero and the teacher cannot be heard; tokens without a lesson, and those that
+    no span of the unit covers, keep A.
     """
 
     distils = False

@@ -218,12 +218,14 @@ class Objective:
                 gates[estimator.kind] = value_N.detach()
             value_N = estimator.credited(value_N, weight_N != 0, tokens)
         index = self._index(tokens, batch, plan)
-        averaging = unit.model_copy(update={"reduce": "mean"})
+        shared_N = unit.modulation(weight_N, index, evidence).detach() * plan.balance
+        # What no span covers has no lesson, and keeps its advantage as it is.
+        covered_N = index.covered(len(tokens))
         return Distillation(
             credit_N=unit.credit(value_N * weight_N, index, evidence) * plan.balance,
             returns=unit.returns(divergence),
             estimator=estimator,
-            weight_N=averaging.credit(weight_N, index, evidence).detach() * plan.balance,
+            weight_N=torch.where(covered_N, shared_N, torch.ones_like(shared_N)),
             average_N=plan.distil.factor(tokens),
             scale_N=self._distil_scale(tokens, batch, plan),
             gates=gates,

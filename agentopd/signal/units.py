@@ -110,6 +110,16 @@ class Unit(Part, family="unit"):
         """
         return index.scatter(index.reduce(values_N, self.reduce), len(values_N))
 
+    def modulation(
+        self, weight_N: torch.Tensor, index: SpanIndex, evidence: Evidence | None = None
+    ) -> torch.Tensor:
+        """(N,) what a token's advantage is multiplied by, of its own weight (N,), where a mix
+        multiplies. A span's tokens share their mean, whatever `reduce` says: a sum would multiply
+        by the span's length.
+        """
+        averaging = self.model_copy(update={"reduce": "mean"})
+        return averaging.credit(weight_N, index, evidence)
+
     def returns(self, divergence: Divergence) -> Literal["loss", "advantage"]:
         """What `credit` gives, when it is given this divergence's values."""
         return divergence.returns
@@ -170,8 +180,9 @@ class TurnUnit(Unit, kind="turn"):
 
     Args:
         use: `credit` gives each token its turn's reduced value. `weight` leaves each token its own
-            value and multiplies it by the turn's reduced magnitude, relative to the mean over the
-            episode's turns and detached: the turns in which the teacher disagrees most teach most.
+            value and multiplies it by how far the teacher disagrees with the turn, relative to the
+            mean over the episode's turns and detached: its tokens' reduced |value|, a divergence
+            or an estimator's advantage, before any weight.
         part: the tokens of the turn that are looked at; the others carry nothing.
     """
 
@@ -193,13 +204,22 @@ class TurnUnit(Unit, kind="turn"):
         """See `Unit.credit`."""
         if self.use == "credit":
             return super().credit(values_N, index)
-        size_S = index.reduce(values_N.detach().abs(), self.reduce)
+        assert evidence is not None, "this unit is not linear: it weighs by the evidence"
+        size_S = index.reduce(evidence.value_N.abs(), self.reduce)
         mean_S = mean_by(size_S, index.lesson_S, index.lessons)[index.lesson_S]
         # Where every turn agrees with the teacher there is nothing to weigh: turns count alike.
         relative_S = torch.where(
             mean_S > 1e-12, size_S / mean_S.clamp(min=1e-12), torch.ones_like(size_S)
         )
         return values_N * index.scatter(relative_S, len(values_N))
+
+    def modulation(
+        self, weight_N: torch.Tensor, index: SpanIndex, evidence: Evidence | None = None
+    ) -> torch.Tensor:
+        """See `Unit.modulation`; with `use: weight`, `reduce` is that of the disagreement."""
+        if self.use == "weight":
+            return self.credit(weight_N, index, evidence)
+        return super().modulation(weight_N, index, evidence)
 
 
 class TrajectoryUnit(Unit, kind="trajectory"):
@@ -273,6 +293,11 @@ class SpanIndex:
         """What each token carries, (N,): the sum over its spans of value times weight."""
         carried_P = (values_S * self.weight_S)[self.span_P]
         return values_S.new_zeros(tokens).index_add(0, self.token_P, carried_P)
+
+    def covered(self, tokens: int) -> torch.Tensor:
+        """(N,) whether some span holds the token."""
+        nowhere_N = torch.zeros(tokens, dtype=torch.bool, device=self.token_P.device)
+        return nowhere_N.index_fill(0, self.token_P, True)
 
 
 def part_of(turn: Turn, part: AnswerPart) -> tuple[int, int]:
