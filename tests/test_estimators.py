@@ -328,6 +328,7 @@ def test_undiscounted_reward_to_go_is_the_reverse_kl_of_whole_answers() -> None:
         ({"target": "extrapolate", "estimator": "gated"}, "up to its normaliser"),
         ({"target": {"kind": "veto", "student": "live"}}, "a detached target"),
         ({"estimator": "k4"}, "no estimator is called 'k4'"),
+        ({"estimator": {"kind": "gated", "beta": 0}}, "expected gradient is zero: noise"),
         ({"estimator": {"kind": "reward_to_go", "discount": 1.5}}, "less than or equal to 1"),
     ],
     ids=str,

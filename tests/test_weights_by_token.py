@@ -6,9 +6,11 @@ import math
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 from trajectories import evidence_of, opinion_of, played
 
 from agentopd.signal.evidence import Evidence
+from agentopd.signal.weights.base import Weight
 from agentopd.signal.weights.token import (
     CentredLikelihood,
     EntropyWeight,
@@ -31,9 +33,10 @@ def test_the_gap_gate_is_a_sigmoid_of_the_sampled_log_ratio() -> None:
     assert found.tolist() == pytest.approx([2.56 / 3.56, 0.2, 0.5])
 
 
-def test_the_gap_gate_says_nothing_at_beta_zero() -> None:
-    found = GapGate(beta=0.0, renormalise=False).of(_one_by_one([1.6, 0.5]))
-    assert found.tolist() == [0.5, 0.5]
+@pytest.mark.parametrize("variant", ["gap", "entropy", "soft_or"])
+def test_a_gate_that_is_one_half_everywhere_is_refused(variant: str) -> None:
+    with pytest.raises(ValidationError, match=r"one half for every token.* control: zero_signal"):
+        Weight.model_validate({"kind": "gap_gate", "beta": 0, "variant": variant})
 
 
 def test_the_other_gates_open_for_entropy() -> None:

@@ -15,7 +15,7 @@ from abc import abstractmethod
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from agentopd.parts import Part
 from agentopd.signal.advantages import policy_gradient
@@ -218,12 +218,27 @@ class Gated(Estimator, kind="gated"):
 
     Args:
         beta: steepness of the gate.
+
+    Raises:
+        ValueError: with a beta of 0 there is nothing to learn.
     """
 
     estimates: ClassVar[str] = "neither"
     gate: ClassVar[bool] = True
 
-    beta: float = Field(default=5.0, gt=0)
+    beta: float = Field(default=5.0, ge=0)
+
+    @field_validator("beta")
+    @classmethod
+    def _tells_tokens_apart(cls, value: float) -> float:
+        if value == 0:
+            raise ValueError(
+                "with beta: 0 every advantage is one half, whatever the teacher says, and the "
+                "expected gradient is zero: noise, which the paper's baseline of this kind is "
+                "(SDAR 2605.15155). Use control: zero_signal for a run in which the teacher has no "
+                "say, or estimator: k1 for one without a gate"
+            )
+        return value
 
     def per_token(
         self, logprob_N: torch.Tensor, teacher_N: torch.Tensor, tokens: Tokens

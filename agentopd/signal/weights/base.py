@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from agentopd.parts import Part
 from agentopd.signal.evidence import Evidence, Opinion
-from agentopd.signal.tokens import Tokens, mean_by
+from agentopd.signal.tokens import Extent, Tokens, mean_by
 
 # N tokens, G groups: the episodes, or the turns, of a micro-batch
 
@@ -43,6 +43,12 @@ class Weight(Part, family="weight"):
     """Whether `raw` looks at no model. Then the weights are known before any is asked, and
     gradients take one pass over the vocabulary instead of two."""
 
+    needs_advantage: ClassVar[bool] = False
+    """Whether `raw` is about an advantage: where that is zero, it says nothing of the teacher."""
+
+    needs_divergence: ClassVar[bool] = False
+    """Whether `raw` looks at the tokens' values, and not at what the models say alone."""
+
     @property
     def mask(self) -> bool:
         """Whether a weight of zero says that a token must not teach. Then an episode of zeros stays
@@ -54,6 +60,21 @@ class Weight(Part, family="weight"):
     def needs_ranks(self) -> bool:
         """Whether `raw` reads `Opinion.rank_N`."""
         return False
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether every weight is 1, whatever is said of the tokens."""
+        return False
+
+    @property
+    def shared_by(self) -> Extent:
+        """The widest stretch all of whose tokens have one weight, whatever is said of them."""
+        return "token"
+
+    @property
+    def balanced_over(self) -> Extent | None:
+        """The narrowest stretch over which weights average to 1, whatever is said of the tokens."""
+        return "episode" if self.renormalise == "episode" and not self.mask else None
 
     @property
     def needs_step(self) -> bool:
@@ -96,9 +117,23 @@ class SpanWeight(Weight):
             )
         return self
 
+    @property
+    def shared_by(self) -> Extent:
+        """See `Weight.shared_by`."""
+        return self.per
+
     def groups(self, tokens: Tokens) -> tuple[torch.Tensor, int]:
         """Which group each token belongs to, (N,), and how many groups there are."""
         return groups(self.per, tokens)
+
+
+class TurnWeight(Weight):
+    """A weight that all tokens of a turn share."""
+
+    @property
+    def shared_by(self) -> Extent:
+        """See `Weight.shared_by`."""
+        return "turn"
 
 
 def groups(per: Per, tokens: Tokens) -> tuple[torch.Tensor, int]:

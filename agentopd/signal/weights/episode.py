@@ -154,6 +154,11 @@ class EarlyTokens(Weight, kind="early_tokens"):
     gamma: float = Field(default=0.5, ge=0)
     per: Per = "episode"
 
+    @property
+    def says_nothing(self) -> bool:
+        """See `Weight.says_nothing`."""
+        return self.gamma == 0
+
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
         group_N, count = groups(self.per, evidence.tokens)

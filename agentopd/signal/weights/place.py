@@ -12,24 +12,29 @@ from pydantic import Field
 from agentopd.phrases import inserted_phrases, phrases, runs
 from agentopd.signal.evidence import Evidence
 from agentopd.signal.tokens import sum_by
-from agentopd.signal.weights.base import Per, Renormalise, Weight, groups
+from agentopd.signal.weights.base import Per, Renormalise, TurnWeight, Weight, groups
 from agentopd.types import Lesson
 
 # N tokens of a micro-batch, G groups of them, T tokens of a trajectory
 
 
-class DepthDecay(Weight, kind="depth_decay"):
+class DepthDecay(TurnWeight, kind="depth_decay"):
     """gamma^k for the tokens of turn k = 0, 1, ...: late turns count less."""
 
     by_place: ClassVar[bool] = True
     gamma: float = Field(default=0.9, gt=0, le=1)
+
+    @property
+    def says_nothing(self) -> bool:
+        """See `Weight.says_nothing`."""
+        return self.gamma == 1
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
         return self.gamma ** evidence.tokens.turn_N.to(evidence.value_N.dtype)
 
 
-class DepthCurriculum(Weight, kind="depth_curriculum"):
+class DepthCurriculum(TurnWeight, kind="depth_curriculum"):
     """The first k turns alone teach, k = min(start + step // every, most), front to back (TCOD's
     F2B, 2604.24005).
 
@@ -69,6 +74,11 @@ class SkipFirst(Weight, kind="skip_first"):
     by_place: ClassVar[bool] = True
     tokens: int = Field(default=3, ge=0)
     per: Per = "turn"
+
+    @property
+    def says_nothing(self) -> bool:
+        """See `Weight.says_nothing`."""
+        return self.tokens == 0
 
     @property
     def mask(self) -> bool:

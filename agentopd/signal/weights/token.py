@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from agentopd.signal.evidence import Evidence
 from agentopd.signal.weights.base import Renormalise, Weight, Whose, opinion
@@ -20,13 +20,27 @@ class GapGate(Weight, kind="gap_gate"):
     leaves open whose entropy it gates by; here it is the student's, in nats.
 
     Args:
-        beta: how sharply the gate opens; at 0 it is one half everywhere.
+        beta: how sharply the gate opens.
         variant: x is the gap d = log q(y) - log p(y); or the entropy h; or 1 - (1 - h)(1 - d),
             which opens for either.
+
+    Raises:
+        ValueError: with a beta of 0 the gate is one half everywhere.
     """
 
     beta: float = Field(default=5.0, ge=0)
     variant: Literal["gap", "entropy", "soft_or"] = "gap"
+
+    @field_validator("beta")
+    @classmethod
+    def _tells_tokens_apart(cls, value: float) -> float:
+        if value == 0:
+            raise ValueError(
+                "with beta: 0 the gate is one half for every token, whatever the teacher says, and "
+                "weighs nothing. Leave the weight out for the method without a gate, or use "
+                "control: zero_signal for a run in which the teacher has no say"
+            )
+        return value
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
@@ -47,6 +61,8 @@ class EvidenceRatio(Weight, kind="evidence_ratio"):
     Args:
         clip: how far a weight may be from 1; the paper's 0.2 is reached at a gap of 0.18 nats.
     """
+
+    needs_advantage: ClassVar[bool] = True
 
     renormalise: Renormalise = False
     clip: float = Field(default=0.2, gt=0, le=1)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 
 from agentopd.parts import Settings
 from agentopd.signal.evidence import Evidence
-from agentopd.signal.tokens import Turns, mean_by, sum_by
+from agentopd.signal.tokens import Extent, Turns, mean_by, sum_by
 from agentopd.signal.units import fact_of
-from agentopd.signal.weights.base import Renormalise, Weight, relative
+from agentopd.signal.weights.base import Renormalise, TurnWeight, Weight, relative
 from agentopd.types import Turn
 
 # N tokens of a micro-batch, K their turns, L their lessons;
@@ -35,10 +35,19 @@ class StepSigmoid(Weight, kind="step_sigmoid"):
             length. `none` leaves the weights alone.
     """
 
+    needs_advantage: ClassVar[bool] = True
+
     renormalise: Renormalise = False
     clip: float = Field(default=0.2, gt=0, le=1)
     scale: float = Field(default=1.0, gt=0)
     budget: Literal["mean", "total", "none"] = "mean"
+
+    @property
+    def balanced_over(self) -> Extent | None:
+        """See `Weight.balanced_over`; a turn's budget stays, for the episode's mean is 1 then."""
+        if self.budget == "mean":
+            return "turn"
+        return "episode" if self.budget == "total" else super().balanced_over
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
@@ -59,7 +68,7 @@ class StepSigmoid(Weight, kind="step_sigmoid"):
         return weight_N * share_K[turns.at_N]
 
 
-class BeliefIncrement(Weight, kind="belief_increment"):
+class BeliefIncrement(TurnWeight, kind="belief_increment"):
     """How much each turn moved the belief in success (AgentOPSD 2608.05987).
 
     A turn's evidence is e_k = sum of its d. With c_k = gamma c_(k-1) + e_k and the group's share of
@@ -70,6 +79,8 @@ class BeliefIncrement(Weight, kind="belief_increment"):
     For the multiplicative mixer. Over what z is standardised the paper's notes do not say; the
     episode is what makes a weight independent of how a step is cut into micro-batches.
     """
+
+    needs_advantage: ClassVar[bool] = True
 
     renormalise: Renormalise = False
     gamma: float = Field(default=0.95, ge=0, le=1)
@@ -93,7 +104,7 @@ class BeliefIncrement(Weight, kind="belief_increment"):
         return weight_K[turns.at_N].to(evidence.gap_N.dtype)
 
 
-class DisagreementUncertainty(Weight, kind="disagreement_uncertainty"):
+class DisagreementUncertainty(TurnWeight, kind="disagreement_uncertainty"):
     """1 - (1 - D)(1 - U): turns of disagreement or of uncertainty (T-DUR of ATOD, 2606.27814).
 
     D is the turn's mean |d| and U its mean -log p(y), each brought to 0..1 by the least and the
@@ -137,7 +148,7 @@ _RULES = (
 )
 
 
-class LabelConfidence(Weight, kind="label_confidence"):
+class LabelConfidence(TurnWeight, kind="label_confidence"):
     """A label a turn times the teacher's mean probability of its likeliest token (SAGE-OPD
     2606.19659).
 
@@ -176,7 +187,7 @@ class LabelConfidence(Weight, kind="label_confidence"):
         return (label_K * confidence_K)[turns.at_N]
 
 
-class TrustDecay(Weight, kind="trust_decay"):
+class TrustDecay(TurnWeight, kind="trust_decay"):
     """Less weight where the student has drifted from its teacher (SOD 2605.07725).
 
     With D_k the mean |d| of turn k, the weight is the product over u < k of
@@ -204,7 +215,7 @@ class TrustDecay(Weight, kind="trust_decay"):
         return trust_K[turns.at_N].to(drift_K.dtype)
 
 
-class KLCentroid(Weight, kind="kl_centroid"):
+class KLCentroid(TurnWeight, kind="kl_centroid"):
     """1 up to the depth at which the divergence lies on average, 0 beyond it (TurnOPD 2607.05804).
 
     With V_k the mean absolute value of turn k = 1, 2, ..., the centroid is sum k V_k / sum V_k, and
@@ -216,6 +227,8 @@ class KLCentroid(Weight, kind="kl_centroid"):
         centroid: of each `episode` by itself; or one of all turns of the step's, in which a depth
             counts as often as episodes reach it (`step`, the paper's).
     """
+
+    needs_divergence: ClassVar[bool] = True
 
     reach: float = Field(default=1.0, gt=0)
     centroid: Literal["episode", "step"] = "episode"
