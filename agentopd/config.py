@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 import agentopd.signal.decisions
+import agentopd.signal.modulating
 import agentopd.signal.routing
 import agentopd.signal.rubricator
 import agentopd.signal.rubrics

@@ -24,12 +24,11 @@ from agentopd.signal.mix import (
     Auxiliary,
     DistilOnly,
     Mix,
-    Multiplicative,
     RewardReplacement,
     RlOnly,
     Route,
-    TrustRatio,
 )
+from agentopd.signal.modulating import Multiplicative, TrustRatio
 from agentopd.signal.routing import DeadGroupFallback, Routed
 from agentopd.types import Lesson, Trajectory
 
@@ -302,6 +301,49 @@ SAMPLED = "divergence={kind: reverse_kl, support: sampled}"
         ),
         (["mix=additive", "divergence.support=sampled", "divergence.estimator=k2"], "Use diverg"),
         (["mix=multiplicative"], "by the method's weights, and there are none"),
+        (["mix=multiplicative", "weight={kind: skip_first, tokens: 0}"], "all of which are 1"),
+        (
+            ["mix=multiplicative", "weight=gap_gate", "unit=trajectory"],
+            "averages to 1 over each episode, and unit: trajectory takes the mean over each",
+        ),
+        (
+            [
+                "mix=multiplicative",
+                "weight=[entropy, {kind: skip_first, tokens: 0}]",
+                "unit=trajectory",
+            ],
+            "weight: entropy as it is set averages to 1 over each episode",
+        ),
+        (["mix=multiplicative", "weight=step_sigmoid", "unit=turn"], "the mean over each turn"),
+        (
+            ["mix=multiplicative", "weight=step_sigmoid", "unit=trajectory"],
+            "the mean over each episode",
+        ),
+        (
+            ["mix=multiplicative", "weight={kind: step_sigmoid, budget: total}", "unit=trajectory"],
+            "averages to 1 over each episode",
+        ),
+        (
+            [
+                "mix=multiplicative",
+                "weight=step_sigmoid",
+                "unit={kind: decision_point, use: credit}",
+            ],
+            "unit: decision_point takes the mean over each turn",
+        ),
+        (
+            ["weight=evidence_ratio"],
+            "under mix: distil no token that the teacher teaches has an adv",
+        ),
+        (["weight=[entropy, belief_increment]"], "weight: belief_increment asks whether"),
+        (["weight=step_sigmoid"], "whatever the teacher says. Use mix: multiplicative"),
+        (["mix=dead_group_fallback", "weight=step_sigmoid"], "under mix: dead_group_fallback no"),
+        (["mix={kind: rl, rl: reinforce}", "rollout.temperature=0"], "mix: rl learns from tokens"),
+        (["mix=trust_ratio", "rollout.temperature=0"], "(evaluate.temperature may be 0)"),
+        (
+            ["rollout.temperature=0", "divergence.support=sampled"],
+            "divergence.support: sampled learns from tokens as samples of the student, and rollout",
+        ),
         (["mix=rl", "rollout.group=1"], "every group would be dead"),
         (["mix={kind: rl, rl: rloo}", "rollout.group=1"], "every group would be dead"),
         (["mix={kind: reward, score: unit}"], "unit: token scores no episodes"),
@@ -329,6 +371,17 @@ def test_what_makes_no_sense_is_refused_when_the_config_is_read(
         ["mix=additive", SAMPLED],
         ["mix=additive", "unit={kind: rubric_span, use: reward}"],
         ["mix=multiplicative", "weight=gap_gate"],
+        ["mix=multiplicative", "weight=gap_gate", "unit=turn"],
+        ["mix=multiplicative", "weight=[gap_gate, entropy]", "unit=trajectory"],
+        ["mix=multiplicative", "weight={kind: gap_gate, renormalise: false}", "unit=trajectory"],
+        ["mix=multiplicative", "weight=evidence_ratio", "unit=trajectory"],
+        ["mix=multiplicative", "weight={kind: step_sigmoid, budget: total}", "unit=turn"],
+        ["mix=multiplicative", "weight=step_sigmoid", "unit={kind: turn, use: weight}"],
+        ["mix=multiplicative", "weight=step_sigmoid", "unit={kind: turn, part: reasoning}"],
+        ["mix=auxiliary", "weight=evidence_ratio"],
+        ["mix={kind: dead_group_fallback, rl: reinforce}", "weight=evidence_ratio"],
+        ["rollout.temperature=0", "evaluate.temperature=0"],
+        ["rollout.temperature=0.1", "divergence.support=sampled"],
         ["mix={kind: rl, rl: reinforce}", "rollout.group=1"],
         ["mix={kind: reward, score: unit}", "unit=rubric_span", "privilege=[]"],
         ["mix={kind: routed, success: likelihood, perplexity_temperature: 1}"],

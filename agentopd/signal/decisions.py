@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 
 from agentopd.signal.evidence import Evidence
-from agentopd.signal.tokens import mean_by
+from agentopd.signal.tokens import Extent, mean_by
 from agentopd.signal.units import Fact, Span, SpanIndex, Unit, fact_of, named_function
 from agentopd.types import Trajectory
 
@@ -85,6 +85,11 @@ class DecisionPointUnit(Unit, kind="decision_point"):
     def linear(self) -> bool:
         """See `Unit.linear`."""
         return self.by in _KNOWN_BEFOREHAND
+
+    @property
+    def averages_over(self) -> Extent:
+        """See `Unit.averages_over`."""
+        return "turn" if self.use == "credit" else "token"
 
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`: a span a turn, named `decision` where the turn is known to be chosen.

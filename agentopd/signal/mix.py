@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from pydantic import Field, SerializeAsAny
@@ -19,6 +19,22 @@ if TYPE_CHECKING:
     from agentopd.config import RunConfig
 
 # N tokens of a micro-batch, L its lessons
+
+Read = Literal[
+    "teacher",
+    "unit",
+    "divergence",
+    "weight",
+    "schedule.distil",
+    "schedule.rl",
+    "schedule.strength",
+]
+"""What of a method a mix may read, by its place in a configuration."""
+
+_TEACHERS_TERM: frozenset[Read] = frozenset(
+    {"teacher", "unit", "divergence", "weight", "schedule.distil"}
+)
+_REWARDS_TERM: frozenset[Read] = frozenset({"schedule.rl"})
 
 
 @dataclass(frozen=True)
@@ -61,12 +77,28 @@ class Mix(Part, family="mix"):
         """Whether a loss can have terms of both channels."""
         return self.distils and bool(self.distil_coefficient) and self.rl_channel is not None
 
+    @property
+    def reads(self) -> frozenset[Read]:
+        """What of the method enters the loss; a mix that says nothing is taken to read all.
+
+        Of the unit, how it cuts, weighs and scores; how it averages tokens enters always. What the
+        unit and the weights themselves look at is theirs to say.
+        """
+        return frozenset(get_args(Read))
+
+    @property
+    def taught_have_advantages(self) -> bool:
+        """Whether a token that the teacher's opinion moves can have an advantage."""
+        return self.rl_channel is not None
+
     def check(self, method: RunConfig) -> None:
         """Whether the mix makes sense beside the method's other parts.
 
         Raises:
             ValueError: it does not; the message says why and what to do.
         """
+        self._check_samples(method)
+        self._check_advantages(method)
         rl, rollout = self.rl_channel, method.rollout
         if rl is not None and rl.group_relative and rollout.group < 2:
             raise ValueError(
@@ -79,6 +111,33 @@ class Mix(Part, family="mix"):
                 "a distilling method needs a privilege; "
                 "privilege: none is the control that tells nothing"
             )
+
+    def _check_samples(self, method: RunConfig) -> None:
+        """What is learnt from the student's chances needs tokens that it has drawn by them."""
+        estimated = "divergence" in self.reads and method.divergence.sampled
+        if method.rollout.temperature or not (self.rl_channel or estimated):
+            return
+        what, instead = f"mix: {self.kind}", ""
+        if not self.rl_channel:
+            what, instead = "divergence.support: sampled", ", or support: full"
+        raise ValueError(
+            f"{what} learns from tokens as samples of the student, and rollout.temperature: 0 "
+            "plays the likeliest ones, which are none: all episodes of a task would be the same. "
+            f"Set a temperature above 0 (evaluate.temperature may be 0){instead}"
+        )
+
+    def _check_advantages(self, method: RunConfig) -> None:
+        """A weight that is about advantages needs some."""
+        if "weight" not in self.reads or self.taught_have_advantages:
+            return
+        for weight in method.weight:
+            if weight.needs_advantage:
+                raise ValueError(
+                    f"weight: {weight.kind} asks whether the teacher is of the reward's opinion, "
+                    f"and under mix: {self.kind} no token that the teacher teaches has an "
+                    "advantage: its weights would be the same whatever the teacher says. Use mix: "
+                    "multiplicative or auxiliary, or another weight, such as gap_gate"
+                )
 
     def routes(self, lessons: Sequence[Lesson]) -> dict[int, Route]:
         """How much each of the step's episodes, by number, counts in each channel."""
@@ -115,6 +174,11 @@ class DistilOnly(Mix, kind="distil"):
 
     linear = True
 
+    @property
+    def reads(self) -> frozenset[Read]:
+        """See `Mix.reads`."""
+        return _TEACHERS_TERM
+
 
 class RlOnly(Mix, kind="rl"):
     """Rewards alone; no teacher is asked."""
@@ -131,6 +195,11 @@ class RlOnly(Mix, kind="rl"):
         """See `Mix.distil_coefficient`."""
         return 0.0
 
+    @property
+    def reads(self) -> frozenset[Read]:
+        """See `Mix.reads`."""
+        return _REWARDS_TERM
+
 
 class Auxiliary(RlOnly, kind="auxiliary"):
     """Reinforcement learning, plus `coefficient` times the distillation term (Skill-SD 2604.10674).
@@ -146,6 +215,11 @@ class Auxiliary(RlOnly, kind="auxiliary"):
     def distil_coefficient(self) -> float:
         """See `Mix.distil_coefficient`."""
         return self.coefficient
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        """See `Mix.reads`."""
+        return _TEACHERS_TERM | _REWARDS_TERM
 
 
 class Additive(Auxiliary, kind="additive"):
@@ -191,84 +265,6 @@ class Additive(Auxiliary, kind="additive"):
         return {"rl": channels.reinforce(sum(others, own))}
 
 
-class Multiplicative(RlOnly, kind="multiplicative"):
-    """The advantage A becomes A ((1 - strength) + strength w), w the product of the method's
-    weights: rewards give the direction, the teacher the size (RLSD 2604.03128 with a weight of
-    tokens, StepOPSD 2605.27140 of steps, AgentOPSD 2608.05987 of turns).
-
-    A unit's tokens share their mean weight, whatever `unit.reduce` says: a sum would multiply by
-    the span's length. The schedule `strength` multiplies `strength`. Where every reward of a group
-    is the same, A is zero and the teacher cannot be heard; tokens without a lesson, and those that
-    no span of the unit covers, keep A.
-    """
-
-    distils = False
-
-    strength: float = Field(default=0.5, ge=0, le=1)
-
-    @property
-    def distil_coefficient(self) -> float:
-        """See `Mix.distil_coefficient`: the teacher is asked for the weights."""
-        return 1.0
-
-    def check(self, method: RunConfig) -> None:
-        """See `Mix.check`."""
-        super().check(method)
-        if not method.weight:
-            raise ValueError(
-                "mix: multiplicative multiplies advantages by the method's weights, and there are "
-                "none: it would be mix: rl, paying for a teacher. Set a weight, for example "
-                "weight: [gap_gate]"
-            )
-
-    def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
-        """See `Mix.terms`."""
-        rewards, teacher = channels.reinforcement, channels.distillation
-        assert rewards is not None
-        if teacher is None:
-            return {"rl": channels.reinforce()}
-        strength = min(self.strength * channels.strength, 1.0)
-        modulation_N = (1 - strength) + strength * teacher.weight_N
-        advantage_N = rewards.scale_N * rewards.advantage_N * modulation_N
-        return {"rl": channels.reinforce(advantage_N)}
-
-
-class TrustRatio(RlOnly, kind="trust_ratio"):
-    """PPO's clipped ratio, measured from a mixture of behaviour policy and teacher instead of from
-    the behaviour policy: where the advantage asks for a move that brings the student nearer to the
-    teacher the clip is far, elsewhere it is near (trust-region ratios of RLAD 2602.22495).
-
-    Only the paper's summary says which two are mixed; how is not certain, so both readings are
-    here. Tokens without a lesson have the plain ratio.
-
-    Args:
-        share: of the teacher in the mixture; 0 is plain PPO. The schedule `strength` multiplies it.
-        mixture: of log-probabilities (`geometric`) or of probabilities (`arithmetic`).
-    """
-
-    distils = False
-
-    share: float = Field(default=0.5, ge=0, le=1)
-    mixture: Literal["geometric", "arithmetic"] = "geometric"
-
-    @property
-    def distil_coefficient(self) -> float:
-        """See `Mix.distil_coefficient`: the teacher is asked for the mixture."""
-        return 1.0
-
-    def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
-        """See `Mix.terms`."""
-        teacher, before_N = channels.measured.teacher, channels.behaviour_N
-        if teacher is None:
-            return {"rl": channels.reinforce()}
-        share = min(self.share * channels.strength, 1.0)
-        if self.mixture == "geometric":
-            anchor_N = torch.lerp(before_N, teacher.logprob_N, share)
-        else:
-            anchor_N = torch.lerp(before_N.exp(), teacher.logprob_N.exp(), share).log()
-        return {"rl": channels.reinforce(anchor_N=anchor_N)}
-
-
 @runtime_checkable
 class Scoring(Protocol):
     """A unit that scores whole episodes, as rubrics do."""
@@ -301,6 +297,11 @@ class RewardReplacement(RlOnly, kind="reward"):
     def distil_coefficient(self) -> float:
         """See `Mix.distil_coefficient`: the teacher is asked for the score."""
         return 1.0 if self.score == "teacher" else 0.0
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        """See `Mix.reads`."""
+        return frozenset({self.score, "schedule.rl"})
 
     @property
     def scored_by(self) -> Literal["teacher", "unit"]:

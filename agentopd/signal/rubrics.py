@@ -18,6 +18,7 @@ from agentopd.signal.divergences import Divergence
 from agentopd.signal.evidence import Evidence
 from agentopd.signal.induction import RubricWriter
 from agentopd.signal.judges import Case, Verifier
+from agentopd.signal.tokens import Extent
 from agentopd.signal.units import Payment, Span, SpanIndex, Unit, part_of
 from agentopd.types import Trajectory, Turn
 
@@ -81,6 +82,14 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
             self._verifier(criterion)
         self._check_induced()
         return self
+
+    @property
+    def averages_over(self) -> Extent | None:
+        """See `Unit.averages_over`."""
+        if self.use == "weight":
+            return "token"
+        parts = {criterion.part for criterion in self.criteria}
+        return "turn" if self.use == "credit" and parts <= {"turn"} and not self.induce else None
 
     @property
     def rubric(self) -> tuple[Criterion, ...]:

@@ -20,7 +20,7 @@ from agentopd.parts import Part
 from agentopd.signal.aggregate import Normalise
 from agentopd.signal.divergences import Divergence
 from agentopd.signal.evidence import Evidence
-from agentopd.signal.tokens import Tokens, mean_by
+from agentopd.signal.tokens import Extent, Tokens, mean_by
 from agentopd.types import Lesson, Trajectory, Turn
 
 if TYPE_CHECKING:
@@ -97,6 +97,13 @@ class Unit(Part, family="unit"):
         """Whether credits are linear in the tokens' values, whatever the models say."""
         return True
 
+    @property
+    def averages_over(self) -> Extent | None:
+        """The stretch of tokens over which `modulation` takes the mean; `token` where a token keeps
+        its own, None where spans are no such stretches.
+        """
+        return None
+
     @abstractmethod
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """The spans of one trajectory."""
@@ -164,6 +171,11 @@ class Unit(Part, family="unit"):
 class TokenUnit(Unit, kind="token"):
     """Every token by itself."""
 
+    @property
+    def averages_over(self) -> Extent:
+        """See `Unit.averages_over`."""
+        return "token"
+
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`."""
         return [Span(t, t + 1, "token") for t in trajectory.trainable.nonzero()[0].tolist()]
@@ -193,6 +205,13 @@ class TurnUnit(Unit, kind="turn"):
     def linear(self) -> bool:
         """See `Unit.linear`."""
         return self.use == "credit"
+
+    @property
+    def averages_over(self) -> Extent | None:
+        """See `Unit.averages_over`."""
+        if self.use == "weight":
+            return "token"
+        return "turn" if self.part == "turn" else None
 
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`."""
@@ -224,6 +243,11 @@ class TurnUnit(Unit, kind="turn"):
 
 class TrajectoryUnit(Unit, kind="trajectory"):
     """The whole episode as one."""
+
+    @property
+    def averages_over(self) -> Extent:
+        """See `Unit.averages_over`."""
+        return "episode"
 
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`."""
