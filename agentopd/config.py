@@ -32,6 +32,7 @@ import agentopd.signal.weights.turn
 import agentopd.teachers.external  # noqa: F401  (imported for the kinds they define)
 from agentopd.controls import ControlName, controlled_sources, controlled_teacher
 from agentopd.model import ModelSettings
+from agentopd.notices import notices_of
 from agentopd.parts import Settings, closest
 from agentopd.privilege.sources import SkillSummary, Source
 from agentopd.probes.settings import ProbeSettings
@@ -124,6 +125,10 @@ class SaveSettings(Settings):
     trajectories_every: int = Field(default=1, ge=0)
     scores_top_k: int = Field(default=0, ge=0)
 
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        return {} if self.trajectories_every else {"scores_top_k": "trajectories_every above 0"}
+
     def keeps(self, step: int) -> bool:
         """Whether a step's trajectories are kept."""
         return bool(self.trajectories_every) and step % self.trajectories_every == 0
@@ -183,6 +188,10 @@ class RunConfig(Settings):
     def fresh(self) -> RunConfig:
         """The same settings, of parts that have not lived: no weights, no memory."""
         return RunConfig.model_validate(self.model_dump(mode="json"))
+
+    def notices(self) -> list[str]:
+        """What changes nothing where it stands, a sentence each; see `agentopd.notices`."""
+        return notices_of(self)
 
     def factor(self, name: Channel, step: int, history: History = ()) -> float:
         """What the schedule multiplies `name` by at a step, after the steps of the history."""

@@ -50,6 +50,10 @@ class Settings(BaseModel):
                     raise ValueError(f"unknown key {key!r}; {closest(str(key), cls.model_fields)}")
         return value
 
+    def unread(self) -> dict[str, str]:
+        """The fields that nothing reads as the others are set, and with what each would be."""
+        return {}
+
 
 class Part(Settings):
     """One value on one axis; see the module's docstring."""

@@ -373,7 +373,7 @@ def test_what_makes_no_sense_is_refused_when_the_config_is_read(
         ["mix=multiplicative", "weight=gap_gate"],
         ["mix=multiplicative", "weight=gap_gate", "unit=turn"],
         ["mix=multiplicative", "weight=[gap_gate, entropy]", "unit=trajectory"],
-        ["mix=multiplicative", "weight={kind: gap_gate, renormalise: false}", "unit=trajectory"],
+        ["mix=multiplicative", "weight={kind: gap_gate, renormalise: off}", "unit=trajectory"],
         ["mix=multiplicative", "weight=evidence_ratio", "unit=trajectory"],
         ["mix=multiplicative", "weight={kind: step_sigmoid, budget: total}", "unit=turn"],
         ["mix=multiplicative", "weight=step_sigmoid", "unit={kind: turn, use: weight}"],

@@ -395,20 +395,29 @@ SOME = [_evidence([[2, 1, 3], [3], [1, 4]], seed) for seed in range(6)]
 """Enough that what does not always hold fails somewhere; an advantage of each sign, and of none."""
 
 
+EVERYWHERE = [OverlapOnly(), OverlapOnly(renormalise=False)]
+"""Of so few tokens all are among the likeliest sixteen."""
+
+
 def _changed(weight: Weight, evidence: Evidence, **about: Any) -> bool:
     return not torch.equal(weight.raw(replace(evidence, **about)), weight.raw(evidence))
 
 
 @pytest.mark.parametrize("weight", VARIANTS, ids=repr)
-def test_a_weight_says_whether_it_looks_at_advantages_and_at_values(weight: Weight) -> None:
-    """Both ways; and without an advantage those that need one do not hear the teacher."""
+def test_a_weight_says_what_it_looks_at(weight: Weight) -> None:
+    """Both ways; and without an advantage those that look at one do not hear the teacher. A phrase
+    mask hears what the teacher was told, which is nothing here.
+    """
     signs = [_changed(weight, one, advantage_N=-one.advantage_N) for one in SOME]
-    assert any(signs) == weight.needs_advantage
+    assert any(signs) == ("advantage" in weight.looks_at)
     values = [_changed(weight, one, value_N=one.value_N.flip(0)) for one in SOME]
-    assert any(values) == weight.needs_divergence
+    assert any(values) == ("divergence" in weight.looks_at)
+    if not (isinstance(weight, PhraseMask) or weight in EVERYWHERE):
+        heard = [_changed(weight, one, teacher=one.student) for one in SOME]
+        assert any(heard) == ("teacher" in weight.looks_at)
     flat = [replace(one, advantage_N=torch.zeros_like(one.advantage_N)) for one in SOME]
     taught_else = [_changed(weight, one, teacher=one.student) for one in flat]
-    assert not (weight.needs_advantage and any(taught_else))
+    assert not ("advantage" in weight.looks_at and any(taught_else))
 
 
 def _stretches(extent: Extent, tokens: Tokens) -> torch.Tensor:

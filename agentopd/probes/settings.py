@@ -25,6 +25,11 @@ class ProbeSettings(Settings):
     phrase: int = Field(default=4, ge=1)
     pi_effect_every: int = Field(default=10, ge=0)
 
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        names = () if self.enabled else ("top", "phrase", "pi_effect_every")
+        return dict.fromkeys(names, "enabled: true")
+
     @property
     def keep(self) -> int:
         """How many likeliest tokens of each model a measurement has to keep."""

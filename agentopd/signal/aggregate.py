@@ -14,10 +14,15 @@ from typing import Literal
 import numpy as np
 import torch
 
-from agentopd.signal.tokens import Tokens
+from agentopd.signal.tokens import Extent, Tokens
 from agentopd.types import Lesson
 
 Normalise = Literal["token_mean", "turn_mean", "sequence_mean", "fixed"]
+
+
+def even_over(normalise: Normalise) -> Extent:
+    """The widest stretch of which an aggregator counts every token alike."""
+    return "turn" if normalise == "turn_mean" else "episode"
 
 
 @dataclass(frozen=True)

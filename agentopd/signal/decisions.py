@@ -7,15 +7,18 @@ student is undecided), by what the environment states, or by a function of yours
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 
-from agentopd.signal.evidence import Evidence
+from agentopd.signal.evidence import Evidence, Looked
 from agentopd.signal.tokens import Extent, mean_by
 from agentopd.signal.units import Fact, Span, SpanIndex, Unit, fact_of, named_function
 from agentopd.types import Trajectory
+
+if TYPE_CHECKING:
+    from agentopd.config import RunConfig
 
 # N tokens of a micro-batch, S spans (turns), P pairs (turn, token of the turn), L lessons
 
@@ -47,6 +50,8 @@ class DecisionPointUnit(Unit, kind="decision_point"):
         renormalise: rescale to a mean of 1 over each episode's tokens. An episode without a chosen
             turn is not rescaled: its tokens count `floor`.
     """
+
+    within: ClassVar[Extent] = "turn"
 
     by: Literal["disagreement", "divergence", "entropy", "entropy_drop", "fact", "function"] = (
         "disagreement"
@@ -90,6 +95,34 @@ class DecisionPointUnit(Unit, kind="decision_point"):
     def averages_over(self) -> Extent:
         """See `Unit.averages_over`."""
         return "turn" if self.use == "credit" else "token"
+
+    @property
+    def without_means(self) -> str:
+        """See `Unit.without_means`."""
+        return "its use: value" if self.use == "credit" else ""
+
+    @property
+    def looks_at(self) -> frozenset[Looked]:
+        """See `Unit.looks_at`."""
+        if self.by == "divergence":
+            return frozenset({"divergence"})
+        return frozenset({"teacher"}) if self.by == "disagreement" else frozenset()
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        return super().unread() | ({} if self.use == "credit" else {"reduce": "use: credit"})
+
+    def notices(self, method: RunConfig) -> list[str]:
+        """See `Unit.notices`."""
+        found = super().notices(method)
+        everywhere = self.share == 1 and self.most is None and self.threshold is None
+        if "unit" in method.mix.reads and (everywhere or self.floor == 1):
+            how = "share: 1 chooses every turn" if everywhere else "floor: 1 counts all turns alike"
+            same = "unit: turn" if self.use == "credit" else "unit: token"
+            found.append(
+                f"unit: decision_point with {how}: it is {same} exactly. Set a smaller one"
+            )
+        return found
 
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`: a span a turn, named `decision` where the turn is known to be chosen.

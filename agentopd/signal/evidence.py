@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -121,6 +121,12 @@ def _copy(whole: Any, rows: slice, part: Any) -> None:
     elif part is not None:
         for field in fields(part):
             _copy(getattr(whole, field.name), rows, getattr(part, field.name))
+
+
+Looked = Literal["teacher", "divergence", "advantage"]
+"""What a weight or a unit may look at beside the student and the trajectory: what the teacher says,
+or is told; the tokens' values; the reward's opinion of them.
+"""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pydantic import Field, SerializeAsAny
 from agentopd.parts import Part
 from agentopd.signal.advantages import Advantage, Grpo, Reinforce
 from agentopd.signal.channels import Channels
+from agentopd.signal.estimators import K1
 from agentopd.signal.tokens import Tokens, mean_by
 from agentopd.types import Lesson, Trajectory
 
@@ -112,6 +113,10 @@ class Mix(Part, family="mix"):
                 "privilege: none is the control that tells nothing"
             )
 
+    def notices(self, method: RunConfig) -> list[str]:
+        """What of the mix changes nothing beside the method's other parts, a sentence each."""
+        return []
+
     def _check_samples(self, method: RunConfig) -> None:
         """What is learnt from the student's chances needs tokens that it has drawn by them."""
         estimated = "divergence" in self.reads and method.divergence.sampled
@@ -131,7 +136,7 @@ class Mix(Part, family="mix"):
         if "weight" not in self.reads or self.taught_have_advantages:
             return
         for weight in method.weight:
-            if weight.needs_advantage:
+            if "advantage" in weight.looks_at:
                 raise ValueError(
                     f"weight: {weight.kind} asks whether the teacher is of the reward's opinion, "
                     f"and under mix: {self.kind} no token that the teacher teaches has an "
@@ -250,6 +255,17 @@ class Additive(Auxiliary, kind="additive"):
                 "mix: auxiliary, which adds losses"
             )
 
+    def notices(self, method: RunConfig) -> list[str]:
+        """See `Mix.notices`."""
+        estimator = method.divergence.estimated_by
+        if not isinstance(estimator, K1) or type(estimator) is K1:
+            return []
+        return [
+            f"divergence.estimator: {estimator.kind} is k1 under mix: additive, which bounds the "
+            "sum by mix.rl.clip in the place of the estimator's own rule. Use mix: auxiliary for "
+            "that, or estimator: k1"
+        ]
+
     def summands(self, channels: Channels) -> dict[str, torch.Tensor]:
         """See `Mix.summands`."""
         rewards, teacher = channels.reinforcement, channels.distillation
@@ -292,6 +308,10 @@ class RewardReplacement(RlOnly, kind="reward"):
     score: Literal["teacher", "unit"] = "teacher"
     reduce: Literal["mean", "sum"] = "mean"
     environment: float = Field(default=0.0, ge=0)
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        return {} if self.score == "teacher" else {"reduce": "score: teacher"}
 
     @property
     def distil_coefficient(self) -> float:

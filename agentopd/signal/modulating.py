@@ -63,6 +63,34 @@ class Multiplicative(RlOnly, kind="multiplicative"):
                 "step_sigmoid, budget: none)"
             )
 
+    def notices(self, method: RunConfig) -> list[str]:
+        """See `Mix.notices`."""
+        unit, found = method.unit, []
+        telling = [weight for weight in method.weight if not weight.says_nothing]
+        kinds = ", ".join(weight.kind for weight in telling)
+        if not self.strength:
+            found.append("mix: multiplicative with strength: 0 is mix: rl, paying for a teacher")
+        if not frozenset().union(unit.looks_at, *(weight.looks_at for weight in telling)):
+            found.append(
+                f"mix: multiplicative asks a teacher, and neither weight: {kinds} nor unit: "
+                f"{unit.kind} looks at what it says, so that another would change nothing. Set a "
+                "weight that does, such as gap_gate"
+            )
+        if not unit.without_means:
+            return found
+        if unit.reduce != "mean":
+            found.append(
+                f"unit.reduce: {unit.reduce} changes nothing under mix: multiplicative, which "
+                "takes the mean of a span's weights. Leave it out"
+            )
+        if all(spans_all(weight.shared_by, unit.within) for weight in telling):
+            found.append(
+                f"unit: {unit.kind} changes nothing under mix: multiplicative: {kinds} gives all "
+                f"tokens of each {unit.within} one weight, which is its own mean: it is "
+                f"{unit.without_means} exactly"
+            )
+        return found
+
     def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
         """See `Mix.terms`."""
         rewards, teacher = channels.reinforcement, channels.distillation
@@ -102,6 +130,12 @@ class TrustRatio(RlOnly, kind="trust_ratio"):
     def reads(self) -> frozenset[Read]:
         """See `Mix.reads`."""
         return frozenset({"teacher", "schedule.rl", "schedule.strength"})
+
+    def notices(self, method: RunConfig) -> list[str]:
+        """See `Mix.notices`."""
+        if self.share:
+            return []
+        return ["mix: trust_ratio with share: 0 is mix: rl, paying for a teacher"]
 
     def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
         """See `Mix.terms`."""

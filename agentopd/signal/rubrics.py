@@ -8,14 +8,14 @@ function. Of a turn that it cannot judge, the criterion does not speak.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, PrivateAttr, SerializeAsAny, model_validator
 
 from agentopd.signal.criteria import Criterion
 from agentopd.signal.divergences import Divergence
-from agentopd.signal.evidence import Evidence
+from agentopd.signal.evidence import Evidence, Looked
 from agentopd.signal.induction import RubricWriter
 from agentopd.signal.judges import Case, Verifier
 from agentopd.signal.tokens import Extent
@@ -56,6 +56,8 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
         floor: what a token counts where every criterion is satisfied.
     """
 
+    within: ClassVar[Extent] = "turn"
+
     criteria: tuple[Criterion, ...] = _DEFAULT
     judge: SerializeAsAny[Verifier] | None = None
     induce: SerializeAsAny[RubricWriter] | None = None
@@ -90,6 +92,32 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
             return "token"
         parts = {criterion.part for criterion in self.criteria}
         return "turn" if self.use == "credit" and parts <= {"turn"} and not self.induce else None
+
+    @property
+    def without_means(self) -> str:
+        """See `Unit.without_means`."""
+        return "its use: weight" if self.use == "credit" else ""
+
+    @property
+    def looks_at(self) -> frozenset[Looked]:
+        """See `Unit.looks_at`: a judge may be the teacher."""
+        return frozenset({"teacher"})
+
+    @property
+    def credits_values(self) -> bool:
+        """See `Unit.credits_values`: not where verdicts are paid in their place."""
+        return self.use != "reward"
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        found = super().unread()
+        if self.use != "credit":
+            found["reduce"] = "use: credit"
+        if self.use == "reward":
+            found["floor"] = "use: weight or credit"
+        if not self.induce and all(criterion.own_verifier for criterion in self.criteria):
+            found["judge"] = "criteria that have neither a fact nor a verifier"
+        return found
 
     @property
     def rubric(self) -> tuple[Criterion, ...]:
@@ -174,6 +202,22 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
             verifier.check(method)
         if self.induce:
             self.induce.check(method)
+
+    def notices(self, method: RunConfig) -> list[str]:
+        """See `Unit.notices`."""
+        found, mix = super().notices(method), method.mix
+        if mix.scored_by == "unit" and (self.use, self.floor) != ("weight", 0.25):
+            found.append(
+                "unit.use and unit.floor change nothing under mix: reward with score: unit, which "
+                "takes the share of the criteria that an episode meets. Leave them out"
+            )
+        elif self.use == "reward" and "unit" not in mix.reads:
+            found.append(
+                f"no verdict is paid under mix: {mix.kind}. mix: additive adds what unit.use: "
+                "reward pays to the rewards' advantages, mix: distil learns from it alone, and "
+                "mix: {kind: reward, score: unit} makes advantages of whole episodes' scores"
+            )
+        return found
 
     def prepare(self, student: LanguageModel, teacher: Teacher) -> None:
         """See `Unit.prepare`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,7 +19,7 @@ from agentopd.env import load_object
 from agentopd.parts import Part
 from agentopd.signal.aggregate import Normalise
 from agentopd.signal.divergences import Divergence
-from agentopd.signal.evidence import Evidence
+from agentopd.signal.evidence import Evidence, Looked
 from agentopd.signal.tokens import Extent, Tokens, mean_by
 from agentopd.types import Lesson, Trajectory, Turn
 
@@ -88,6 +88,9 @@ class Unit(Part, family="unit"):
         budget: what `normalise: fixed` divides by.
     """
 
+    within: ClassVar[Extent] = "episode"
+    """A stretch of tokens that no span leaves."""
+
     reduce: Reduce = "mean"
     normalise: Normalise = "token_mean"
     budget: float = Field(default=1_000.0, gt=0)
@@ -99,10 +102,27 @@ class Unit(Part, family="unit"):
 
     @property
     def averages_over(self) -> Extent | None:
-        """The stretch of tokens over which `modulation` takes the mean; `token` where a token keeps
-        its own, None where spans are no such stretches.
-        """
+        """The stretch over which `modulation` takes means; None where spans are no such thing."""
         return None
+
+    @property
+    def without_means(self) -> str:
+        """The same unit with each token's own value in the place of means; empty for none."""
+        return ""
+
+    @property
+    def looks_at(self) -> frozenset[Looked]:
+        """What the unit looks at to cut, to weigh or to judge."""
+        return frozenset() if self.linear else frozenset({"teacher"})
+
+    @property
+    def credits_values(self) -> bool:
+        """Whether credits are made of the tokens' values."""
+        return True
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        return {} if self.normalise == "fixed" else {"budget": "normalise: fixed"}
 
     @abstractmethod
     def spans(self, trajectory: Trajectory) -> list[Span]:
@@ -120,9 +140,8 @@ class Unit(Part, family="unit"):
     def modulation(
         self, weight_N: torch.Tensor, index: SpanIndex, evidence: Evidence | None = None
     ) -> torch.Tensor:
-        """(N,) what a token's advantage is multiplied by, of its own weight (N,), where a mix
-        multiplies. A span's tokens share their mean, whatever `reduce` says: a sum would multiply
-        by the span's length.
+        """(N,) what a mix multiplies advantages by, of each token's weight (N,). A span's tokens
+        share their mean, whatever `reduce` says: a sum would multiply by the span's length.
         """
         averaging = self.model_copy(update={"reduce": "mean"})
         return averaging.credit(weight_N, index, evidence)
@@ -145,6 +164,10 @@ class Unit(Part, family="unit"):
         Raises:
             ValueError: the unit makes no sense together with it.
         """
+
+    def notices(self, method: RunConfig) -> list[str]:
+        """What of the unit changes nothing beside the method's other parts, a sentence each."""
+        return []
 
     def prepare(self, student: LanguageModel, teacher: Teacher) -> None:
         """Get ready before the first step; the teacher is ready where the method asks one.
@@ -176,6 +199,10 @@ class TokenUnit(Unit, kind="token"):
         """See `Unit.averages_over`."""
         return "token"
 
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        return {**super().unread(), "reduce": "a unit whose spans have several tokens"}
+
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`."""
         return [Span(t, t + 1, "token") for t in trajectory.trainable.nonzero()[0].tolist()]
@@ -198,6 +225,8 @@ class TurnUnit(Unit, kind="turn"):
         part: the tokens of the turn that are looked at; the others carry nothing.
     """
 
+    within: ClassVar[Extent] = "turn"
+
     use: Literal["credit", "weight"] = "credit"
     part: AnswerPart = "turn"
 
@@ -212,6 +241,18 @@ class TurnUnit(Unit, kind="turn"):
         if self.use == "weight":
             return "token"
         return "turn" if self.part == "turn" else None
+
+    @property
+    def without_means(self) -> str:
+        """See `Unit.without_means`."""
+        if self.use == "weight":
+            return ""
+        return "unit: token" if self.part == "turn" else f"unit: token on the {self.part} alone"
+
+    @property
+    def looks_at(self) -> frozenset[Looked]:
+        """See `Unit.looks_at`."""
+        return frozenset({"divergence"}) if self.use == "weight" else frozenset()
 
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`."""
@@ -248,6 +289,11 @@ class TrajectoryUnit(Unit, kind="trajectory"):
     def averages_over(self) -> Extent:
         """See `Unit.averages_over`."""
         return "episode"
+
+    @property
+    def without_means(self) -> str:
+        """See `Unit.without_means`."""
+        return "unit: token"
 
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`."""

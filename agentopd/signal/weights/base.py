@@ -13,7 +13,7 @@ import torch
 from pydantic import model_validator
 
 from agentopd.parts import Part
-from agentopd.signal.evidence import Evidence, Opinion
+from agentopd.signal.evidence import Evidence, Looked, Opinion
 from agentopd.signal.tokens import Extent, Tokens, mean_by
 
 # N tokens, G groups: the episodes, or the turns, of a micro-batch
@@ -43,12 +43,6 @@ class Weight(Part, family="weight"):
     """Whether `raw` looks at no model. Then the weights are known before any is asked, and
     gradients take one pass over the vocabulary instead of two."""
 
-    needs_advantage: ClassVar[bool] = False
-    """Whether `raw` is about an advantage: where that is zero, it says nothing of the teacher."""
-
-    needs_divergence: ClassVar[bool] = False
-    """Whether `raw` looks at the tokens' values, and not at what the models say alone."""
-
     @property
     def mask(self) -> bool:
         """Whether a weight of zero says that a token must not teach. Then an episode of zeros stays
@@ -60,6 +54,13 @@ class Weight(Part, family="weight"):
     def needs_ranks(self) -> bool:
         """Whether `raw` reads `Opinion.rank_N`."""
         return False
+
+    @property
+    def looks_at(self) -> frozenset[Looked]:
+        """What `raw` looks at. Where a weight that looks at advantages meets none, it must say the
+        same whatever the teacher says.
+        """
+        return frozenset() if self.by_place else frozenset({"teacher"})
 
     @property
     def says_nothing(self) -> bool:
@@ -141,6 +142,11 @@ def groups(per: Per, tokens: Tokens) -> tuple[torch.Tensor, int]:
     if per == "turn":
         return tokens.turns.at_N, len(tokens.turns)
     return tokens.lesson_N, tokens.lessons
+
+
+def looking_at(whose: Whose) -> frozenset[Looked]:
+    """What a weight looks at that asks that model alone; see `Weight.looks_at`."""
+    return frozenset({"teacher"}) if whose == "teacher" else frozenset()
 
 
 def opinion(evidence: Evidence, whose: Whose) -> Opinion:

@@ -8,9 +8,16 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 
-from agentopd.signal.evidence import Evidence
+from agentopd.signal.evidence import Evidence, Looked
 from agentopd.signal.tokens import mean_by, sum_by
-from agentopd.signal.weights.base import Per, Renormalise, SpanWeight, Weight, groups
+from agentopd.signal.weights.base import (
+    Per,
+    Renormalise,
+    SpanWeight,
+    Weight,
+    groups,
+    looking_at,
+)
 
 # N tokens of a micro-batch, G groups of them: turns or episodes
 
@@ -104,6 +111,11 @@ class StudentPerplexity(Perplexity, kind="student_perplexity"):
     2604.10688, for successes). See `Perplexity`.
     """
 
+    @property
+    def looks_at(self) -> frozenset[Looked]:
+        """See `Weight.looks_at`."""
+        return looking_at("student")
+
     def surprise(self, evidence: Evidence) -> torch.Tensor:
         """See `Perplexity.surprise`."""
         return -evidence.student.logprob_N
@@ -128,6 +140,11 @@ class Spike(SpanWeight, kind="spike"):
     per: Per = "episode"
     strength: float = Field(default=1.0, gt=0)
     beta: float = Field(default=1.0, gt=0)
+
+    @property
+    def looks_at(self) -> frozenset[Looked]:
+        """See `Weight.looks_at`."""
+        return looking_at("student")
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""

@@ -10,9 +10,16 @@ import torch
 from pydantic import Field
 
 from agentopd.phrases import inserted_phrases, phrases, runs
-from agentopd.signal.evidence import Evidence
+from agentopd.signal.evidence import Evidence, Looked
 from agentopd.signal.tokens import sum_by
-from agentopd.signal.weights.base import Per, Renormalise, TurnWeight, Weight, groups
+from agentopd.signal.weights.base import (
+    Per,
+    Renormalise,
+    TurnWeight,
+    Weight,
+    groups,
+    looking_at,
+)
 from agentopd.types import Lesson
 
 # N tokens of a micro-batch, G groups of them, T tokens of a trajectory
@@ -104,6 +111,11 @@ class PhraseMask(Weight, kind="phrase_mask"):
 
     by_place: ClassVar[bool] = True
     length: int = Field(default=4, ge=1)
+
+    @property
+    def looks_at(self) -> frozenset[Looked]:
+        """See `Weight.looks_at`: at what the teacher was told."""
+        return looking_at("teacher")
 
     @property
     def mask(self) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 
 from agentopd.parts import Settings
-from agentopd.signal.evidence import Evidence
+from agentopd.signal.evidence import Evidence, Looked
 from agentopd.signal.tokens import Extent, Turns, mean_by, sum_by
 from agentopd.signal.units import fact_of
 from agentopd.signal.weights.base import Renormalise, TurnWeight, Weight, relative
@@ -35,12 +35,15 @@ class StepSigmoid(Weight, kind="step_sigmoid"):
             length. `none` leaves the weights alone.
     """
 
-    needs_advantage: ClassVar[bool] = True
-
     renormalise: Renormalise = False
     clip: float = Field(default=0.2, gt=0, le=1)
     scale: float = Field(default=1.0, gt=0)
     budget: Literal["mean", "total", "none"] = "mean"
+
+    @property
+    def looks_at(self) -> frozenset[Looked]:
+        """See `Weight.looks_at`."""
+        return frozenset({"teacher", "advantage"})
 
     @property
     def balanced_over(self) -> Extent | None:
@@ -80,12 +83,15 @@ class BeliefIncrement(TurnWeight, kind="belief_increment"):
     episode is what makes a weight independent of how a step is cut into micro-batches.
     """
 
-    needs_advantage: ClassVar[bool] = True
-
     renormalise: Renormalise = False
     gamma: float = Field(default=0.95, ge=0, le=1)
     clip: float = Field(default=0.2, gt=0, le=1)
     floor: float = Field(default=1e-3, gt=0, lt=0.5)
+
+    @property
+    def looks_at(self) -> frozenset[Looked]:
+        """See `Weight.looks_at`."""
+        return frozenset({"teacher", "advantage"})
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
@@ -164,6 +170,11 @@ class LabelConfidence(TurnWeight, kind="label_confidence"):
     otherwise: Label = "strong"
     weak: float = Field(default=0.5, ge=0, le=1)
 
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        labels = {self.otherwise, *(rule.label for rule in self.rules)}
+        return {} if "weak" in labels else {"weak": "a rule whose label is weak"}
+
     @property
     def mask(self) -> bool:
         """See `Weight.mask`."""
@@ -228,10 +239,13 @@ class KLCentroid(TurnWeight, kind="kl_centroid"):
             counts as often as episodes reach it (`step`, the paper's).
     """
 
-    needs_divergence: ClassVar[bool] = True
-
     reach: float = Field(default=1.0, gt=0)
     centroid: Literal["episode", "step"] = "episode"
+
+    @property
+    def looks_at(self) -> frozenset[Looked]:
+        """See `Weight.looks_at`."""
+        return frozenset({"divergence"})
 
     @property
     def needs_step(self) -> bool:
