@@ -31,7 +31,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
-        help="Settings in place of the file's, such as steps=50, unit=turn or learner.clip=0.5.",
+        help="Settings in place of the file's, such as steps=50, teacher=ema or learner.clip=0.5.",
     ),
 ]
 RunOut = Annotated[
@@ -102,7 +102,7 @@ def train(
 
     Ctrl-C finishes the step, saves it and stops; --resume goes on from there.
 
-    agentopd train configs/quickstart.yaml unit=turn steps=50 --out runs/turn
+    agentopd train configs/quickstart.yaml unit=turn unit.use=weight steps=50 --out runs/turn
     """
     running.train(config, overrides or [], out, resume)
 
@@ -233,7 +233,7 @@ def replay(
     A turn's share of the signal, its mean (positive where what was said is reinforced), and how far
     each arm agrees with the run. Scores are saved by a run with save.scores_top_k=16.
 
-    agentopd replay runs/token --set unit=turn --arm "forward divergence=forward_kl"
+    agentopd replay runs/token --set unit=rubric_span --arm "forward divergence=forward_kl"
     """
     replaying.replay(run, change or [], arm or [], step, rescore, as_json, plot)
 

@@ -317,7 +317,7 @@ def parse_override(override: str) -> tuple[str, Any]:
     if not equals or not key:
         raise ConfigError(
             f"{override!r} is not an override; "
-            "write key=value, for example unit=turn or learner.clip=0.5"
+            "write key=value, for example teacher=ema or learner.clip=0.5"
         )
     try:
         return key, yaml.safe_load(value)

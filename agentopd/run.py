@@ -174,6 +174,7 @@ class Run:
             "student_tokens": self.clock.student_tokens,
             "teacher_tokens": self.clock.teacher_tokens,
             "seconds": {**self.clock.stages, "total": self._spent()},
+            "notices": self.config.notices(),
         }
         path.write_text(json.dumps(summary, indent=2) + "\n")
         return summary

@@ -162,6 +162,7 @@ def _arm(config: RunConfig, out: Path, arm: str) -> dict[str, Any]:
     study = config.study
     assert study is not None
     runs = [_read_run(out, arm, seed) for seed in study.seeds]
+    method = arm_config(config, arm, study.seeds[0])
     summaries = [run["summary"] for run in runs]
     played = sum(s["evaluation"]["episodes"] for s in summaries)
     solved = sum(round(s["success_after"] * s["evaluation"]["episodes"]) for s in summaries)
@@ -176,6 +177,7 @@ def _arm(config: RunConfig, out: Path, arm: str) -> dict[str, Any]:
         "dead_groups": _mean([share for run in runs for share in run["dead_groups"]]),
         "seeds": list(study.seeds),
         "overrides": study.arms[arm],
+        "notices": method.notices(),
         "runs": [
             {
                 "seed": seed,

@@ -165,7 +165,7 @@ def test_a_folder_that_holds_another_run_is_left_as_it_is(
     out, _ = finished
     before = files(out)
     assert "choose another --out" in problem(call("train", config, "--out", out))
-    other = problem(call("train", config, "unit=turn", "--out", out, "--resume"))
+    other = problem(call("train", config, "unit=rubric_span", "--out", out, "--resume"))
     assert "other settings of unit" in other
     assert files(out) == before
 
@@ -174,7 +174,7 @@ def test_a_folder_that_holds_another_run_is_left_as_it_is(
 def test_there_is_nothing_to_resume_in_an_empty_place(
     command: str, tmp_path: Path, tiny_model: Path
 ) -> None:
-    path = write_config(tmp_path, tiny_model, study={"arms": {"turn": {"unit": "turn"}}})
+    path = write_config(tmp_path, tiny_model, study={"arms": {"rubric": {"unit": "rubric_span"}}})
     result = call(command, path, "--out", tmp_path / "none", "--resume")
     assert "leave out --resume to start one" in problem(result)
     assert not (tmp_path / "none").exists()
@@ -209,6 +209,22 @@ def test_training_ends_with_what_it_changed_and_a_report(finished: tuple[Path, R
     assert change == "success of 2 test tasks: 0 % -> 0 % (95 % interval 0–66 %)"
     assert report == f"the report: {out / 'report.html'}"
     assert (out / "report.html").is_file()
+
+
+TURN_IS_TOKEN = "unit: turn credits the mean of a span's losses"
+
+
+def test_what_changes_nothing_is_told_before_and_kept(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = call("train", config, "unit=turn", "unit.budget=3", "steps=1", "--out", out)
+    assert result.exit_code == 0, result.output
+    lines = result.stderr.splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["warning:", "warning:"]
+    assert "unit.budget changes nothing" in lines[0] and TURN_IS_TOKEN in lines[1]
+    kept = json.loads((out / "summary.json").read_text())["notices"]
+    assert [f"warning: {notice}" for notice in kept] == lines
+    page = (out / "report.html").read_text()
+    assert "unit.budget changes nothing" in page and "it is unit: token exactly" in page
 
 
 def test_a_finished_run_can_be_made_longer(config: Path, tmp_path: Path) -> None:
@@ -341,6 +357,8 @@ def test_a_comparison_ends_in_a_table_of_its_arms(
         "[two] 10 % 40 % 30–50 % 640 12,345 0 61 25 %",
     ]
     assert "The two arms are not distinguishable" in result.stdout
+    (notice,) = result.stderr.splitlines()
+    assert notice.startswith(f"warning: arm one: {TURN_IS_TOKEN}")
     assert f"the report: {out / 'report.html'}" in lines
     assert f"the numbers: {out / 'summary.json'}" in lines
 

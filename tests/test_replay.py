@@ -184,7 +184,12 @@ def test_the_command_shows_arms_and_writes_them(run: Path, tmp_path: Path) -> No
     for text in ("step 0", "unit=token weight=[]", "forward", "turn 2", "solved", "correlation"):
         assert text in done.stdout
     assert "forward: not all of the vocabulary was kept" in done.stdout
+    (notice,) = done.stderr.splitlines()
+    assert notice.startswith("warning: arm forward: unit: turn credits the mean")
     found = json.loads((tmp_path / "a.json").read_text())
+    assert [arm["notices"] for arm in found["arms"].values()] == [
+        [], [], [notice.removeprefix("warning: arm forward: ")],
+    ]  # fmt: skip
     assert list(found["arms"]) == ["run", "unit=token weight=[]", "forward"]
     assert sum(found["arms"]["forward"]["share_by_turn"]) == pytest.approx(1)
     assert (run / "replay" / "step-00000.png").read_bytes().startswith(b"\x89PNG")

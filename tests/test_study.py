@@ -19,7 +19,7 @@ SMALL = [
     "evaluate.episodes=4",
     "evaluate.every=0",
     "study.seeds=[3]",
-    "study.arms={token: {}, grpo: {mix: rl, rollout.tasks: 2, rollout.group: 2}}",
+    "study.arms={token: {}, grpo: {mix: rl, rollout: {tasks: 2, group: 2}, weight: gap_gate}}",
 ]
 
 
@@ -42,6 +42,18 @@ def test_the_summary_is_what_lies_in_the_folder(
     assert json.loads((out / "summary.json").read_text()) == json.loads(json.dumps(summary))
     assert list(summary["arms"]) == ["token", "grpo"]
     assert (out / "report.html").stat().st_size > 10_000
+
+
+def test_what_changes_nothing_in_an_arm_is_part_of_the_study(
+    study: tuple[RunConfig, Path, dict[str, Any]],
+) -> None:
+    _, out, summary = study
+    told = {name: arm["notices"] for name, arm in summary["arms"].items()}
+    assert told["token"] == []
+    assert [notice.partition(",")[0] for notice in told["grpo"]] == [
+        "weight: gap_gate changes nothing under mix: rl"
+    ]
+    assert "grpo: weight: gap_gate changes nothing" in (out / "report.html").read_text()
 
 
 def test_every_arm_spends_the_same_episodes_from_the_same_start(

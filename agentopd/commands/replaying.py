@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from agentopd.console import quiet_libraries, stdout, table, working
+from agentopd.console import quiet_libraries, stdout, table, warn, working
 
 
 def replay(
@@ -36,6 +36,9 @@ def replay(
         from agentopd.replay.compare import replay as compare
 
         found = compare(run, _arms(changes, arms), step, rescore).summary()
+    for name, arm in found["arms"].items():
+        for notice in arm["notices"]:
+            warn(f"arm {name}: {notice}")
     stdout().print(_table(found))
     inexact = [name for name, arm in found["arms"].items() if not arm["exact"]]
     if inexact:
@@ -60,7 +63,7 @@ def _arms(changes: Sequence[str], arms: Sequence[str]) -> dict[str, list[str]]:
         name, *overrides = shlex.split(text) or [""]
         if not name or "=" in name or not overrides:
             raise ValueError(
-                f"--arm {text!r} needs a name and overrides, such as --arm 'turns unit=turn'"
+                f"--arm {text!r} needs a name and overrides, such as --arm 'jsd divergence=jsd'"
             )
         if name in found:
             raise ValueError(f"two arms are called {name!r}: rename one")

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from agentopd.commands.progress import Status, run_progress, study_progress
-from agentopd.console import quiet_libraries, stdout, table, working
+from agentopd.console import quiet_libraries, stdout, table, warn, working
 
 
 def train(path: Path, overrides: Sequence[str], out: Path | None, resume: bool) -> None:
@@ -28,6 +28,8 @@ def train(path: Path, overrides: Sequence[str], out: Path | None, resume: bool) 
         from agentopd.train import train as run
 
         config = load_config(path, overrides)
+    for notice in config.notices():
+        warn(notice)
     out = out or _default_out(path)
     console = stdout()
     with (
@@ -64,6 +66,9 @@ def compare(
             for seed in config.study.seeds
             for arm in config.study.arms
         }
+        for arm in config.study.arms:
+            for notice in configs[arm, config.study.seeds[0]].notices():
+                warn(f"arm {arm}: {notice}")
     runs = {key: Status(run.steps, run.rollout.episodes) for key, run in configs.items()}
     console = stdout()
     with (

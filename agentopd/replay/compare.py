@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Replay:
     Attributes:
         arms: by name, the run's own first; all give a number to the same tokens.
         success_N: whether the token's episode was solved.
+        notices: of each arm, which of its settings change nothing.
     """
 
     run: Path
@@ -38,6 +39,7 @@ class Replay:
     tokens: Tokens
     success_N: torch.Tensor
     arms: dict[str, Signal]
+    notices: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """The arms beside each other, as JSON.
@@ -46,7 +48,8 @@ class Replay:
         `mean_by_turn`, the mean push; both also `by_success`; `correlation` (Pearson's) and
         `sign_agreement` of its tokens' pushes with the first arm's, the latter over the tokens that
         both push; `mass`, the mean share of the student's probability that its divergence looked
-        at; None where there is nothing to say. `exact` tells whether the kept tokens were enough.
+        at; None where there is nothing to say. `exact` tells whether the kept tokens were enough,
+        `notices` which settings change nothing.
         """
         turns = int(self.tokens.turn_N.max()) + 1
         first = next(iter(self.arms.values()))
@@ -66,6 +69,7 @@ class Replay:
                     "sign_agreement": _sign_agreement(first.push_N, signal.push_N),
                     "mass": _mean(signal.mass_N[~signal.mass_N.isnan()]),
                     "exact": signal.exact,
+                    "notices": list(self.notices.get(name, ())),
                 }
                 for name, signal in self.arms.items()
             },
@@ -128,6 +132,7 @@ def replay(
         tokens=tokens,
         success_N=success_L[tokens.lesson_N],
         arms=signals,
+        notices={name: method.notices() for name, method in configs.items()},
     )
 
 

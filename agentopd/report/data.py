@@ -54,7 +54,10 @@ def _crossing(curve: tuple[Point, ...], level: float) -> float | None:
 
 
 class Arm(Record):
-    """All seeds of one method; `interval` belongs to `success_after`, `seconds` is by stage."""
+    """All seeds of one method; `interval` belongs to `success_after`, `seconds` is by stage.
+
+    `notices` tell which of its settings change nothing.
+    """
 
     success_before: float | None = None
     success_after: float | None = None
@@ -66,6 +69,7 @@ class Arm(Record):
     seeds: tuple[int, ...] = ()
     dead_groups: float | None = None
     overrides: dict[str, Any] = {}
+    notices: tuple[str, ...] = ()
     runs: tuple[Run, ...] = ()
 
     @property
