@@ -13,10 +13,11 @@ import yaml
 from pydantic import (
     BeforeValidator,
     Field,
+    PrivateAttr,
     SerializeAsAny,
+    SerializerFunctionWrapHandler,
     ValidationError,
-    ValidationInfo,
-    field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -153,7 +154,8 @@ def _skill() -> list[Source]:
 class RunConfig(Settings):
     """Everything a run depends on.
 
-    `control` is one of `agentopd.controls`; it stands above the parts it takes the place of.
+    `control` is one of `agentopd.controls`. `privilege` and `teacher` are as it makes them; what it
+    takes the place of is kept for the file, which says what was written.
 
     `threads` are torch's. Two processes of two threads on two cores wait for each other in busy
     loops and become many times slower: give each one thread, or set OMP_WAIT_POLICY=PASSIVE.
@@ -184,6 +186,7 @@ class RunConfig(Settings):
     save: SaveSettings = SaveSettings()
     probe: ProbeSettings = ProbeSettings()
     study: StudySettings | None = None
+    _written: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def fresh(self) -> RunConfig:
         """The same settings, of parts that have not lived: no weights, no memory."""
@@ -199,26 +202,33 @@ class RunConfig(Settings):
             return 0.0
         return self.schedule[name].factor(step, history) if name in self.schedule else 1.0
 
-    @field_validator("privilege")
-    @classmethod
-    def _told(cls, value: list[Source], known: ValidationInfo) -> list[Source]:
-        return controlled_sources(known.data.get("control"), value)
-
-    @field_validator("teacher")
-    @classmethod
-    def _taught_by(cls, value: Teacher, known: ValidationInfo) -> Teacher:
-        return controlled_teacher(known.data.get("control"), value)
-
     @model_validator(mode="after")
     def _makes_sense(self) -> RunConfig:
-        if self.control is not None and not self.mix.distil_coefficient:
+        self._take_control()
+        self.mix.check(self)
+        self.unit.check(self)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return handler(self.model_copy(update=self._written))
+
+    def _take_control(self) -> None:
+        """Let the control's parts take the place of others, once."""
+        if self.control is None or self._written:
+            return
+        if not self.mix.distil_coefficient:
             raise ValueError(
                 f"control: {self.control} is about what a teacher says, and mix: {self.mix.kind} "
                 "asks none: under this control the run would be the same. Leave it out"
             )
-        self.mix.check(self)
-        self.unit.check(self)
-        return self
+        controlled = {
+            "privilege": controlled_sources(self.control, self.privilege),
+            "teacher": controlled_teacher(self.control, self.teacher),
+        }
+        self._written = {name: getattr(self, name) for name in controlled}
+        # The fields are frozen for everyone else.
+        vars(self).update(controlled)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -287,11 +297,6 @@ def arm_config(config: RunConfig, arm: str, seed: int) -> RunConfig:
         )
     data = config.model_dump(mode="json", exclude={"study"}) | {"seed": seed}
     changes = config.study.arms[arm]
-    if config.control is not None and changes.get("control", config.control) != config.control:
-        raise ConfigError(
-            f"arm {arm}: control: {config.control} of the whole study has taken the place of parts "
-            "that another control needs; give each arm its control and the study none"
-        )
     try:
         merged = data
         if changes.get("method") is not None:

@@ -8,7 +8,8 @@ nothing. `frozen_teacher`: the copy of the student that teaches does not follow 
 everything happens as it would, but the distillation term is multiplied by nought.
 
 A control takes the place of the parts it is about when the configuration is read, so that every
-other part, and the file that a run leaves behind, is the same as without it.
+other part, and what the file that a run leaves behind says of them all, is the same as without it.
+Where nothing would be another than without it, it is refused.
 """
 
 from __future__ import annotations
@@ -27,17 +28,22 @@ def controlled_sources(control: ControlName | None, sources: Sequence[Source]) -
     """The sources under a control; those that it has made already stay as they are.
 
     Raises:
-        ValueError: there is no text that the control could take the place of.
+        ValueError: there is no text that the control could take away or the place of.
     """
-    if control == "no_pi":
-        return [NoPrivilege()]
-    if control not in ("shuffled_pi", "filler"):
+    if control not in ("no_pi", "shuffled_pi", "filler"):
         return list(sources)
     if all(isinstance(source, NoPrivilege) for source in sources):
-        raise ValueError(
-            f"control: {control} puts another text in the place of what the teacher is told, and "
-            "privilege: none tells it nothing. Name the source that the control is for"
+        does = (
+            "takes away what the teacher is told"
+            if control == "no_pi"
+            else "puts another text in the place of what the teacher is told"
         )
+        raise ValueError(
+            f"control: {control} {does}, and privilege: none tells it nothing: under this control "
+            "the run would be the same. Name the source that the control is for"
+        )
+    if control == "no_pi":
+        return [NoPrivilege()]
     kind = Shuffled if control == "shuffled_pi" else Filler
     return [s if isinstance(s, NoPrivilege) else kind(of=_beneath(s)) for s in sources]
 
@@ -46,7 +52,8 @@ def controlled_teacher(control: ControlName | None, teacher: Teacher) -> Teacher
     """The teacher under a control.
 
     Raises:
-        ValueError: a teacher that is no copy of the student cannot be frozen as one.
+        ValueError: a teacher that is no copy of the student cannot be frozen as one, and one that
+            is frozen cannot be frozen again.
     """
     if control != "frozen_teacher":
         return teacher
@@ -55,7 +62,14 @@ def controlled_teacher(control: ControlName | None, teacher: Teacher) -> Teacher
             f"control: frozen_teacher keeps a copy of the student from following it, and a teacher "
             f"of kind {teacher.kind} is no such copy: under this control the run would be the same"
         )
-    return Teacher.model_validate({"kind": "frozen", "tokens_per_batch": teacher.tokens_per_batch})
+    held = Teacher.model_validate({"kind": "frozen", "tokens_per_batch": teacher.tokens_per_batch})
+    if type(teacher) is type(held):
+        raise ValueError(
+            "control: frozen_teacher keeps a copy of the student from following it, and teacher: "
+            "frozen does not follow it: under this control the run would be the same. Name the "
+            "teacher that the control is for, such as ema or live"
+        )
+    return held
 
 
 def _beneath(source: Source) -> Source:

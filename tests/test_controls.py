@@ -71,13 +71,23 @@ def test_controls_of_privilege_take_the_sources_place() -> None:
     assert parse_config(ENV, ["control=filler"]).privilege == [Filler(of=SkillSummary())]
 
 
-@pytest.mark.parametrize("control", ["shuffled_pi", "filler"])
-def test_a_text_that_is_not_there_cannot_be_replaced(control: str) -> None:
-    said = _problem(f"control={control}", "privilege=none")
-    assert said.startswith(f"privilege: control: {control} puts another text in the place")
+@pytest.mark.parametrize(
+    ("control", "does"),
+    [
+        ("no_pi", "takes away what the teacher is told"),
+        ("shuffled_pi", "puts another text in the place"),
+        ("filler", "puts another text in the place"),
+    ],
+)
+def test_a_text_that_is_not_there_cannot_be_taken_away_or_replaced(control: str, does: str) -> None:
+    for told in ("none", "[none, none]"):
+        said = _problem(f"control={control}", f"privilege={told}")
+        assert said.startswith(f"control: {control} {does}")
+        assert "under this control the run would be the same" in said
+    assert parse_config(ENV, [f"control={control}", "privilege=[none, reflection]"])
 
 
-@pytest.mark.parametrize("kind", ["live", "lagged", "ema", "frozen"])
+@pytest.mark.parametrize("kind", ["live", "lagged", "ema"])
 def test_a_copy_of_the_student_is_frozen(kind: str) -> None:
     taught = f"teacher={{kind: {kind}, tokens_per_batch: 99}}"
     found = parse_config(ENV, ["control=frozen_teacher", taught]).teacher
@@ -85,9 +95,14 @@ def test_a_copy_of_the_student_is_frozen(kind: str) -> None:
     assert found == FrozenTeacher(tokens_per_batch=99)
 
 
+def test_a_frozen_teacher_is_not_frozen_again() -> None:
+    said = _problem("control=frozen_teacher", "teacher={kind: frozen, tokens_per_batch: 99}")
+    assert "does not follow it: under this control the run would be the same" in said
+
+
 def test_another_model_is_not_frozen_as_a_copy() -> None:
     said = _problem("control=frozen_teacher", "teacher=external")
-    assert said.startswith("teacher: control: frozen_teacher") and "no such copy" in said
+    assert said.startswith("control: frozen_teacher") and "no such copy" in said
 
 
 def test_a_control_of_the_teacher_needs_one() -> None:
@@ -107,9 +122,13 @@ def test_a_controlled_configuration_is_read_as_it_was_written(control: str) -> N
     config = parse_config(ENV, overrides)
     written = config.model_dump(mode="json")
     assert written["control"] == control
+    assert [source["kind"] for source in written["privilege"]] == ["ground_truth"]
+    assert written["teacher"]["kind"] == "live"
     again = parse_config(yaml.safe_load(yaml.safe_dump(written)))
     assert again.model_dump(mode="json") == written
     assert config.fresh().model_dump(mode="json") == written
+    for read in (again, config.fresh(), config.model_copy(update={"threads": 7})):
+        assert (read.privilege, read.teacher) == (config.privilege, config.teacher)
 
 
 def test_a_control_goes_over_what_another_has_left() -> None:
@@ -137,12 +156,25 @@ def test_arms_have_their_controls() -> None:
     assert zero.privilege == [SkillSummary()]
 
 
-def test_a_control_of_the_study_holds_for_every_arm_and_for_no_other_control() -> None:
-    study = _arms(control="filler")
-    assert arm_config(study, "plain", 0).privilege == [Filler(of=SkillSummary())]
+def test_a_control_of_the_study_holds_for_every_arm_without_one() -> None:
+    study = _arms(control="frozen_teacher", privilege="ground_truth")
+    plain, none = (arm_config(study, arm, 0) for arm in ("plain", "no_pi"))
+    assert (plain.privilege, type(plain.teacher)) == ([GroundTruth()], FrozenTeacher)
+    assert (none.privilege, none.teacher.kind) == ([NoPrivilege()], "live")
     assert arm_config(study, "method", 0).privilege[0].kind == "filler"
-    with pytest.raises(ConfigError, match="arm no_pi: control: filler of the whole study"):
-        arm_config(study, "no_pi", 0)
+
+
+def test_an_arm_can_do_without_the_control_of_the_study() -> None:
+    arms = {
+        "free": {"control": None},
+        "other": {"privilege": "reflection"},
+        "none": {"privilege": "none"},
+    }
+    study = _arms(control="no_pi", study={"arms": arms})
+    assert arm_config(study, "free", 0).privilege == [SkillSummary()]
+    assert arm_config(study, "other", 0).privilege == [NoPrivilege()]
+    with pytest.raises(ConfigError, match="arm none: control: no_pi takes away"):
+        arm_config(study, "none", 0)
 
 
 TEMPLATE = ChatTemplate(toy_tokenizer())

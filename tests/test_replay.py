@@ -203,6 +203,7 @@ def test_the_command_shows_arms_and_writes_them(run: Path, tmp_path: Path) -> No
         (["--set", "rollout.tasks=2"], "rollout cannot be replayed"),
         (["--set", "privilege=none"], "another privilege says something else"),
         (["--set", "teacher=live"], "ask it with --rescore"),
+        (["--set", "control=no_pi"], "another privilege says something else"),
         (["--set", "unit"], "'unit' is not an override"),
         (["--arm", "unit=turn"], "needs a name and overrides"),
         (["--arm", "alone"], "needs a name and overrides"),

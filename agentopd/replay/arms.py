@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from agentopd.config import RunConfig, StudySettings, arm_config, parse_override
 from agentopd.parts import closest
@@ -38,7 +39,7 @@ def arm_configs(
 
 
 def _check_replayable(name: str, arm: RunConfig, own: RunConfig, rescore: bool) -> None:
-    before, after = own.model_dump(mode="json"), arm.model_dump(mode="json")
+    before, after = _in_effect(own), _in_effect(arm)
     changed = [key for key in before if before[key] != after[key] and key not in _LABELS]
     for key in changed:
         if key in _RESCORED and not rescore:
@@ -52,3 +53,11 @@ def _check_replayable(name: str, arm: RunConfig, own: RunConfig, rescore: bool) 
                 f"arm {name}: {key} cannot be replayed, only what is made of the episodes that "
                 f"were played; {can}"
             )
+
+
+def _in_effect(config: RunConfig) -> dict[str, Any]:
+    """All settings as they are written, but for the parts that a control has put in their place."""
+    return config.model_dump(mode="json") | {
+        "privilege": [source.model_dump(mode="json") for source in config.privilege],
+        "teacher": config.teacher.model_dump(mode="json"),
+    }
