@@ -64,9 +64,16 @@ def test_what_a_change_is_expected_to_be_by_hand() -> None:
     assert not tick.met_by(Change("todos", None, ticked)), "it is new"
     assert not tick.met_by(Change("todos", milk, None)), "it is gone"
     assert not tick.met_by(Change("events", milk, ticked)), "it is in another table"
-    made = Expected("todos", "made", {"title": "milk"})
-    assert made.met_by(Change("todos", None, milk)), "the date is nobody's concern"
+    made = Expected("todos", "made", {"title": "milk", "due": "2026-05-18"})
+    assert made.met_by(Change("todos", None, milk))
     assert not made.met_by(Change("todos", milk, ticked))
+    assert not made.met_by(Change("todos", None, ticked)), "nobody said that it is done"
+    undated = Expected("todos", "made", {"title": "milk"})
+    assert not undated.met_by(Change("todos", None, milk)), "nobody said when"
+    assert undated.met_by(Change("todos", None, Todo(id=3, title="Milk")))
+    whenever = Expected("todos", "made", {"title": "milk"}, free=("due",))
+    assert whenever.met_by(Change("todos", None, milk))
+    assert not whenever.met_by(Change("todos", None, ticked))
     gone = Expected("todos", "gone", {}, 3)
     assert gone.met_by(Change("todos", milk, None))
     assert not gone.met_by(Change("todos", Todo(id=4, title="Milk"), None))

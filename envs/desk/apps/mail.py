@@ -68,7 +68,11 @@ class Mail(Protected, name="mail"):
     @api(writes=True)
     def delete(self, message_id: int) -> Json:
         """Delete a mail."""
-        del self.world.messages.rows[self._find(message_id).id]
+        message = self._find(message_id)
+        if message.folder == "sent":
+            # Whoever got it keeps it: nothing that was sent can be made undone.
+            raise ApiError(409, "a mail that was sent stays in the folder sent.")
+        del self.world.messages.rows[message.id]
         return {"deleted": message_id}
 
     def _send(self, to: str, subject: str, body: str) -> Json:

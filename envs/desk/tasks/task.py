@@ -16,14 +16,16 @@ from agentopd.envs.desk.world import Change, World, changes
 class Expected:
     """A change that a goal wants in `table`.
 
-    A `made` record has the values in `fields`, and whatever it likes elsewhere; a record that is
-    `altered` has new values in these fields and in no others; one that is `gone` is named by `id`.
+    A `made` record has the values in `fields`; what else could be filled is left out, except for
+    what the task leaves `free`. A record that is `altered` has new values in `fields` and in no
+    others; one that is `gone` is named by `id`.
     """
 
     table: str
     kind: Literal["made", "altered", "gone"]
     fields: Mapping[str, Any]
     id: int = 0
+    free: tuple[str, ...] = ()
 
     def met_by(self, change: Change) -> bool:
         """Whether `change` is this one."""
@@ -36,6 +38,8 @@ class Expected:
         if (change.before is None) != (self.kind == "made"):
             return False
         if self.kind == "altered" and change.altered.keys() != self.fields.keys():
+            return False
+        if self.kind == "made" and change.after.chosen - {*self.fields, *self.free}:
             return False
         return all(_is(getattr(change.after, name), value) for name, value in self.fields.items())
 
