@@ -131,7 +131,16 @@ def test_no_text_raises_anything_else_or_warns(text: str) -> None:
             "422: message_id must be int, not a int like this.",
         ),
         (call("mail.search", query=None), "422: query must be str, not None."),
-        (call("mail.search", query="x" * 9999), "422: query must be str, not a str like this."),
+        (call("mail.search", query="x" * 201), "422: query has 201 characters, over 200."),
+        (
+            call("mail.send", to="a@b.org", subject="x" * 201, body="y"),
+            "422: subject has 201 characters, over 200.",
+        ),
+        (
+            call("mail.reply", message_id=1, body="x" * 2001),
+            "422: body has 2001 characters, over 2000.",
+        ),
+        (call("supervisor.complete_task", answer=["x" * 2001]), "422: answer must be str | int"),
         (call("wallet.send", to="a@b.org", amount=float("inf")), "422: amount must be float"),
         (call("wallet.send", to="a@b.org", amount=float("nan")), "422: amount must be float"),
         (call("music.create_playlist", title="x", song_ids=[[1]]), "422: song_ids must be list"),
@@ -152,6 +161,12 @@ def test_a_whole_number_will_do_for_a_float() -> None:
     office = desk()
     to = next(iter(office.state.world.contacts)).email
     assert "payment_id" in office.call(call("wallet.send", to=to, amount=3))
+
+
+def test_a_text_may_be_as_long_as_its_argument_allows() -> None:
+    office = desk()
+    sent = office.call(call("mail.send", to="a@b.org", subject="x" * 200, body="y" * 2000))
+    assert len(office.state.world.messages.rows[sent["sent"]].body) == 2000
 
 
 def test_the_documentation_is_the_signature() -> None:

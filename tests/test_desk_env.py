@@ -135,6 +135,21 @@ def test_what_cannot_be_mended_is_said() -> None:
     assert "nothing else is changed (message" in info["feedback"]
 
 
+def test_what_was_done_a_hundred_times_is_told_in_short() -> None:
+    env = Desk(templates=["todo_tick"], logins="open", max_turns=1_000)
+    env.reset(seed=0)
+    made = 0
+    while "is full" not in (step := act(env, f'todo.add(title="Oops {made}")'))[0]:
+        info, made = step[-1], made + 1
+    assert made > 150
+    assert len(info["feedback"]) < 2_100
+    assert info["feedback"].startswith("That changed what nobody asked for (todo ")
+    assert info["feedback"].endswith(f"; {made + 3} calls to go.")
+    assert info["facts"]["calls_left"] == made + 3
+    assert len(info["oracle"].split("\n")) == 50
+    assert follow(env, info)[-1][2]["success"], "it is told the rest later"
+
+
 @pytest.mark.parametrize(
     ("template", "end", "mistake"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import socket
 import sys
 import time
@@ -144,6 +145,36 @@ def test_a_limit_costs_the_variables_and_not_the_desk(env: Desk) -> None:
     assert info["mistake"] == "limit"
     assert "NameError" in run(env, "print(made)")[0]
     assert "kept" in run(env, "print(todo.search(query='kept'))")[0]
+
+
+@pytest.mark.parametrize(
+    "call", ["todo.search()", "try:\n        todo.search()\n    except Exception:\n        pass"]
+)
+def test_calls_of_apps_count_towards_the_time_of_a_cell(
+    env: Desk, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """On a clock that goes on by 0.06 seconds a look, 3 calls come within 0.2 seconds."""
+    env.reset(seed=0)
+    run(env, "print(1)")
+    looks = itertools.count()
+    monkeypatch.setattr("agentopd.envs.desk.sandbox.monotonic", lambda: 0.06 * next(looks))
+    shown, info = run(env, f"for n in range(30):\n    {call}")
+    assert env.state.calls == 3
+    if "try" not in call:
+        assert info["mistake"] == "limit"
+        assert "TimeoutError: cell time limit exceeded, with calls of apps: 0.2s" in shown
+    assert run(env, "print(todo.search()['next_page'])")[0] == "1\n", "the next cell has its own"
+
+
+def test_the_oracle_mends_in_cells_what_was_done_many_times(env: Desk) -> None:
+    env.reset(seed=0)
+    _, info = run(env, "for n in range(90):\n    todo.add(title=f'Oops {n}')")
+    cells = 0
+    while "oracle" in info:
+        assert len(info["oracle"].split("\n")) <= 50
+        _, info = run(env, info["oracle"])
+        cells += 1
+    assert info["success"] and cells == 3, "a search, 50 deletions, 40 more and the task"
 
 
 def test_environments_in_turns_have_interpreters_of_their_own() -> None:

@@ -16,8 +16,14 @@ from typing import Any, ClassVar, TypeVar
 TOKEN = "token"
 """The argument that protected APIs take in addition, where logins give tokens."""
 LONGEST_TEXT = 2_000
+"""Characters of the text of a mail or of an answer."""
+LONGEST_LINE = 200
+"""Characters of any other text: a title, a note, a query."""
 LONGEST_LIST = 100
 LARGEST_NUMBER = 1e12
+
+_LONG = ("answer", "body")
+"""The arguments that may have `LONGEST_TEXT`."""
 
 Json = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -86,6 +92,11 @@ class Parameter:
         return self.default is inspect.Parameter.empty
 
     @property
+    def longest(self) -> int:
+        """Characters that a text may have here."""
+        return LONGEST_TEXT if self.name in _LONG else LONGEST_LINE
+
+    @property
     def kind(self) -> str:
         """Its types in words."""
         named = {type(None): "None", list: "list"}
@@ -98,10 +109,11 @@ class Parameter:
     def accepts(self, value: Any) -> bool:
         """Whether `value` has one of the types; a whole number will do for a float."""
         if isinstance(value, list | tuple):
-            return list in self.kinds and len(value) <= LONGEST_LIST and all(map(_atom, value))
+            short = list in self.kinds and len(value) <= LONGEST_LIST
+            return short and all(_atom(item, self.longest) for item in value)
         kind = type(value)
         known = kind in self.kinds or (kind is int and float in self.kinds)
-        return known and (value is None or kind is bool or _atom(value))
+        return known and (value is None or kind is bool or _atom(value, self.longest))
 
 
 @dataclass(frozen=True)
@@ -138,17 +150,19 @@ class Api:
                     422, f"{self.app}.{self.name} takes no {shortened(name)}; {hint}"
                 )
             if not known[name].accepts(value):
-                kind = known[name].kind
+                kind, most = known[name].kind, known[name].longest
+                if type(value) is str and len(value) > most and str in known[name].kinds:
+                    raise SignatureError(422, f"{name} has {len(value)} characters, over {most}.")
                 raise SignatureError(422, f"{name} must be {kind}, not {described(value)}.")
         for parameter in self.parameters:
             if parameter.required and parameter.name not in arguments:
                 raise SignatureError(422, f"{self.app}.{self.name} needs {parameter}.")
 
 
-def _atom(value: Any) -> bool:
+def _atom(value: Any, longest: int = LONGEST_TEXT) -> bool:
     """Whether `value` is a text or a number of a size that an app keeps."""
     if type(value) is str:
-        return len(value) <= LONGEST_TEXT
+        return len(value) <= longest
     # Not a number is not below anything either.
     return type(value) in (int, float) and abs(value) < LARGEST_NUMBER
 

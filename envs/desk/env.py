@@ -152,7 +152,8 @@ class Desk(TextEnv):
             "damages": damaged,
             "keeps_solvable": self._plan is not None or before is None,
         }
-        info["mistake"], info["feedback"] = self._comment(outcome, checks, closer, damaged, before)
+        info["mistake"], said = self._comment(outcome, checks, closer, damaged, before)
+        info["feedback"] = words.cut(said, words.LONGEST)
         terminated = self.state.completion is not None
         truncated = not terminated and self.turns >= self.turn_limit
         shown = words.cut(outcome.shown, self.observation)

@@ -15,6 +15,8 @@ R = TypeVar("R", bound=Record)
 
 _ADDRESS = re.compile(r"[^@\s]+@[^@\s]+\.[a-z]+")
 _MOST = 20
+MOST_RECORDS = 200
+"""Records that an app keeps of a kind; a world has some twenty at the start."""
 
 
 class Desktop(App):
@@ -49,6 +51,16 @@ class Desktop(App):
             "items": [view(record) for record in shown],
             "next_page": page_index + 1 if more else None,
         }
+
+    def enter(self, table: Table[R], record: R) -> R:
+        """Keep a record in its table, where there is room for it.
+
+        Raises:
+            ApiError: 409, the table is full.
+        """
+        if record.id not in table.rows and len(table) >= MOST_RECORDS:
+            raise ApiError(409, f"{self.name} is full, it keeps {MOST_RECORDS} of a kind.")
+        return table.insert(record)
 
     def find(self, table: Table[R], number: int, what: str, search: str) -> R:
         """The record of that number.

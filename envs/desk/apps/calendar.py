@@ -67,7 +67,7 @@ class Calendar(Protected, name="calendar"):
         check_time(event.end)
         if event.end <= event.start:
             raise ApiError(422, "an event ends after it starts; give both start and end.")
-        return self.world.events.insert(event)
+        return self.enter(self.world.events, event)
 
     def _find(self, number: int) -> Event:
         return self.find(self.world.events, number, "event", "calendar.search")

@@ -32,9 +32,8 @@ class Contacts(Protected, name="contacts"):
         check_date(birthday or None)
         if any(contact.email == email for contact in self.world.contacts):
             raise ApiError(409, "a contact with this address exists; change it with update.")
-        made = self.world.contacts.insert(
-            Contact(name=name, email=email, phone=phone, birthday=birthday)
-        )
+        new = Contact(name=name, email=email, phone=phone, birthday=birthday)
+        made = self.enter(self.world.contacts, new)
         return {"contact_id": made.id}
 
     @api(writes=True)

@@ -77,17 +77,16 @@ class Mail(Protected, name="mail"):
 
     def _send(self, to: str, subject: str, body: str) -> Json:
         check_address(to)
-        made = self.world.messages.insert(
-            Message(
-                folder="sent",
-                sender=self.world.email,
-                to=to,
-                subject=subject,
-                body=body,
-                date=self.world.today,
-                read=True,
-            )
+        sent = Message(
+            folder="sent",
+            sender=self.world.email,
+            to=to,
+            subject=subject,
+            body=body,
+            date=self.world.today,
+            read=True,
         )
+        made = self.enter(self.world.messages, sent)
         return {"sent": made.id, "to": to}
 
     def _find(self, number: int) -> Message:

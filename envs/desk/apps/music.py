@@ -64,7 +64,7 @@ class Music(Protected, name="music"):
     def create_playlist(self, title: str, song_ids: list[int] | None = None) -> Json:
         """Make a playlist of these songs, in this order."""
         songs = tuple(self._song(song).id for song in song_ids or ())
-        made = self.world.playlists.insert(Playlist(title=title, songs=songs))
+        made = self.enter(self.world.playlists, Playlist(title=title, songs=songs))
         return {"playlist_id": made.id}
 
     @api(writes=True)

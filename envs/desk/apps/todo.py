@@ -28,7 +28,7 @@ class Todos(Protected, name="todo"):
     def add(self, title: str, due: str | None = None) -> Json:
         """Add a to-do, with the date it is due if it has one."""
         check_date(due)
-        return {"todo_id": self.world.todos.insert(Todo(title=title, due=due)).id}
+        return {"todo_id": self.enter(self.world.todos, Todo(title=title, due=due)).id}
 
     @api(writes=True)
     def update(

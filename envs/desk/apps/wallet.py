@@ -67,7 +67,7 @@ class Wallet(Protected, name="wallet"):
         """Ask a person with a wallet for money."""
         self._check_person(to)
         made = Request(sender=self.world.email, receiver=to, amount=check_amount(amount), note=note)
-        return {"request_id": self.world.requests.insert(made).id}
+        return {"request_id": self.enter(self.world.requests, made).id}
 
     @api(writes=True)
     def pay(self, request_id: int) -> Json:
@@ -101,15 +101,14 @@ class Wallet(Protected, name="wallet"):
         balance = self.world.balance
         if amount > balance:
             raise ApiError(409, f"the balance of {balance} does not cover {amount}.")
-        return self.world.payments.insert(
-            Payment(
-                sender=self.world.email,
-                receiver=to,
-                amount=amount,
-                note=note,
-                date=self.world.today,
-            )
+        paid = Payment(
+            sender=self.world.email,
+            receiver=to,
+            amount=amount,
+            note=note,
+            date=self.world.today,
         )
+        return self.enter(self.world.payments, paid)
 
     def _pending(self, number: int, mine: bool) -> Request:
         request = self.find(self.world.requests, number, "request", "wallet.search_requests")
