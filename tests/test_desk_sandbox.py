@@ -214,6 +214,27 @@ def _alive(process: int) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"seconds": 0}, "limits.seconds is a number above 0, at most 3600, not 0"),
+        ({"seconds": -1.5}, r"limits.seconds is a number above 0, at most 3600, not -1\.5"),
+        ({"seconds": True}, "limits.seconds is a number above 0"),
+        ({"seconds": "2"}, "limits.seconds is a number above 0"),
+        ({"seconds": float("nan")}, "limits.seconds is a number above 0"),
+        ({"seconds": float("inf")}, "limits.seconds is a number above 0"),
+        ({"megabytes": 0.5}, r"limits.megabytes is a whole number at least 1, not 0\.5"),
+        ({"calls": 0}, "limits.calls is a whole number at least 1, not 0"),
+        ({"output": True}, "limits.output is a whole number at least 1, not True"),
+        ({"second": 1}, "Desk has no limit 'second'; did you mean 'seconds'"),
+        (2.0, "limits are fields of Limits by name, as {'seconds': 2}, not 2.0"),
+    ],
+)
+def test_limits_that_cannot_work_are_refused(limits: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Desk(mode="code", limits=limits)
+
+
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydantic_monty", None)
     with pytest.raises(

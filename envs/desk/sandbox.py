@@ -20,12 +20,14 @@ from agentopd.envs.desk.actors import MOST_CALLS, PROBLEMS, UNREADABLE, Outcome,
 from agentopd.envs.desk.api import ApiError, Call
 from agentopd.envs.desk.desk import Desk
 from agentopd.envs.desk.tasks.oracle import Plan
+from agentopd.envs.puzzle import check_number
 
 if TYPE_CHECKING:
     import pydantic_monty
 
 _FENCE = re.compile(r"\A```(?:python)?[ \t]*\n(.*?)\n?```\Z", re.DOTALL)
 _LONGEST = 20_000
+_MOST_SECONDS = 3_600
 _REFUSAL = re.compile(r"Exception: Error (\d+): ")
 _OVER = ("TimeoutError", "MemoryError", "RuntimeError: suspension limit")
 """How the last line begins where a limit was hit."""
@@ -41,12 +43,24 @@ class Limits:
         megabytes: memory of the interpreter.
         calls: calls of apps in an episode, since the interpreter was last started.
         output: characters kept of what a cell prints.
+
+    Raises:
+        ValueError: one of them is no number above 0.
     """
 
     seconds: float = 2.0
     megabytes: int = 64
     calls: int = 1_000
     output: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in ("megabytes", "calls", "output"):
+            check_number(f"limits.{name}", getattr(self, name), 1)
+        number = isinstance(self.seconds, int | float) and not isinstance(self.seconds, bool)
+        if not number or not 0 < self.seconds <= _MOST_SECONDS:
+            raise ValueError(
+                f"limits.seconds is a number above 0, at most {_MOST_SECONDS}, not {self.seconds!r}"
+            )
 
 
 class CodeActor:
