@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import socket
@@ -16,8 +17,10 @@ from benchmarks.sandbox import ATTACKS, attack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentopd.env import make
 from agentopd.envs.desk.env import Desk
 from agentopd.envs.desk.sandbox import CodeActor, Limits
+from agentopd.rollout.calls import InPlace, OnThread, caller
 
 pytest.importorskip("pydantic_monty")
 
@@ -187,6 +190,26 @@ def test_environments_in_turns_have_interpreters_of_their_own() -> None:
     for env in (first, second):
         env.close()
         env.close()
+
+
+def test_cells_are_waited_for_at_once_and_calls_are_made_in_place() -> None:
+    envs = [
+        make("agentopd/Desk-v0", {"mode": "code", "logins": "open", "limits": {"seconds": 0.2}})
+        for _ in range(3)
+    ]
+    callers = [caller(env, PATIENCE) for env in envs]
+    assert all(isinstance(each, OnThread) for each in callers)
+    for each, env in zip(callers, envs, strict=True):
+        each.begin(functools.partial(env.reset, seed=0))()
+    cells = ["while True:\n    pass", "print(1)", "todo.add(title='x')"]
+    answers = [
+        each.begin(functools.partial(env.step, f"<action>{code}</action>"))
+        for each, env, code in zip(callers, envs, cells, strict=True)
+    ]
+    assert [answer()[4]["mistake"] for answer in answers] == ["limit", "detour", "damage"]
+    for each, env in zip(callers, envs, strict=True):
+        each.end(env.close)()
+    assert isinstance(caller(make("agentopd/Desk-v0"), PATIENCE), InPlace)
 
 
 def test_a_forgotten_environment_ends_its_process() -> None:

@@ -46,7 +46,9 @@ class Desk(TextEnv):
         observation: characters of an observation, of which the middle is left out if longer.
         partial: end with the part of the goals that are met as reward where the task failed
             without damage, instead of 0.
-        limits: what a cell may use, in mode `code`: `Limits` or its fields by name.
+        limits: what a cell may use, in mode `code`: `Limits` or its fields by name. Cells of
+            episodes in play run side by side, so a cell that computes for long hits the limit
+            sooner where there are many.
 
     A seed plays a variant of a scenario: seeds 0 to 2 one, 3 to 5 the next (`info["scenario"]`).
     `reset(options={"template": NAME})` plays a template of your choice. The reward is 1 for a task
@@ -93,6 +95,9 @@ class Desk(TextEnv):
         self._playing = False
         self._apps = chosen(apps)
         self._actor: Actor = CallActor() if mode == "call" else CodeActor(_limits(limits))
+        if mode == "code":
+            # A cell may take seconds, in a process of its own: many are waited for at once.
+            self.metadata = {**self.metadata, "blocking": True}
         self.system_prompt = words.rules(prompt, mode, logins, self._apps)
 
     def reset(
