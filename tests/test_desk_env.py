@@ -137,7 +137,7 @@ def test_what_cannot_be_mended_is_said() -> None:
 
 def test_what_was_done_a_hundred_times_is_told_in_short() -> None:
     env = Desk(templates=["todo_tick"], logins="open", max_turns=1_000)
-    env.reset(seed=0)
+    _, info = env.reset(seed=0)
     made = 0
     while "is full" not in (step := act(env, f'todo.add(title="Oops {made}")'))[0]:
         info, made = step[-1], made + 1
