@@ -118,7 +118,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Api:
-    """One API: what it is called, takes, returns and does."""
+    """One API: what it is called, takes and does, and why it may be refused, by status."""
 
     app: str
     name: str
@@ -126,6 +126,7 @@ class Api:
     description: str
     writes: bool
     open: bool
+    errors: Mapping[int, str]
 
     def signature(self, tokens: bool) -> str:
         """The API as the documentation shows it."""
@@ -178,16 +179,19 @@ def shortened(text: str, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def api(*, writes: bool = False, open: bool = False) -> Callable[[F], F]:
+def api(
+    errors: Mapping[int, str] | None = None, *, writes: bool = False, open: bool = False
+) -> Callable[[F], F]:
     """Mark a method of an app as an API.
 
     Args:
+        errors: why it refuses calls that fit its signature, by status.
         writes: it changes the world.
         open: it needs no login, also where its app has one.
     """
 
     def mark(function: F) -> F:
-        function.__dict__["marked"] = (writes, open)
+        function.__dict__["marked"] = (writes, open, errors or {})
         return function
 
     return mark
@@ -219,7 +223,7 @@ class App:
 
 
 def _describe(app: type[App], name: str, function: Callable[..., Any]) -> Api:
-    writes, open = function.__dict__["marked"]
+    writes, open, errors = function.__dict__["marked"]
     hints = typing.get_type_hints(function)
     parameters = tuple(
         Parameter(parameter.name, _kinds(hints[parameter.name]), parameter.default)
@@ -227,7 +231,8 @@ def _describe(app: type[App], name: str, function: Callable[..., Any]) -> Api:
         if parameter.name != "self"
     )
     description = " ".join((inspect.getdoc(function) or "").split())
-    return Api(app.name, name, parameters, description, writes, open or not app.protected)
+    free = open or not app.protected
+    return Api(app.name, name, parameters, description, writes, free, errors)
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:
