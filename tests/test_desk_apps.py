@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from agentopd.envs.desk.api import ApiError, call
+from agentopd.envs.desk.apps.account import MOST_RECORDS
 from agentopd.envs.desk.desk import APPS, Desk
 from agentopd.envs.desk.state import Completion, State
 from agentopd.envs.desk.world import (
@@ -207,6 +209,52 @@ def test_refusals_say_what_to_do_and_change_nothing(
     assert str(refusal.value).startswith(f"Error {message}")
     assert changes(before, desk.state.world) == []
     assert desk.state.completion is None
+
+
+@pytest.mark.parametrize(
+    ("table", "api", "arguments"),
+    [
+        ("contacts", "contacts.add", {"name": "A", "email": "new@b.org"}),
+        ("messages", "mail.send", {"to": "a@b.org", "subject": "", "body": ""}),
+        ("messages", "mail.reply", {"message_id": 1, "body": ""}),
+        ("messages", "mail.forward", {"message_id": 1, "to": BOB}),
+        (
+            "events",
+            "calendar.add",
+            {"title": "x", "date": "2026-05-20", "start": "01:00", "end": "02:00"},
+        ),
+        ("todos", "todo.add", {"title": "x"}),
+        ("payments", "wallet.send", {"to": ANA, "amount": 1}),
+        ("payments", "wallet.pay", {"request_id": 1}),
+        ("requests", "wallet.request", {"to": ANA, "amount": 1}),
+        ("playlists", "music.create_playlist", {"title": "x"}),
+    ],
+)
+def test_an_app_keeps_so_many_records_and_no_more(
+    desk: Desk, table: str, api: str, arguments: dict[str, Any]
+) -> None:
+    rows = desk.state.world.tables()[table]
+    while len(rows) < MOST_RECORDS - 1:
+        rows.insert(replace(next(iter(rows)), id=0))
+    ask(desk, api, **arguments)
+    assert len(rows) == MOST_RECORDS
+    again = {"email": "other@b.org"} if table == "contacts" else {}
+    again |= {"request_id": 4} if api == "wallet.pay" else {}
+    desk.state.world.requests.insert(Request(sender=ANA, receiver=ME, amount=1.0, id=4))
+    before = desk.state.world.copy()
+    with pytest.raises(ApiError, match=r"409: [a-z]+ is full, it keeps 200 of a kind"):
+        ask(desk, api, **{**arguments, **again})
+    assert changes(before, desk.state.world) == []
+
+
+def test_a_full_app_still_changes_what_it_has_and_takes_more_for_less(desk: Desk) -> None:
+    todos = desk.state.world.todos
+    while len(todos) < MOST_RECORDS:
+        todos.insert(Todo(title="x"))
+    ask(desk, "todo.update", todo_id=1, done=True)
+    ask(desk, "todo.delete", todo_id=1)
+    ask(desk, "todo.add", title="one more")
+    assert len(todos) == MOST_RECORDS
 
 
 def test_a_request_is_settled_once(desk: Desk) -> None:

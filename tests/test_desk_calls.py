@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import warnings
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentopd.envs.desk.api import ApiError, Call, SignatureError, call
+from agentopd.envs.desk.api import Api, ApiError, Call, SignatureError, call
+from agentopd.envs.desk.apps.account import MOST_RECORDS
 from agentopd.envs.desk.calls import CallError, parse_call
 from agentopd.envs.desk.desk import APPS, Desk
 from agentopd.envs.desk.generate import generate
@@ -16,8 +19,6 @@ from agentopd.envs.desk.state import Logins, State
 
 
 def desk(logins: Logins = "open") -> Desk:
-    import random
-
     world, _ = generate(random.Random("desk/tests"))
     return Desk(State(world, APPS, logins))
 
@@ -131,7 +132,16 @@ def test_no_text_raises_anything_else_or_warns(text: str) -> None:
             "422: message_id must be int, not a int like this.",
         ),
         (call("mail.search", query=None), "422: query must be str, not None."),
-        (call("mail.search", query="x" * 9999), "422: query must be str, not a str like this."),
+        (call("mail.search", query="x" * 201), "422: query has 201 characters, over 200."),
+        (
+            call("mail.send", to="a@b.org", subject="x" * 201, body="y"),
+            "422: subject has 201 characters, over 200.",
+        ),
+        (
+            call("mail.reply", message_id=1, body="x" * 2001),
+            "422: body has 2001 characters, over 2000.",
+        ),
+        (call("supervisor.complete_task", answer=["x" * 2001]), "422: answer must be str | int"),
         (call("wallet.send", to="a@b.org", amount=float("inf")), "422: amount must be float"),
         (call("wallet.send", to="a@b.org", amount=float("nan")), "422: amount must be float"),
         (call("music.create_playlist", title="x", song_ids=[[1]]), "422: song_ids must be list"),
@@ -154,6 +164,12 @@ def test_a_whole_number_will_do_for_a_float() -> None:
     assert "payment_id" in office.call(call("wallet.send", to=to, amount=3))
 
 
+def test_a_text_may_be_as_long_as_its_argument_allows() -> None:
+    office = desk()
+    sent = office.call(call("mail.send", to="a@b.org", subject="x" * 200, body="y" * 2000))
+    assert len(office.state.world.messages.rows[sent["sent"]].body) == 2000
+
+
 def test_the_documentation_is_the_signature() -> None:
     office = desk("token")
     assert set(office.call(call("docs.show_apps"))) == set(APPS)
@@ -161,6 +177,11 @@ def test_the_documentation_is_the_signature() -> None:
         "call": "mail.mark(message_id: int, read: bool, token: str)",
         "required": ["message_id", "read"],
         "description": "Mark a mail as read or unread.",
+        "errors": {
+            "401": "not logged in",
+            "404": "there is no such mail",
+            "422": "the arguments do not fit the call",
+        },
     }
     shown = office.call(call("docs.show_api", app_name="todo", api_name="add"))
     assert shown["call"] == "todo.add(title: str, due: str | None = None, token: str)"
@@ -179,6 +200,81 @@ def test_every_api_is_documented_and_there_are_enough() -> None:
             assert description.endswith("."), f"{app}.{name}"
             shown = office.call(call("docs.show_api", app_name=app, api_name=name))
             assert shown["call"].startswith(f"{app}.{name}(")
+
+
+def test_the_documented_errors_are_those_of_the_desk() -> None:
+    """A reason of an API's own stands behind the one that holds for all with arguments."""
+    shown = desk("open").call(call("docs.show_api", app_name="todo", api_name="add"))
+    assert shown["errors"] == {
+        "409": "the app is full",
+        "422": "the arguments do not fit the call; dates are written like 2026-05-18",
+    }
+    shown = desk("token").call(call("docs.show_api", app_name="wallet", api_name="show_balance"))
+    assert shown["errors"] == {"401": "not logged in"}
+    shown = desk("open").call(call("docs.show_api", app_name="docs", api_name="show_apps"))
+    assert shown["errors"] == {}
+
+
+WORDS = {
+    "start": ["10:00", "x"],
+    "end": ["11:00", "x"],
+    "date": ["2026-05-18", "x"],
+    "app_name": ["mail", "x"],
+    "api_name": ["search", "x"],
+}
+
+
+def attempt(office: Desk, api: Api, luck: random.Random) -> set[str]:
+    """The status of a call, refused, with arguments that fit the signature."""
+    world = office.state.world
+    values: dict[type, list[object]] = {
+        int: [0, 1, 9_999],
+        float: [1.0, 5_000.0, -1.0],
+        bool: [True, False],
+        str: [world.people[0], world.email, "x", "2026-05-18"],
+        list: [[1], ["x"], []],
+    }
+    arguments: dict[str, object] = {}
+    for parameter in api.parameters:
+        if parameter.required or luck.random() < 0.5:
+            kind = next(kind for kind in parameter.kinds if kind is not type(None))
+            some = WORDS.get(parameter.name, values[kind])
+            if parameter.name.endswith("_id"):
+                rows = world.tables()[f"{parameter.name.removesuffix('_id')}s"].rows
+                some = [*rows, 9_999, 9_999, 9_999]
+            arguments[parameter.name] = luck.choice(some)
+    try:
+        office.call(call(f"{api.app}.{api.name}", **arguments))
+    except ApiError as error:
+        return {str(error.status)}
+    office.state.completion = None
+    return set()
+
+
+def test_no_refusal_is_without_documentation_and_every_documented_one_happens() -> None:
+    """Calls with arguments good and bad that fit the signatures, on a desk that is full or not."""
+    luck, seen = random.Random("desk/errors"), set[tuple[str, str]]()
+    usual, full = desk().state, desk().state
+    mails = usual.world.messages
+    mails.insert(replace(next(iter(mails)), id=1, folder="sent"))
+    for table in full.world.tables().values():
+        while len(table) < MOST_RECORDS:
+            table.insert(replace(next(iter(table)), id=0))
+    for start in (usual, full):
+        for app in APPS:
+            for name, api in start.apis(app).items():
+                office = Desk(start.copy())
+                for _ in range(50):
+                    seen |= {(f"{app}.{name}", status) for status in attempt(office, api, luck)}
+    told = {
+        (f"{app}.{name}", status)
+        for app in APPS
+        for name in usual.apis(app)
+        for status in Desk(usual).call(call("docs.show_api", app_name=app, api_name=name))["errors"]
+    }
+    fits = {(f"{app}.{name}", "422") for app in APPS for name in usual.apis(app)}
+    assert seen - told == set(), "not documented"
+    assert told - seen - fits == set(), "never seen"
 
 
 def test_no_logins_no_login_api() -> None:

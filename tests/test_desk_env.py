@@ -135,6 +135,21 @@ def test_what_cannot_be_mended_is_said() -> None:
     assert "nothing else is changed (message" in info["feedback"]
 
 
+def test_what_was_done_a_hundred_times_is_told_in_short() -> None:
+    env = Desk(templates=["todo_tick"], logins="open", max_turns=1_000)
+    _, info = env.reset(seed=0)
+    made = 0
+    while "is full" not in (step := act(env, f'todo.add(title="Oops {made}")'))[0]:
+        info, made = step[-1], made + 1
+    assert made > 150
+    assert len(info["feedback"]) < 2_100
+    assert info["feedback"].startswith("That changed what nobody asked for (todo ")
+    assert info["feedback"].endswith(f"; {made + 3} calls to go.")
+    assert info["facts"]["calls_left"] == made + 3
+    assert len(info["oracle"].split("\n")) == 50
+    assert follow(env, info)[-1][2]["success"], "it is told the rest later"
+
+
 @pytest.mark.parametrize(
     ("template", "end", "mistake"),
     [
@@ -293,22 +308,58 @@ def test_the_registered_environment_keeps_it_in_strict_mode() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "dev"}, "split is one of train, validation, test, test-challenge, not 'dev'"),
+        ({"split": "val"}, "split is one of train, validation, test, test-challenge, dev, not"),
         ({"mode": "shell"}, "mode is one of call, code, not 'shell'"),
         ({"logins": "none"}, "logins is one of token, session, open, not 'none'"),
         ({"prompt": "long"}, "prompt is one of full, apis, brief, not 'long'"),
-        ({"difficulty": 4}, "difficulty is one of None, 1, 2, 3, not 4"),
+        ({"difficulty": 4}, "difficulty is a whole number from 1 to 3, not 4"),
+        ({"difficulty": True}, "difficulty is a whole number from 1 to 3, not True"),
+        ({"partial": "no"}, "partial is one of True, False, not 'no'"),
         ({"apps": ["mial"]}, "Desk has no app 'mial'; did you mean 'mail'"),
         ({"templates": ["todo_tik"]}, "no template 'todo_tik'; did you mean 'todo_tick'"),
         ({"templates": ["refund"]}, "no template of the split train is left"),
         ({"apps": ["todo"], "difficulty": 3}, "no template of the split train is left"),
-        ({"max_turns": 0}, "max_turns must be at least 1"),
-        ({"observation": 10}, "observation at least 100; got 20 and 10"),
+        ({"apps": "mail"}, r"apps are a list of names, as \[contacts\], not 'mail'"),
+        ({"templates": "todo_tick"}, r"templates are a list of names, as \[.*\], not 'todo_tick'"),
+        ({"templates": 5}, "templates are a list of names"),
+        ({"templates": [5]}, "templates are named by texts, not 5"),
+        ({"max_turns": 0}, "max_turns is a whole number at least 1, not 0"),
+        ({"max_turns": True}, "max_turns is a whole number at least 1, not True"),
+        ({"max_turns": 2.5}, r"max_turns is a whole number at least 1, not 2\.5"),
+        ({"observation": 10}, "observation is a whole number at least 100, not 10"),
+        ({"observation": 200.0}, r"observation is a whole number at least 100, not 200\.0"),
+        ({"limits": {"seconds": 1}}, "limits are for cells of Python: leave them out, or use mode"),
+        ({"limits": {}}, "limits are for cells of Python"),
     ],
 )
 def test_options_that_cannot_work_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Desk(**options)
+
+
+@pytest.mark.parametrize("template", ["todo_tick", "event_missing"])
+def test_nobody_plays_before_the_start_or_after_the_end(template: str) -> None:
+    refused = pytest.raises(ValueError, match="no episode of Desk is being played: call reset")
+    env = Desk(templates=[template], max_turns=2)
+    with refused:
+        act(env, "supervisor.show_profile()")
+    for ending in (["supervisor.complete_task()"], ["", "supervisor.show_profile()"]):
+        env.reset(seed=0)
+        ends = [any(act(env, call)[2:4]) for call in ending]
+        assert ends == [False] * (len(ending) - 1) + [True]
+        state = env.state.copy()
+        with refused:
+            act(env, "supervisor.show_profile()")
+        assert (env.state, env.turns) == (state, len(ending))
+    env.restart()
+    act(env, "supervisor.show_profile()")
+
+
+def test_dev_is_validation() -> None:
+    dev, validation = Desk(split="dev"), Desk(split="validation")
+    assert dev.split == "validation"
+    for seed in range(5):
+        assert dev.reset(seed=seed) == validation.reset(seed=seed)
 
 
 def test_unknown_reset_options_are_refused() -> None:

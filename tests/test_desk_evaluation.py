@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from agentopd.envs.desk.api import call
-from agentopd.envs.desk.tasks.library import (
-    scenario_goal_completion,
-)
-from agentopd.envs.desk.tasks.task import Expected, Goal, Task, progress, same
+from agentopd.envs.desk.state import Completion, Given, State
+from agentopd.envs.desk.tasks.library import scenario_goal_completion
+from agentopd.envs.desk.tasks.task import Expected, Goal, Task, evaluate, progress, same
 from agentopd.envs.desk.world import Change, Todo, World
 
 
@@ -54,6 +55,61 @@ def test_values_that_do_not(expected: object, got: object) -> None:
     assert not same(expected, got)
 
 
+ASKED = Task("?", ((call("x.y"),),), answer="")
+
+
+def answered(expected: Given, got: Given) -> bool:
+    """Whether `got` passes as the answer to a task that wants `expected`."""
+    world = World("A B", "a@b.org", "", "2026-05-18", 0.0, ())
+    state = State(world, {}, completion=Completion(got))
+    checks = evaluate(replace(ASKED, answer=expected), world, state)
+    return next(check.passed for check in checks if check.kind == "answer")
+
+
+@pytest.mark.parametrize(
+    ("expected", "got"),
+    [
+        ("09:00", "9:00"),
+        ("09:00", "9:00 am"),
+        ("09:00", "9:00 A.M."),
+        ("21:30", "9:30pm"),
+        ("12:15", "12:15 pm"),
+        ("00:15", "12:15 am"),
+        ("Night Train", '"Night Train"'),
+        ("Night Train", "'night train'."),
+        (1234.5, "$1,234.50"),
+        (1234.5, "1,234.5 dollars"),
+        (47.0, "47 USD."),
+        (7, "7.0"),
+        ("2027-01", "2027-01"),
+        (["09:00", "b"], "B, 9:00"),
+    ],
+)
+def test_answers_that_say_the_same(expected: Given, got: Given) -> None:
+    assert answered(expected, got)
+
+
+@pytest.mark.parametrize(
+    ("expected", "got"),
+    [
+        ("09:00", "9:00 pm"),
+        ("09:00", "9:01"),
+        ("09:00", "09:00:00"),
+        ("09:00", "9"),
+        ("09:00", ["09:00", "10:00"]),
+        ("Night Train", "Night Train or Day Train"),
+        (1234.5, "1,23.45"),
+        (1234.5, "12,345"),
+        (47.0, "47 euros"),
+        (7, "7 mails"),
+        (None, "done"),
+        ("09:00", None),
+    ],
+)
+def test_answers_that_do_not(expected: Given, got: Given) -> None:
+    assert not answered(expected, got)
+
+
 def test_what_a_change_is_expected_to_be_by_hand() -> None:
     milk = Todo(id=3, title="Milk", due="2026-05-18")
     ticked = Todo(id=3, title="Milk", due="2026-05-18", done=True)
@@ -64,9 +120,16 @@ def test_what_a_change_is_expected_to_be_by_hand() -> None:
     assert not tick.met_by(Change("todos", None, ticked)), "it is new"
     assert not tick.met_by(Change("todos", milk, None)), "it is gone"
     assert not tick.met_by(Change("events", milk, ticked)), "it is in another table"
-    made = Expected("todos", "made", {"title": "milk"})
-    assert made.met_by(Change("todos", None, milk)), "the date is nobody's concern"
+    made = Expected("todos", "made", {"title": "milk", "due": "2026-05-18"})
+    assert made.met_by(Change("todos", None, milk))
     assert not made.met_by(Change("todos", milk, ticked))
+    assert not made.met_by(Change("todos", None, ticked)), "nobody said that it is done"
+    undated = Expected("todos", "made", {"title": "milk"})
+    assert not undated.met_by(Change("todos", None, milk)), "nobody said when"
+    assert undated.met_by(Change("todos", None, Todo(id=3, title="Milk")))
+    whenever = Expected("todos", "made", {"title": "milk"}, free=("due",))
+    assert whenever.met_by(Change("todos", None, milk))
+    assert not whenever.met_by(Change("todos", None, ticked))
     gone = Expected("todos", "gone", {}, 3)
     assert gone.met_by(Change("todos", milk, None))
     assert not gone.met_by(Change("todos", Todo(id=4, title="Milk"), None))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import itertools
 import socket
 import sys
 import time
@@ -15,8 +17,10 @@ from benchmarks.sandbox import ATTACKS, attack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentopd.env import make
 from agentopd.envs.desk.env import Desk
 from agentopd.envs.desk.sandbox import CodeActor, Limits
+from agentopd.rollout.calls import InPlace, OnThread, caller
 
 pytest.importorskip("pydantic_monty")
 
@@ -146,6 +150,39 @@ def test_a_limit_costs_the_variables_and_not_the_desk(env: Desk) -> None:
     assert "kept" in run(env, "print(todo.search(query='kept'))")[0]
 
 
+@pytest.mark.parametrize(
+    "call", ["todo.search()", "try:\n        todo.search()\n    except Exception:\n        pass"]
+)
+def test_calls_of_apps_count_towards_the_time_of_a_cell(
+    env: Desk, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """On a clock that goes on by 0.06 seconds a look, 3 calls come within 0.2 seconds."""
+    env.reset(seed=0)
+    run(env, "print(1)")
+    looks = itertools.count()
+    monkeypatch.setattr("agentopd.envs.desk.sandbox.monotonic", lambda: 0.06 * next(looks))
+    shown, info = run(env, f"for n in range(30):\n    {call}")
+    assert env.state.calls == 3
+    if "try" not in call:
+        assert info["mistake"] == "limit"
+        assert "TimeoutError: cell time limit exceeded, with calls of apps: 0.2s" in shown
+    assert run(env, "print(todo.search()['next_page'])")[0] == "1\n", "the next cell has its own"
+
+
+def test_the_oracle_mends_in_cells_what_was_done_many_times(
+    env: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentopd.envs.desk.sandbox.monotonic", lambda: 0.0)
+    env.reset(seed=0)
+    _, info = run(env, "for n in range(90):\n    todo.add(title=f'Oops {n}')")
+    cells = 0
+    while "oracle" in info:
+        assert len(info["oracle"].split("\n")) <= 50
+        _, info = run(env, info["oracle"])
+        cells += 1
+    assert info["success"] and cells == 3, "a search, 50 deletions, 40 more and the task"
+
+
 def test_environments_in_turns_have_interpreters_of_their_own() -> None:
     first, second = (Desk(mode="code", limits=QUICK) for _ in range(2))
     for env in (first, second):
@@ -156,6 +193,26 @@ def test_environments_in_turns_have_interpreters_of_their_own() -> None:
     for env in (first, second):
         env.close()
         env.close()
+
+
+def test_cells_are_waited_for_at_once_and_calls_are_made_in_place() -> None:
+    envs = [
+        make("agentopd/Desk-v0", {"mode": "code", "logins": "open", "limits": {"seconds": 0.4}})
+        for _ in range(3)
+    ]
+    callers = [caller(env, PATIENCE) for env in envs]
+    assert all(isinstance(each, OnThread) for each in callers)
+    for each, env in zip(callers, envs, strict=True):
+        each.begin(functools.partial(env.reset, seed=0))()
+    cells = ["while True:\n    pass", "print(1)", "todo.add(title='x')"]
+    answers = [
+        each.begin(functools.partial(env.step, f"<action>{code}</action>"))
+        for each, env, code in zip(callers, envs, cells, strict=True)
+    ]
+    assert [answer()[4]["mistake"] for answer in answers] == ["limit", "detour", "damage"]
+    for each, env in zip(callers, envs, strict=True):
+        each.end(env.close)()
+    assert isinstance(caller(make("agentopd/Desk-v0"), PATIENCE), InPlace)
 
 
 def test_a_forgotten_environment_ends_its_process() -> None:
@@ -181,6 +238,27 @@ def _alive(process: int) -> bool:
         return False
     # One that has ended and that nobody has asked after yet is a zombie.
     return status.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"seconds": 0}, "limits.seconds is a number above 0, at most 3600, not 0"),
+        ({"seconds": -1.5}, r"limits.seconds is a number above 0, at most 3600, not -1\.5"),
+        ({"seconds": True}, "limits.seconds is a number above 0"),
+        ({"seconds": "2"}, "limits.seconds is a number above 0"),
+        ({"seconds": float("nan")}, "limits.seconds is a number above 0"),
+        ({"seconds": float("inf")}, "limits.seconds is a number above 0"),
+        ({"megabytes": 0.5}, r"limits.megabytes is a whole number at least 1, not 0\.5"),
+        ({"calls": 0}, "limits.calls is a whole number at least 1, not 0"),
+        ({"output": True}, "limits.output is a whole number at least 1, not True"),
+        ({"second": 1}, "Desk has no limit 'second'; did you mean 'seconds'"),
+        (2.0, "limits are fields of Limits by name, as {'seconds': 2}, not 2.0"),
+    ],
+)
+def test_limits_that_cannot_work_are_refused(limits: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Desk(mode="code", limits=limits)
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ LEVELS = Path(__file__).parent / "levels"
 CORRIDOR = "######\n#@_$.#\n######"
 ROOM = "######\n#____#\n#@$__#\n#___.#\n######"
 PAIR = "#######\n#.___.#\n#_$$__#\n#_@___#\n#######"
+ASIDE = "#####\n#___#\n#_$@#\n#_._#\n#####"
 
 
 def play(level: str, *moves: str, **options: Any) -> list[tuple[str, float, bool, bool, dict]]:
@@ -320,9 +321,15 @@ def test_a_level_too_large_to_search_has_no_oracle_and_is_never_called_lost() ->
     ("options", "message"),
     [
         ({"split": "dev"}, "split is one of train, validation, test, not 'dev'"),
-        ({"prompt": "long"}, "prompt is full or brief, not 'long'"),
-        ({"max_turns": 0}, "must be at least 1; got 0 and 1"),
-        ({"search_limit": -1}, "search_limit counts states, so at least 0; got -1"),
+        ({"prompt": "long"}, "prompt is one of full, brief, not 'long'"),
+        ({"max_turns": 0}, "max_turns is a whole number at least 1, not 0"),
+        ({"max_turns": True}, "max_turns is a whole number at least 1, not True"),
+        ({"max_turns": 2.5}, r"max_turns is a whole number at least 1, not 2\.5"),
+        ({"moves_per_turn": True}, "moves_per_turn is a whole number at least 1, not True"),
+        ({"moves_per_turn": 2.5}, r"moves_per_turn is a whole number at least 1, not 2\.5"),
+        ({"search_limit": -1}, "search_limit is a whole number at least 0, not -1"),
+        ({"search_limit": True}, "search_limit is a whole number at least 0, not True"),
+        ({"search_limit": 2.5}, r"search_limit is a whole number at least 0, not 2\.5"),
         ({"inner_wall": 3}, "no option 'inner_wall'; did you mean 'inner_walls'"),
         ({"zzz": 3}, "there are: height, width"),
         ({"boxes": "two"}, "'boxes' is a whole number, not 'two'"),
@@ -332,6 +339,24 @@ def test_a_level_too_large_to_search_has_no_oracle_and_is_never_called_lost() ->
 def test_options_that_cannot_work_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Sokoban(**options)
+
+
+def test_nobody_plays_before_the_start_or_after_the_end() -> None:
+    refused = pytest.raises(ValueError, match=r"no episode of Sokoban is being played: call reset")
+    env = Sokoban(max_turns=2, stop_when_stuck=True)
+    with refused:
+        env.step("<action>up</action>")
+    endings = ((CORRIDOR, ["right", "right"]), (CORRIDOR, ["up", ""]), (ASIDE, ["left"]))
+    for level, moves in endings:
+        env.reset(options={"level": level})
+        ends = [any(env.step(f"<action>{move}</action>")[2:4]) for move in moves]
+        assert ends == [False] * (len(moves) - 1) + [True], (level, moves)
+        state, turns = env.state, env.turns
+        with refused:
+            env.step("<action>up</action>")
+        assert (env.state, env.turns) == (state, turns)
+    env.restart()
+    env.step("<action>up</action>")
 
 
 def test_an_unknown_reset_option_is_refused() -> None:

@@ -14,6 +14,8 @@ from agentopd.envs.desk.tasks.oracle import Plan
 UNREADABLE = "unreadable action"
 PROBLEMS = {401: "not logged in", 404: "not found", 409: "conflict", 422: "wrong arguments"}
 """Short names of refusals by their status."""
+MOST_CALLS = 50
+"""Calls that an oracle tells at once; only to mend what was done many times takes more."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ class CallActor:
         return [str(call) for stage in plan for call in stage]
 
     def lines(self, plan: Plan) -> str:
-        """All calls that are left, one a line."""
-        return "\n".join(self.spell(plan))
+        """The calls that are left, one a line, the first `MOST_CALLS` of them."""
+        return "\n".join(self.spell(plan)[:MOST_CALLS])
 
 
 def cell(stage: list[Call]) -> str:

@@ -16,8 +16,14 @@ from typing import Any, ClassVar, TypeVar
 TOKEN = "token"
 """The argument that protected APIs take in addition, where logins give tokens."""
 LONGEST_TEXT = 2_000
+"""Characters of the text of a mail or of an answer."""
+LONGEST_LINE = 200
+"""Characters of any other text: a title, a note, a query."""
 LONGEST_LIST = 100
 LARGEST_NUMBER = 1e12
+
+_LONG = ("answer", "body")
+"""The arguments that may have `LONGEST_TEXT`."""
 
 Json = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -86,6 +92,11 @@ class Parameter:
         return self.default is inspect.Parameter.empty
 
     @property
+    def longest(self) -> int:
+        """Characters that a text may have here."""
+        return LONGEST_TEXT if self.name in _LONG else LONGEST_LINE
+
+    @property
     def kind(self) -> str:
         """Its types in words."""
         named = {type(None): "None", list: "list"}
@@ -98,15 +109,16 @@ class Parameter:
     def accepts(self, value: Any) -> bool:
         """Whether `value` has one of the types; a whole number will do for a float."""
         if isinstance(value, list | tuple):
-            return list in self.kinds and len(value) <= LONGEST_LIST and all(map(_atom, value))
+            short = list in self.kinds and len(value) <= LONGEST_LIST
+            return short and all(_atom(item, self.longest) for item in value)
         kind = type(value)
         known = kind in self.kinds or (kind is int and float in self.kinds)
-        return known and (value is None or kind is bool or _atom(value))
+        return known and (value is None or kind is bool or _atom(value, self.longest))
 
 
 @dataclass(frozen=True)
 class Api:
-    """One API: what it is called, takes, returns and does."""
+    """One API: what it is called, takes and does, and why it may be refused, by status."""
 
     app: str
     name: str
@@ -114,6 +126,7 @@ class Api:
     description: str
     writes: bool
     open: bool
+    errors: Mapping[int, str]
 
     def signature(self, tokens: bool) -> str:
         """The API as the documentation shows it."""
@@ -138,17 +151,19 @@ class Api:
                     422, f"{self.app}.{self.name} takes no {shortened(name)}; {hint}"
                 )
             if not known[name].accepts(value):
-                kind = known[name].kind
+                kind, most = known[name].kind, known[name].longest
+                if type(value) is str and len(value) > most and str in known[name].kinds:
+                    raise SignatureError(422, f"{name} has {len(value)} characters, over {most}.")
                 raise SignatureError(422, f"{name} must be {kind}, not {described(value)}.")
         for parameter in self.parameters:
             if parameter.required and parameter.name not in arguments:
                 raise SignatureError(422, f"{self.app}.{self.name} needs {parameter}.")
 
 
-def _atom(value: Any) -> bool:
+def _atom(value: Any, longest: int = LONGEST_TEXT) -> bool:
     """Whether `value` is a text or a number of a size that an app keeps."""
     if type(value) is str:
-        return len(value) <= LONGEST_TEXT
+        return len(value) <= longest
     # Not a number is not below anything either.
     return type(value) in (int, float) and abs(value) < LARGEST_NUMBER
 
@@ -164,16 +179,19 @@ def shortened(text: str, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def api(*, writes: bool = False, open: bool = False) -> Callable[[F], F]:
+def api(
+    errors: Mapping[int, str] | None = None, *, writes: bool = False, open: bool = False
+) -> Callable[[F], F]:
     """Mark a method of an app as an API.
 
     Args:
+        errors: why it refuses calls that fit its signature, by status.
         writes: it changes the world.
         open: it needs no login, also where its app has one.
     """
 
     def mark(function: F) -> F:
-        function.__dict__["marked"] = (writes, open)
+        function.__dict__["marked"] = (writes, open, errors or {})
         return function
 
     return mark
@@ -205,7 +223,7 @@ class App:
 
 
 def _describe(app: type[App], name: str, function: Callable[..., Any]) -> Api:
-    writes, open = function.__dict__["marked"]
+    writes, open, errors = function.__dict__["marked"]
     hints = typing.get_type_hints(function)
     parameters = tuple(
         Parameter(parameter.name, _kinds(hints[parameter.name]), parameter.default)
@@ -213,7 +231,8 @@ def _describe(app: type[App], name: str, function: Callable[..., Any]) -> Api:
         if parameter.name != "self"
     )
     description = " ".join((inspect.getdoc(function) or "").split())
-    return Api(app.name, name, parameters, description, writes, open or not app.protected)
+    free = open or not app.protected
+    return Api(app.name, name, parameters, description, writes, free, errors)
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Literal, get_args
 
 from agentopd.env import Info, TextEnv
@@ -19,6 +20,7 @@ from agentopd.envs.desk.tasks.library import SPLITS, Split, known_among, scenari
 from agentopd.envs.desk.tasks.oracle import Oracle, Plan
 from agentopd.envs.desk.tasks.task import Check, Progress, evaluate, progress
 from agentopd.envs.desk.world import changes
+from agentopd.envs.puzzle import check_choice, check_number
 
 Mode = Literal["call", "code"]
 Prompt = Literal["full", "apis", "brief"]
@@ -29,7 +31,8 @@ class Desk(TextEnv):
 
     Args:
         split: where tasks come from; `test-challenge` has templates of its own, the others share
-            theirs and never a scenario.
+            theirs and never a scenario. `dev` is `validation`. All draw names, titles and amounts
+            from the same lists: a short instruction may come up again, in another world.
         mode: one call of an API a turn, or one cell of Python (needs the extra `desk-code`).
         apps: the apps the desk has, besides `supervisor` and `docs`; all where None. Tasks that
             need others are left out.
@@ -43,7 +46,9 @@ class Desk(TextEnv):
         observation: characters of an observation, of which the middle is left out if longer.
         partial: end with the part of the goals that are met as reward where the task failed
             without damage, instead of 0.
-        limits: what a cell may use, in mode `code`: `Limits` or its fields by name.
+        limits: what a cell may use, in mode `code`: `Limits` or its fields by name. Cells of
+            episodes in play run side by side, so a cell that computes for long hits the limit
+            sooner where there are many.
 
     A seed plays a variant of a scenario: seeds 0 to 2 one, 3 to 5 the next (`info["scenario"]`).
     `reset(options={"template": NAME})` plays a template of your choice. The reward is 1 for a task
@@ -56,7 +61,7 @@ class Desk(TextEnv):
     def __init__(
         self,
         *,
-        split: Split = "train",
+        split: Split | Literal["dev"] = "train",
         mode: Mode = "call",
         apps: Sequence[str] | None = None,
         difficulty: Literal[1, 2, 3] | None = None,
@@ -68,26 +73,31 @@ class Desk(TextEnv):
         partial: bool = False,
         limits: Limits | Mapping[str, Any] | None = None,
     ) -> None:
-        _check_choice("split", split, SPLITS)
-        _check_choice("mode", mode, get_args(Mode))
-        _check_choice("difficulty", difficulty, (None, 1, 2, 3))
-        _check_choice("logins", logins, get_args(Logins))
-        _check_choice("prompt", prompt, get_args(Prompt))
-        if max_turns < 1 or observation < 100:
-            raise ValueError(
-                "max_turns must be at least 1 and observation at least 100; "
-                f"got {max_turns} and {observation}"
-            )
-        self.templates = select(split, apps, difficulty, templates)
-        self.split: Split = split
+        check_choice("split", split, (*SPLITS, "dev"))
+        check_choice("mode", mode, get_args(Mode))
+        check_choice("logins", logins, get_args(Logins))
+        check_choice("prompt", prompt, get_args(Prompt))
+        check_choice("partial", partial, (True, False))
+        if difficulty is not None:
+            check_number("difficulty", difficulty, 1, 3)
+        check_number("max_turns", max_turns, 1)
+        check_number("observation", observation, 100)
+        if mode == "call" and limits is not None:
+            raise ValueError("limits are for cells of Python: leave them out, or use mode='code'")
+        self.split: Split = "validation" if split == "dev" else split
+        self.templates = select(self.split, apps, difficulty, templates)
         self.mode: Mode = mode
         self.action_between = "\n" if mode == "call" else None
         self.logins: Logins = logins
         self.turn_limit = self.max_turns = max_turns
         self.observation = observation
         self.partial = partial
+        self._playing = False
         self._apps = chosen(apps)
         self._actor: Actor = CallActor() if mode == "call" else CodeActor(_limits(limits))
+        if mode == "code":
+            # A cell may take seconds, in a process of its own: many are waited for at once.
+            self.metadata = {**self.metadata, "blocking": True}
         self.system_prompt = words.rules(prompt, mode, logins, self._apps)
 
     def reset(
@@ -118,6 +128,7 @@ class Desk(TextEnv):
         """Play the same task again."""
         self.state = self._start.copy()
         self.turns = 0
+        self._playing = True
         self._actor.begin(Apps(self.state))
         self._plan = self._oracle.plan(self.state)
         self._progress = self._measure()
@@ -135,7 +146,12 @@ class Desk(TextEnv):
         """Do what `action` says.
 
         An action that cannot be read changes nothing and costs the turn.
+
+        Raises:
+            ValueError: the episode is over, or none was begun.
         """
+        if not self._playing:
+            raise ValueError("no episode of Desk is being played: call reset() first")
         self.turns += 1
         before, reached = self._plan, self._progress
         outcome = self._actor.act(action)
@@ -152,9 +168,11 @@ class Desk(TextEnv):
             "damages": damaged,
             "keeps_solvable": self._plan is not None or before is None,
         }
-        info["mistake"], info["feedback"] = self._comment(outcome, checks, closer, damaged, before)
+        info["mistake"], said = self._comment(outcome, checks, closer, damaged, before)
+        info["feedback"] = words.cut(said, words.LONGEST)
         terminated = self.state.completion is not None
         truncated = not terminated and self.turns >= self.turn_limit
+        self._playing = not (terminated or truncated)
         shown = words.cut(outcome.shown, self.observation)
         return shown, self._reward(info, terminated), terminated, truncated, info
 
@@ -241,14 +259,9 @@ def _length(plan: Plan | None) -> float:
 
 
 def _limits(given: Limits | Mapping[str, Any] | None) -> Limits:
-    return given if isinstance(given, Limits) else Limits(**given or {})
-
-
-def _check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Refuse a value that is none of the choices.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if value not in choices:
-        raise ValueError(f"{name} is one of {', '.join(map(str, choices))}, not {value!r}")
+    if isinstance(given, Limits):
+        return given
+    if not isinstance(given, Mapping | None):
+        raise ValueError(f"limits are fields of Limits by name, as {{'seconds': 2}}, not {given!r}")
+    known_among("limit", given or (), [field.name for field in fields(Limits)])
+    return Limits(**given or {})

@@ -12,19 +12,22 @@ import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from agentopd.env import parse_action
-from agentopd.envs.desk.actors import PROBLEMS, UNREADABLE, Outcome, cell
+from agentopd.envs.desk.actors import MOST_CALLS, PROBLEMS, UNREADABLE, Outcome, cell
 from agentopd.envs.desk.api import ApiError, Call
 from agentopd.envs.desk.desk import Desk
 from agentopd.envs.desk.tasks.oracle import Plan
+from agentopd.envs.puzzle import check_number
 
 if TYPE_CHECKING:
     import pydantic_monty
 
 _FENCE = re.compile(r"\A```(?:python)?[ \t]*\n(.*?)\n?```\Z", re.DOTALL)
 _LONGEST = 20_000
+_MOST_SECONDS = 3_600
 _REFUSAL = re.compile(r"Exception: Error (\d+): ")
 _OVER = ("TimeoutError", "MemoryError", "RuntimeError: suspension limit")
 """How the last line begins where a limit was hit."""
@@ -35,16 +38,29 @@ class Limits:
     """What a cell may use.
 
     Args:
-        seconds: running time of a cell, calls of apps not counted.
+        seconds: running time of a cell, calls of apps not counted; and the time since its start,
+            calls counted, after which it can make no more.
         megabytes: memory of the interpreter.
         calls: calls of apps in an episode, since the interpreter was last started.
         output: characters kept of what a cell prints.
+
+    Raises:
+        ValueError: one of them is no number above 0.
     """
 
     seconds: float = 2.0
     megabytes: int = 64
     calls: int = 1_000
     output: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in ("megabytes", "calls", "output"):
+            check_number(f"limits.{name}", getattr(self, name), 1)
+        number = isinstance(self.seconds, int | float) and not isinstance(self.seconds, bool)
+        if not number or not 0 < self.seconds <= _MOST_SECONDS:
+            raise ValueError(
+                f"limits.seconds is a number above 0, at most {_MOST_SECONDS}, not {self.seconds!r}"
+            )
 
 
 class CodeActor:
@@ -59,6 +75,7 @@ class CodeActor:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self._budget = _Budget(limits.seconds)
         self._monty = _load()
         self._pool: pydantic_monty.Monty | None = None
         self._session: pydantic_monty.MontySession | None = None
@@ -93,14 +110,16 @@ class CodeActor:
         return [cell(stage) for stage in plan]
 
     def lines(self, plan: Plan) -> str:
-        """The next cell. Those after it print what is not known yet."""
-        return self.spell(plan[:1])[0] if plan else ""
+        """The next cell, of at most `MOST_CALLS`. Those after it print what is not known yet."""
+        return cell(plan[0][:MOST_CALLS]) if plan else ""
 
     def _run(self, code: str) -> Outcome:
         printed = _Printed(self.limits.output)
         try:
+            session = self._ready()
+            self._budget.begin()
             # The value of a last expression would be brought over whole: None takes its place.
-            self._ready().feed_run(f"{code}\nNone", print_callback=printed)
+            session.feed_run(f"{code}\nNone", print_callback=printed)
         except self._monty.MontySyntaxError as error:
             return Outcome(error.display(), False, UNREADABLE)
         except self._monty.MontyRuntimeError as error:
@@ -160,9 +179,10 @@ class CodeActor:
     def _function(self, app: str, api: str) -> Callable[..., Any]:
         # The session keeps this function: through it nothing may hold the actor, which would then
         # never be forgotten, nor its process ended.
-        desk = self._desk
+        desk, budget = self._desk, self._budget
 
         def carry_out(*unnamed: Any, **arguments: Any) -> Any:
+            budget.check()
             if unnamed:
                 raise ApiError(422, f"name the arguments of {app}.{api}.")
             return desk.call(Call(app, api, arguments))
@@ -173,6 +193,27 @@ class CodeActor:
         if self._session is not None:
             self._session.__exit__(None, None, None)
             self._session = None
+
+
+@dataclass
+class _Budget:
+    """The time in which a cell may call apps, in seconds since it began."""
+
+    seconds: float
+    due: float = 0.0
+
+    def begin(self) -> None:
+        """A cell begins."""
+        self.due = monotonic() + self.seconds
+
+    def check(self) -> None:
+        """Refuse a call that comes too late.
+
+        Raises:
+            TimeoutError: it does. The interpreter shows it to the cell as its own.
+        """
+        if monotonic() > self.due:
+            raise TimeoutError(f"cell time limit exceeded, with calls of apps: {self.seconds:g}s")
 
 
 @dataclass

@@ -34,7 +34,7 @@ class State:
     """An episode's state.
 
     `seen` holds the records that calls have shown, as (kind, id, detail); `called` the keys of the
-    calls that were carried out; `calls` counts all, `errors` those that were
+    calls that were carried out and change nothing; `calls` counts all, `errors` those that were
     refused.
     """
 

@@ -14,6 +14,9 @@ GUIDE = (
     "and give up with status fail only when a search shows that it cannot be done."
 )
 
+LONGEST = 2_000
+"""Characters of a feedback; only what somebody did a hundred times takes more."""
+
 _RULES = """You are an assistant who does tasks for a user with apps: {apps}.
 {how}
 {logins}\

@@ -9,15 +9,25 @@ Dates are `2026-05-18`, times `09:30`, and compare as text. Amounts are dollars 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Generic, TypeVar, get_origin
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """A row of a table; `id` is given by the table."""
+    """A row of a table; `id` is given by the table.
+
+    A field with a default may be left out when a record is made: it is the maker's choice to fill
+    it. One without is always filled, by the maker or by the app.
+    """
 
     id: int = 0
+
+    @property
+    def chosen(self) -> set[str]:
+        """The fields that were filled though they may be left out."""
+        mine = (f for f in fields(self) if f.name != "id" and f.default is not MISSING)
+        return {f.name for f in mine if getattr(self, f.name) != f.default}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,8 +62,8 @@ class Contact(Record):
 
     name: str
     email: str
-    phone: str
-    birthday: str
+    phone: str = ""
+    birthday: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +107,7 @@ class Payment(Record):
     sender: str
     receiver: str
     amount: float
-    note: str
+    note: str = ""
     date: str
 
 
@@ -108,7 +118,7 @@ class Request(Record):
     sender: str
     receiver: str
     amount: float
-    note: str
+    note: str = ""
     status: str = "pending"
 
 

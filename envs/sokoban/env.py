@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import Any, Literal
 
 from agentopd.env import Info, TextEnv, parse_action
+from agentopd.envs.puzzle import check_choice, check_number
 from agentopd.envs.sokoban.generate import SPLITS, LevelSpec, generate, split_of
 from agentopd.envs.sokoban.levels import (
     DIRECTIONS,
@@ -56,7 +57,10 @@ class Sokoban(TextEnv):
         **spec: the fields of `LevelSpec`: size, boxes, inner walls and the difficulty band.
 
     `reset(options={"level": TEXT})` plays a level of your own. The reward is 1 for solving the
-    level, else 0.
+    level, else 0. `playing` says whether an episode is under way.
+
+    Raises:
+        ValueError: an option has no such value.
     """
 
     def __init__(
@@ -71,17 +75,12 @@ class Sokoban(TextEnv):
         search_limit: int = SEARCH_LIMIT,
         **spec: int,
     ) -> None:
-        if split not in (None, *SPLITS):
-            raise ValueError(f"split is one of {', '.join(SPLITS)}, not {split!r}")
-        if prompt not in ("full", "brief"):
-            raise ValueError(f"prompt is full or brief, not {prompt!r}")
-        if max_turns < 1 or moves_per_turn < 1:
-            raise ValueError(
-                "max_turns and moves_per_turn must be at least 1; "
-                f"got {max_turns} and {moves_per_turn}"
-            )
-        if search_limit < 0:
-            raise ValueError(f"search_limit counts states, so at least 0; got {search_limit}")
+        if split is not None:
+            check_choice("split", split, SPLITS)
+        check_choice("prompt", prompt, ("full", "brief"))
+        check_number("max_turns", max_turns, 1)
+        check_number("moves_per_turn", moves_per_turn, 1)
+        check_number("search_limit", search_limit, 0)
         self.spec_of_levels = _level_spec(spec)
         self.split = split or "train"
         self.collection = _collection(levels, split) if levels else None
@@ -93,6 +92,7 @@ class Sokoban(TextEnv):
         example = "up" if moves_per_turn == 1 else "up left"
         full = _RULES.format(amount=amount, example=example)
         self.system_prompt = _BRIEF if prompt == "brief" else full
+        self.playing = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -115,6 +115,7 @@ class Sokoban(TextEnv):
         """Play the same level again; what its search has found is kept."""
         self.state: State = self.level.start
         self.turns = 0
+        self.playing = True
         self.plan = self.solver.plan(self.state)
         info = self._info(self.plan, self.solved)
         told = {"reference": info["oracle"]} if "oracle" in info else {}
@@ -124,7 +125,12 @@ class Sokoban(TextEnv):
         """Play the moves of `action`.
 
         An action that cannot be read leaves the board as it is and costs the turn.
+
+        Raises:
+            ValueError: the episode is over, or none was begun.
         """
+        if not self.playing:
+            raise ValueError("no episode of Sokoban is being played: call reset() first")
         self.turns += 1
         before, start = self.plan, self.state
         moves, problem = self._parse(action)
@@ -149,6 +155,7 @@ class Sokoban(TextEnv):
             info["feedback"] = f"{' '.join(played)} {came}"
         terminated = solved or (stuck and self.stop_when_stuck)
         truncated = not terminated and self.turns >= self.turn_limit
+        self.playing = not (terminated or truncated)
         board = self.level.render(self.state)
         shown = f"{problem}\n{board}" if problem else board
         return shown, float(solved), terminated, truncated, info

@@ -247,5 +247,5 @@ def foresee(env: Sokoban, move: str) -> tuple[str, bool]:
     before = env.solver.plan(state)
     _, _, _, _, info = env.step(f"<action>{move}</action>")
     after = env.solver.plan(env.state)
-    env.state, env.turns = state, turns
+    env.state, env.turns, env.playing = state, turns, True
     return str(info["feedback"]), after.better_than(before)

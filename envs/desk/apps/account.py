@@ -15,6 +15,13 @@ R = TypeVar("R", bound=Record)
 
 _ADDRESS = re.compile(r"[^@\s]+@[^@\s]+\.[a-z]+")
 _MOST = 20
+PAGE = f"page_index starts at 0 and page_limit is 1 to {_MOST}"
+FULL = "the app is full"
+DATE = "dates are written like 2026-05-18"
+ADDRESS = "this is no mail address"
+NOTHING = "nothing to change is given"
+MOST_RECORDS = 200
+"""Records that an app keeps of a kind; a world has some twenty at the start."""
 
 
 class Desktop(App):
@@ -38,7 +45,7 @@ class Desktop(App):
     ) -> Json:
         """One page of `records` as `view` shows them, and the number of the next page."""
         if page_index < 0 or not 1 <= page_limit <= _MOST:
-            raise ApiError(422, f"page_index starts at 0 and page_limit is 1 to {_MOST}.")
+            raise ApiError(422, f"{PAGE}.")
         found = list(records)
         start = page_index * page_limit
         shown = found[start : start + page_limit]
@@ -49,6 +56,16 @@ class Desktop(App):
             "items": [view(record) for record in shown],
             "next_page": page_index + 1 if more else None,
         }
+
+    def enter(self, table: Table[R], record: R) -> R:
+        """Keep a record in its table, where there is room for it.
+
+        Raises:
+            ApiError: 409, the table is full.
+        """
+        if record.id not in table.rows and len(table) >= MOST_RECORDS:
+            raise ApiError(409, f"{self.name} is full, it keeps {MOST_RECORDS} of a kind.")
+        return table.insert(record)
 
     def find(self, table: Table[R], number: int, what: str, search: str) -> R:
         """The record of that number.
@@ -66,7 +83,7 @@ class Protected(Desktop):
 
     protected = True
 
-    @api(open=True)
+    @api({401: "wrong password"}, open=True)
     def login(self, password: str) -> Json:
         """Open the app with the user's password, which supervisor.show_passwords shows."""
         right = next(a.password for a in self.world.accounts if a.app == self.name)
@@ -92,7 +109,7 @@ def check_date(value: str | None) -> None:
     """
     if value is None:
         return
-    problem = ApiError(422, "dates are written like 2026-05-18.")
+    problem = ApiError(422, f"{DATE}.")
     if not re.fullmatch(r"\d{4}-\d\d-\d\d", value, re.ASCII):
         raise problem
     try:
@@ -118,7 +135,7 @@ def check_address(value: str | None) -> None:
         ApiError: 422.
     """
     if value is not None and not _ADDRESS.fullmatch(value):
-        raise ApiError(422, "this is no mail address; find people's with contacts.search.")
+        raise ApiError(422, f"{ADDRESS}; find people's with contacts.search.")
 
 
 def check_amount(value: float) -> float:

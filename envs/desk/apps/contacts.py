@@ -5,39 +5,51 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agentopd.envs.desk.api import ApiError, Json, api
-from agentopd.envs.desk.apps.account import Protected, check_address, check_date, given, matches
+from agentopd.envs.desk.apps.account import (
+    ADDRESS,
+    DATE,
+    FULL,
+    NOTHING,
+    PAGE,
+    Protected,
+    check_address,
+    check_date,
+    given,
+    matches,
+)
 from agentopd.envs.desk.world import Contact
 
 
 class Contacts(Protected, name="contacts"):
     """People: mail addresses, phone numbers, birthdays."""
 
-    @api()
+    @api({422: PAGE})
     def search(self, query: str = "", page_index: int = 0, page_limit: int = 5) -> Json:
         """Contacts whose name or address holds the words of the query, by name."""
         found = [c for c in self.world.contacts if matches(query, c.name, c.email)]
         return self.page(sorted(found, key=lambda c: c.name), _brief, page_index, page_limit)
 
-    @api()
+    @api({404: "there is no such contact"})
     def show(self, contact_id: int) -> Json:
         """One contact, with the birthday."""
         contact = self._find(contact_id)
         self.see(contact, "full")
         return {**_brief(contact), "birthday": contact.birthday}
 
-    @api(writes=True)
+    @api(
+        {409: f"a contact with this address exists; {FULL}", 422: f"{ADDRESS}; {DATE}"}, writes=True
+    )
     def add(self, name: str, email: str, phone: str = "", birthday: str = "") -> Json:
         """Add a person."""
         check_address(email)
         check_date(birthday or None)
         if any(contact.email == email for contact in self.world.contacts):
             raise ApiError(409, "a contact with this address exists; change it with update.")
-        made = self.world.contacts.insert(
-            Contact(name=name, email=email, phone=phone, birthday=birthday)
-        )
+        new = Contact(name=name, email=email, phone=phone, birthday=birthday)
+        made = self.enter(self.world.contacts, new)
         return {"contact_id": made.id}
 
-    @api(writes=True)
+    @api({404: "there is no such contact", 422: f"{NOTHING}; {ADDRESS}; {DATE}"}, writes=True)
     def update(
         self,
         contact_id: int,
@@ -54,7 +66,7 @@ class Contacts(Protected, name="contacts"):
         self.world.contacts.insert(replace(contact, **changed))
         return {"updated": contact_id}
 
-    @api(writes=True)
+    @api({404: "there is no such contact"}, writes=True)
     def delete(self, contact_id: int) -> Json:
         """Delete a contact."""
         del self.world.contacts.rows[self._find(contact_id).id]

@@ -43,7 +43,7 @@ class Supervisor(Desktop, name="supervisor"):
             self.see(account)
         return {a.app: a.password for a in self.world.accounts if a.app in self.state.apps}
 
-    @api(writes=True)
+    @api({422: "status is success or fail"}, writes=True)
     def complete_task(self, answer: Given = None, status: str = "success") -> Json:
         """End the task: with an answer if it asks for one, with status "fail" if it cannot be
         done."""

@@ -5,14 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agentopd.envs.desk.api import Json, api
-from agentopd.envs.desk.apps.account import Protected, check_date, given, matches
+from agentopd.envs.desk.apps.account import (
+    DATE,
+    FULL,
+    NOTHING,
+    PAGE,
+    Protected,
+    check_date,
+    given,
+    matches,
+)
 from agentopd.envs.desk.world import Todo
 
 
 class Todos(Protected, name="todo"):
     """The to-do list."""
 
-    @api()
+    @api({422: PAGE})
     def search(
         self, query: str = "", done: bool | None = None, page_index: int = 0, page_limit: int = 5
     ) -> Json:
@@ -24,13 +33,13 @@ class Todos(Protected, name="todo"):
         )
         return self.page(found, _brief, page_index, page_limit)
 
-    @api(writes=True)
+    @api({409: FULL, 422: DATE}, writes=True)
     def add(self, title: str, due: str | None = None) -> Json:
         """Add a to-do, with the date it is due if it has one."""
         check_date(due)
-        return {"todo_id": self.world.todos.insert(Todo(title=title, due=due)).id}
+        return {"todo_id": self.enter(self.world.todos, Todo(title=title, due=due)).id}
 
-    @api(writes=True)
+    @api({404: "there is no such to-do", 422: f"{NOTHING}; {DATE}"}, writes=True)
     def update(
         self,
         todo_id: int,
@@ -45,7 +54,7 @@ class Todos(Protected, name="todo"):
         self.world.todos.insert(replace(todo, **changed))
         return {"updated": todo_id}
 
-    @api(writes=True)
+    @api({404: "there is no such to-do"}, writes=True)
     def delete(self, todo_id: int) -> Json:
         """Delete a to-do."""
         del self.world.todos.rows[self._find(todo_id).id]

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agentopd.envs.desk.api import ApiError, Json, api
-from agentopd.envs.desk.apps.account import Protected, check_amount, matches
+from agentopd.envs.desk.apps.account import FULL, PAGE, Protected, check_amount, matches
 from agentopd.envs.desk.world import Payment, Request
 
 _DIRECTIONS = ("sent", "received", "all")
+_DIRECTION = "direction is sent, received or all"
+_NOBODY = "no wallet has this mail address"
+_AMOUNT = "an amount is more than 0"
+_NONE = "there is no such request"
+_SETTLED = "the request is not sent to the user, or pending no more"
 
 
 class Wallet(Protected, name="wallet"):
@@ -20,7 +25,7 @@ class Wallet(Protected, name="wallet"):
         self.state.seen.add(("Balance", 0, ""))
         return {"balance": self.world.balance}
 
-    @api()
+    @api({422: f"{PAGE}; {_DIRECTION}"})
     def search_payments(
         self, query: str = "", direction: str = "all", page_index: int = 0, page_limit: int = 5
     ) -> Json:
@@ -35,13 +40,16 @@ class Wallet(Protected, name="wallet"):
         found.sort(key=lambda payment: (payment.date, payment.id), reverse=True)
         return self.page(found, _payment, page_index, page_limit)
 
-    @api(writes=True)
+    @api(
+        {404: _NOBODY, 409: f"the balance does not cover the amount; {FULL}", 422: _AMOUNT},
+        writes=True,
+    )
     def send(self, to: str, amount: float, note: str = "") -> Json:
         """Pay money to the mail address of a person with a wallet."""
         self._check_person(to)
         return {"payment_id": self._pay(to, check_amount(amount), note).id}
 
-    @api()
+    @api({422: f"{PAGE}; {_DIRECTION}"})
     def search_requests(
         self,
         query: str = "",
@@ -62,14 +70,16 @@ class Wallet(Protected, name="wallet"):
         )
         return self.page(found, _request, page_index, page_limit)
 
-    @api(writes=True)
+    @api({404: _NOBODY, 409: FULL, 422: _AMOUNT}, writes=True)
     def request(self, to: str, amount: float, note: str = "") -> Json:
         """Ask a person with a wallet for money."""
         self._check_person(to)
         made = Request(sender=self.world.email, receiver=to, amount=check_amount(amount), note=note)
-        return {"request_id": self.world.requests.insert(made).id}
+        return {"request_id": self.enter(self.world.requests, made).id}
 
-    @api(writes=True)
+    @api(
+        {404: _NONE, 409: f"{_SETTLED}; the balance does not cover the amount; {FULL}"}, writes=True
+    )
     def pay(self, request_id: int) -> Json:
         """Pay a pending request that was sent to the user."""
         request = self._pending(request_id, mine=False)
@@ -77,14 +87,14 @@ class Wallet(Protected, name="wallet"):
         self.world.requests.insert(replace(request, status="paid"))
         return {"payment_id": made.id}
 
-    @api(writes=True)
+    @api({404: _NONE, 409: _SETTLED}, writes=True)
     def decline(self, request_id: int) -> Json:
         """Decline a pending request that was sent to the user."""
         request = self._pending(request_id, mine=False)
         self.world.requests.insert(replace(request, status="declined"))
         return {"declined": request_id}
 
-    @api(writes=True)
+    @api({404: _NONE, 409: "the request is not the user's own, or pending no more"}, writes=True)
     def cancel(self, request_id: int) -> Json:
         """Take back a pending request of the user's own."""
         request = self._pending(request_id, mine=True)
@@ -101,15 +111,14 @@ class Wallet(Protected, name="wallet"):
         balance = self.world.balance
         if amount > balance:
             raise ApiError(409, f"the balance of {balance} does not cover {amount}.")
-        return self.world.payments.insert(
-            Payment(
-                sender=self.world.email,
-                receiver=to,
-                amount=amount,
-                note=note,
-                date=self.world.today,
-            )
+        paid = Payment(
+            sender=self.world.email,
+            receiver=to,
+            amount=amount,
+            note=note,
+            date=self.world.today,
         )
+        return self.enter(self.world.payments, paid)
 
     def _pending(self, number: int, mine: bool) -> Request:
         request = self.find(self.world.requests, number, "request", "wallet.search_requests")

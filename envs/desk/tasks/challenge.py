@@ -11,6 +11,7 @@ from agentopd.envs.desk.tasks.story import (
     look_up,
     mail,
     pay,
+    sent,
     show_mail,
 )
 from agentopd.envs.desk.tasks.task import Expected, Goal, Task
@@ -61,11 +62,10 @@ def mail_forward(story: Story) -> Task:
         f'{reader.name} should read "{message.subject}" from {writer.name}. Forward it.',
         f'Send the mail "{message.subject}" on to {reader.name}.',
     )
-    sent = {"to": reader.email, "subject": f"Fwd: {message.subject}", "body": message.body}
     goal = Goal(
         f"the mail {message.subject!r} is forwarded to {reader.name}",
         call("mail.forward", message_id=message.id, to=reader.email),
-        (Expected("messages", "made", sent),),
+        (sent(reader.email, f"Fwd: {message.subject}", message.body),),
     )
     reads = ((look_up(reader), call("mail.search", query=message.subject)),)
     return Task(asked, reads, (goal,))

@@ -64,12 +64,16 @@ def select(
 
 
 def known_among(what: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse unknown names.
+    """Refuse unknown names, and what is no collection of names.
 
     Raises:
         ValueError: a name is unknown; the message gives the nearest.
     """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"{what}s are a list of names, as [{known[0]}], not {given!r}")
     for name in given:
+        if not isinstance(name, str):
+            raise ValueError(f"{what}s are named by texts, not {name!r}")
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"

@@ -11,6 +11,7 @@ from agentopd.envs.desk.tasks.story import (
     mail,
     pay,
     remove,
+    sent,
     settle,
 )
 from agentopd.envs.desk.tasks.task import Expected, Goal, Task
@@ -27,11 +28,10 @@ def mail_reply(story: Story) -> Task:
         f'Answer "{body}" to the mail "{message.subject}" from {person.name}.',
         f'{person.name} wrote me about "{message.subject}". Reply "{body}".',
     )
-    sent = {"to": person.email, "subject": f"Re: {message.subject}", "body": body}
     goal = Goal(
         f"{person.name}'s mail is answered with {body!r}",
         call("mail.reply", message_id=message.id, body=body),
-        (Expected("messages", "made", sent),),
+        (sent(person.email, f"Re: {message.subject}", body),),
     )
     return Task(asked, ((call("mail.search", query=message.subject),),), (goal,))
 

@@ -57,13 +57,24 @@ class Oracle:
         reached = progress(self.task, self.start.world, state.world)
         repairs = [mending for change in reached.stray for mending in _undo(change)]
         ending = _ending(self.task)
-        stages = [*reads, [*repairs, *(goal.call for goal in reached.unmet), ending]]
-        plan = [
+        last = [*repairs, *(goal.call for goal in reached.unmet), ending]
+        plan = self._opened([*reads, last], state)
+        if self._solves(plan, state):
+            return plan
+        # A read is refused where what it would show was deleted; the task may be solved without.
+        answered = [[read for read in stage if self._answered(read, state)] for stage in reads]
+        plan = self._opened([*answered, last], state)
+        return plan if answered != reads and self._solves(plan, state) else None
+
+    def _opened(self, stages: Plan, state: State) -> Plan:
+        """The stages that hold calls, after the logins they need, with tokens where those must be
+        shown.
+        """
+        return [
             [self._with_token(c, state) for c in stage]
             for stage in [*self._logins(stages, state), *stages]
             if stage
         ]
-        return plan if self._solves(plan, state) else None
 
     def _logins(self, stages: Plan, state: State) -> Plan:
         """The passwords and the logins that the calls of `stages` need."""
@@ -89,6 +100,16 @@ class Oracle:
         state.logins = "open"
         Desk(state).call(read)
         return frozenset(state.seen - self.start.seen)
+
+    def _answered(self, read: Call, state: State) -> bool:
+        """Whether a read is carried out as things stand."""
+        copy = state.copy()
+        copy.logins = "open"
+        try:
+            Desk(copy).call(read)
+        except ApiError:
+            return False
+        return True
 
     def _solves(self, plan: Plan, state: State) -> bool:
         """Whether the plan, played on a copy, is carried out and passes every check."""
@@ -127,7 +148,15 @@ def _undo(change: Change) -> list[Call]:
         old = {f: getattr(change.before, f) for f in fields if f in change.altered}
         return [call(name, **{argument: change.before.id, **old})]
     if isinstance(change.before, Playlist) and isinstance(change.after, Playlist):
-        more = [song for song in change.after.songs if song not in change.before.songs]
-        number = change.before.id
-        return [call("music.remove_song", playlist_id=number, song_id=song) for song in more]
+        return _reorder(change.before, change.after.songs)
     return []
+
+
+def _reorder(wanted: Playlist, songs: tuple[int, ...]) -> list[Call]:
+    """Calls that give a playlist its songs again: songs come off anywhere, but on at the end."""
+    kept = 0
+    while songs[: kept + 1] == wanted.songs[: kept + 1] and kept < len(wanted.songs):
+        kept += 1
+    off = [call("music.remove_song", playlist_id=wanted.id, song_id=s) for s in songs[kept:]]
+    on = [call("music.add_song", playlist_id=wanted.id, song_id=s) for s in wanted.songs[kept:]]
+    return [*off, *on]

@@ -109,13 +109,18 @@ def show_mail(message: Message) -> Call:
     return call("mail.show", message_id=message.id)
 
 
+def sent(to: str, subject: str, body: str) -> Expected:
+    """A mail that was sent; marking it as unread takes nothing from it."""
+    fields = {"folder": "sent", "to": to, "subject": subject, "body": body}
+    return Expected("messages", "made", fields, free=("read",))
+
+
 def mail(to: str, subject: str, body: str) -> Goal:
     """Send a mail."""
-    fields = {"folder": "sent", "to": to, "subject": subject, "body": body}
     return Goal(
         f"a mail with subject {subject!r} and text {body!r} is sent to {to}",
         call("mail.send", to=to, subject=subject, body=body),
-        (Expected("messages", "made", fields),),
+        (sent(to, subject, body),),
     )
 
 
@@ -140,7 +145,7 @@ def ask_for(to: str, amount: float, note: str) -> Goal:
 
 def settle(request: Request) -> Goal:
     """Pay a request."""
-    paid = {"receiver": request.sender, "amount": request.amount}
+    paid = {"receiver": request.sender, "amount": request.amount, "note": request.note}
     return Goal(
         f"the request of {request.sender} for {request.note} is paid",
         call("wallet.pay", request_id=request.id),

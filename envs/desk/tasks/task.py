@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,19 +12,24 @@ from agentopd.envs.desk.api import Call
 from agentopd.envs.desk.state import Completion, Given, State
 from agentopd.envs.desk.world import Change, World, changes
 
+_CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?: ?([ap])\.?m)?")
+_MONEY = re.compile(r"(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)(?: dollars| usd)?")
+
 
 @dataclass(frozen=True)
 class Expected:
     """A change that a goal wants in `table`.
 
-    A `made` record has the values in `fields`, and whatever it likes elsewhere; a record that is
-    `altered` has new values in these fields and in no others; one that is `gone` is named by `id`.
+    A `made` record has the values in `fields`; what else could be filled is left out, except for
+    what the task leaves `free`. A record that is `altered` has new values in `fields` and in no
+    others; one that is `gone` is named by `id`.
     """
 
     table: str
     kind: Literal["made", "altered", "gone"]
     fields: Mapping[str, Any]
     id: int = 0
+    free: tuple[str, ...] = ()
 
     def met_by(self, change: Change) -> bool:
         """Whether `change` is this one."""
@@ -36,6 +42,8 @@ class Expected:
         if (change.before is None) != (self.kind == "made"):
             return False
         if self.kind == "altered" and change.altered.keys() != self.fields.keys():
+            return False
+        if self.kind == "made" and change.after.chosen - {*self.fields, *self.free}:
             return False
         return all(_is(getattr(change.after, name), value) for name, value in self.fields.items())
 
@@ -117,35 +125,14 @@ def evaluate(task: Task, start: World, state: State) -> list[Check]:
     checks.append(Check("collateral", "nothing else is changed", not stray, stray))
     wanted = "no answer is given" if task.answer is None else f"the answer is {task.answer}"
     given = None if done is None else done.answer
-    right = done is not None and same(task.answer, given)
+    right = done is not None and same(task.answer, given, _spoken)
+    # Who gives up may say why.
+    right |= done is not None and done.status == task.status == "fail"
     checks.append(Check("answer", wanted, right, "" if right else f"{given!r} was answered"))
     ends = "completed" if task.status == "success" else 'given up with status "fail"'
     passed = done is not None and done.status == task.status
     checks.append(Check("status", f"the task is {ends}", passed))
     return checks
-
-
-def same(expected: Any, got: Any) -> bool:
-    """Whether two values say the same: texts but for capitals, spaces and a full stop at the end,
-    numbers to half a cent, lists in any order and also as a text with commas.
-    """
-    if expected is None or got is None:
-        return expected is None and got in (None, "")
-    if isinstance(expected, bool) or isinstance(got, bool):
-        return expected is got
-    if isinstance(expected, list | tuple):
-        parts = got.split(",") if isinstance(got, str) else got
-        if not isinstance(parts, list | tuple):
-            return False
-        return sorted(map(_plain, expected)) == sorted(map(_plain, parts))
-    if isinstance(got, list | tuple):
-        return len(got) == 1 and same(expected, got[0])
-    return _plain(expected) == _plain(got)
-
-
-def _is(got: Any, wanted: Any) -> bool:
-    """Whether a field has the wanted value; what is kept in order must have this order."""
-    return got == wanted if isinstance(wanted, tuple) else same(wanted, got)
 
 
 def _plain(value: Any) -> str:
@@ -155,6 +142,44 @@ def _plain(value: Any) -> str:
         return f"{float(text):.2f}"
     except ValueError:
         return text
+
+
+def _spoken(value: Any) -> str:
+    """An answer as `_plain` has it, also without quotes, times of day and sums of money in one
+    form: `9:00 am` is `09:00`, `1,250 dollars` is `1250.00`.
+    """
+    text = _plain(str(value).strip().rstrip(".!").strip("\"'“”"))
+    if clock := _CLOCK.fullmatch(text):
+        hour = int(clock[1]) % 12 + 12 * (clock[3] == "p") if clock[3] else int(clock[1])
+        return f"{hour:02}:{clock[2]}"
+    if sum_ := _MONEY.fullmatch(text):
+        return f"{float(sum_[1].replace(',', '')):.2f}"
+    return text
+
+
+def same(expected: Any, got: Any, form: Callable[[Any], str] = _plain) -> bool:
+    """Whether two values say the same: texts but for capitals, spaces and a full stop at the end,
+    numbers to half a cent, lists in any order and also as a text with commas.
+
+    `form` writes a value so that what says the same is equal.
+    """
+    if expected is None or got is None:
+        return expected is None and got in (None, "")
+    if isinstance(expected, bool) or isinstance(got, bool):
+        return expected is got
+    if isinstance(expected, list | tuple):
+        parts = got.split(",") if isinstance(got, str) else got
+        if not isinstance(parts, list | tuple):
+            return False
+        return sorted(map(form, expected)) == sorted(map(form, parts))
+    if isinstance(got, list | tuple):
+        return len(got) == 1 and same(expected, got[0], form)
+    return form(expected) == form(got)
+
+
+def _is(got: Any, wanted: Any) -> bool:
+    """Whether a field has the wanted value; what is kept in order must have this order."""
+    return got == wanted if isinstance(wanted, tuple) else same(wanted, got)
 
 
 def _harmless(change: Change) -> bool:
