@@ -70,7 +70,8 @@ def check_env(
         seeds: tasks to try; 20 if not given, 30 where `strict`.
         strict: also play more and longer episodes, and compare them with those of a process that
             hashes differently, which takes a few seconds.
-        seconds: wall-clock time from which a call counts as one that never returns.
+        seconds: wall-clock time from which a call counts as one that never returns; building takes
+            up to four times as long, since it may import large packages.
 
     Returns:
         What is wrong, errors first, notes last; empty for a good environment.
@@ -152,7 +153,7 @@ def _raised(call: str, error: BaseException) -> Finding:
 
 def _hangs(watch: Watch) -> Finding:
     message = (
-        f"{watch.call} has not returned within {watch.seconds:g} seconds: give every loop an end "
+        f"{watch.call} has not returned within {watch.allowed:g} seconds: give every loop an end "
         "and every wait a limit; where a call may take longer, allow it more (--seconds)"
     )
     return Finding("error", "hangs", message)

@@ -105,19 +105,19 @@ class TellsWhenUnread(Line):
         return observation, info
 
     def step(self, action: str) -> Result:
-        observation, *rest = super().step(action)
-        if not rest[-1]["action_valid"]:
-            observation += f" {rest[-1]['feedback']}; go {self.way}"
-        return observation, *rest  # type: ignore[return-value]
+        observation, *rest, info = super().step(action)
+        if not info["action_valid"]:
+            observation += f" {info['feedback']}; go {self.way}"
+        return observation, *rest, info  # type: ignore[return-value]
 
 
 class SpeaksWhenUnread(Line):
     """Not broken: an unreadable answer's feedback is for the student too."""
 
     def step(self, action: str) -> Result:
-        observation, *rest = super().step(action)
-        said = "" if rest[-1]["action_valid"] else rest[-1]["feedback"]
-        return f"{observation} {said}", *rest  # type: ignore[return-value]
+        observation, *rest, info = super().step(action)
+        said = "" if info["action_valid"] else info["feedback"]
+        return f"{observation} {said}", *rest, info  # type: ignore[return-value]
 
 
 class TellsSomeSeeds(Line):

@@ -67,7 +67,8 @@ def unreadable(subject: Subject) -> Findings:
 def end(subject: Subject) -> Findings:
     """With unreadable answers alone the episode ends at the limit, neither before nor after."""
     env = subject.build()
-    # Wrappers may declare that unreadable answers end an episode sooner.
+    env.reset(seed=0)
+    # The limit may be the task's. Wrappers may declare that unreadable answers end it sooner.
     limits = (turn_limit(env), declared(env, "invalid_limit", None))
     limit = min((n for n in limits if n), default=None)
     episode = subject.played("unreadable", 0)
@@ -98,7 +99,9 @@ def _late(subject: Subject) -> Findings:
     """With answers that can be read the episode does not go on after its limit either."""
     # The longest way to success leaves the most room on it.
     seed = max(subject.followed(), key=lambda episode: len(episode.turns)).seed
-    limit = turn_limit(subject.build())
+    env = subject.build()
+    env.reset(seed=seed)
+    limit = turn_limit(env)
     for what, choose in _readable(subject, seed, limit or PATIENCE):
         env = subject.build()
         _, info = env.reset(seed=seed)

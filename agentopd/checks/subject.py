@@ -22,6 +22,8 @@ PATIENCE = 1_000
 _FEW = 5
 _STRICT_TURNS = 40
 _STRICT_FEW = 10
+_LOADING = 4
+"""How many calls' time building may take: it may import large packages first."""
 _BLIND = 50
 """Turns of an episode that nothing leads to its end."""
 _AFTER = 3
@@ -93,7 +95,7 @@ class Subject:
 
     def build(self, **more: Any) -> gymnasium.Env[str, str]:
         """A fresh instance; `more` stands in place of the options."""
-        self.watch.begin(f"building {self.spec}")
+        self.watch.begin(f"building {self.spec}", seconds=_LOADING * self.watch.seconds)
         try:
             env = make(self.spec, {**self.options, **more})
         finally:

@@ -29,13 +29,13 @@ class Watch:
     """Which call into the environment is running, and since when.
 
     Args:
-        seconds: wall-clock time that a call may take.
+        seconds: wall-clock time that a call may take; `allowed` is that of the running one.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.given_up = False
-        self._allowed = seconds
+        self.allowed = seconds
         self._last: tuple[str, Any] = ("", None)
         self._since = time.monotonic()
 
@@ -48,12 +48,12 @@ class Watch:
         if self.given_up and call != _CLOSE:
             raise GivenUp
         self._last = call, given
-        self._allowed = self.seconds if seconds is None else seconds
+        self.allowed = self.seconds if seconds is None else seconds
         self._since = time.monotonic()
 
     def end(self) -> None:
         """Note that it has returned."""
-        self._since, self._allowed = time.monotonic(), self.seconds
+        self._since, self.allowed = time.monotonic(), self.seconds
 
     @property
     def call(self) -> str:
@@ -66,7 +66,7 @@ class Watch:
     @property
     def left(self) -> float:
         """Seconds that the running call may still take."""
-        return self._since + self._allowed - time.monotonic()
+        return self._since + self.allowed - time.monotonic()
 
 
 def in_time(work: Callable[[], None], watch: Watch) -> bool:
