@@ -279,14 +279,24 @@ def check_env(
     ],
     option: Options = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Also compare with a process that hashes differently.")
+        bool,
+        typer.Option(
+            "--strict",
+            help="More and longer episodes, compared with a process that hashes differently.",
+        ),
     ] = False,
+    seeds: Annotated[
+        int | None, typer.Option(min=2, help="Tasks to try. If not given 20, with --strict 30.")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(help="Time from which a call counts as one that never returns.")
+    ] = 30.0,
 ) -> None:
     """Say what is wrong with an environment, and what to change.
 
     The exit code is 1 when something would break training, else 0.
     """
-    listing.check_env(spec, acting.parse_options(option or []), strict)
+    listing.check_env(spec, acting.parse_options(option or []), strict, seeds, seconds)
 
 
 @app.command("serve-env")

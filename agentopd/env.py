@@ -17,6 +17,8 @@ flat and JSON-able:
 | `skill`        | str, on reset         | tag under which skills are filed                       |
 | `guide`        | str, on reset         | advice that holds for every task of this environment   |
 
+Where chance decides what an action does, `stochastic = True` says so: no oracle wins for certain.
+
 The student sees the observations alone: everything in `PRIVILEGED` reaches nobody but the teacher.
 `agentopd.check.check_env` tells whether an environment keeps all this.
 
@@ -98,6 +100,8 @@ class TextEnv(gymnasium.Env[str, str]):
     """How one action of `oracle` is written in an answer."""
     action_between: str | None = " "
     """What stands between two actions of `oracle` and `reference`; None where they are one."""
+    stochastic: bool = False
+    """Whether chance decides what an action does, so that the best play may fail."""
 
 
 def declared(env: gymnasium.Env[str, str], name: str, default: Any) -> Any:

@@ -11,10 +11,10 @@
 A connection is a session and an episode is an environment of its own: nothing is shared. `info` is
 the observation's `metadata`, without what is privileged unless that is asked for. What the protocol
 has no place for is in there too: `truncated`, and on reset `system_prompt`, `action_form`,
-`action_between` and `max_turns`. A message that cannot be used is answered by an error and the
-session goes on; what a broken environment raises is logged and ends its session. Source: the
-package `openenv`, 0.10. Its stateless HTTP `/reset` and `/step` and its tasks by number are left
-out.
+`action_between`, `max_turns` and `stochastic`. A message that cannot be used is answered by an
+error and the session goes on; what a broken environment raises is logged and ends its session.
+Source: the package `openenv`, 0.10. Its stateless HTTP `/reset` and `/step` and its tasks by number
+are left out.
 """
 
 from __future__ import annotations
@@ -142,6 +142,7 @@ class Session:
             "action_form": declared(self._env, "action_form", "{}"),
             "action_between": declared(self._env, "action_between", " "),
             "max_turns": declared(self._env, "max_turns", None),
+            "stochastic": declared(self._env, "stochastic", False),
         }
         return self._shown(text, None, False, info | about)
 

@@ -101,6 +101,7 @@ class FrozenLake(Puzzle):
             )
         self.size, self.holes, self.view = size, holes, view
         self.slippery, self.success_rate = slippery, success_rate
+        self.stochastic = slippery
         self.band, self.min_chance = (min_moves, max_moves), min_chance
         label = f"size={size} holes={holes} moves={min_moves}-{max_moves}"
         if slippery:

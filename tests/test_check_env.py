@@ -74,7 +74,7 @@ def test_a_good_environment_has_no_findings() -> None:
 
 
 def test_a_slow_step_is_noted_and_breaks_nothing() -> None:
-    found = check("SlowStep")
+    found = check_env(f"{broken_envs.__name__}:SlowStep", seeds=2)
     assert [(f.level, f.name) for f in found] == [("note", "slow-step")]
 
 

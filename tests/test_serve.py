@@ -53,7 +53,7 @@ def test_an_episode_is_what_it_is_in_process() -> None:
     text, info = env.reset(seed=3)
     with served(HANOI, privileged=True) as url, _client(url) as connection:
         reply = _ask(connection, "reset", seed=3)
-        about = {"system_prompt", "action_form", "action_between", "max_turns"}
+        about = {"system_prompt", "action_form", "action_between", "max_turns", "stochastic"}
         while True:
             assert reply["type"] == "observation"
             data = reply["data"]
@@ -81,6 +81,7 @@ def test_the_first_observation_brings_what_the_protocol_has_no_place_for() -> No
             "action_form": "<action>{}</action>",
             "action_between": " ",
             "max_turns": 9,
+            "stochastic": False,
         }
         step = _ask(connection, "step", text="x")["data"]
         assert step["metadata"]["truncated"] is False

@@ -1,24 +1,29 @@
-"""Checks of what comes back: spaces, the tuples of `reset` and `step`, `info`."""
+"""Checks of what is declared and what comes back: spaces, the tuples of `reset`, `step`, `info`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+import gymnasium
 
 from agentopd.checks.subject import (
     PATIENCE,
-    TURNS,
+    Caught,
     Finding,
     Findings,
     Subject,
     attempt,
     by_oracle,
     probe,
-    short,
     steps,
 )
-from agentopd.env import Info
+from agentopd.checks.watch import short
+from agentopd.env import Info, declared
 
+_LONE = re.compile("[\ud800-\udfff]")
 _STRINGS = ("feedback", "mistake", "oracle", "reference", "skill", "guide")
 _TABLES = ("facts", "metrics")
 
@@ -28,9 +33,70 @@ def spaces(subject: Subject) -> Findings:
     env = subject.build()
     for name in ("observation_space", "action_space"):
         space = getattr(env, name, None)
-        if space is None or not all(t in space for t in ("", "two words\n<b>\u221a</b>")):
+        numbers = isinstance(space, gymnasium.spaces.Box | gymnasium.spaces.Discrete)
+        every = ("", "two words\n<b>\u221a</b>")
+        if space is None or numbers or not all(text in space for text in every):
             message = f"{name} is {space}, which does not hold every text: use agentopd.Text()"
+            if numbers:
+                message += (
+                    "; an environment of numbers is put into words by "
+                    "agentopd.envs.adapters.textualize.Textualize, some of Gymnasium's by toy:NAME"
+                )
             yield Finding("error", "spaces", message)
+
+
+def declarations(subject: Subject) -> Findings:
+    """What the environment says of itself is of the type that its readers expect."""
+    env = subject.build()
+    env.reset(seed=0)
+    for name, fits, wanted in _DECLARED:
+        value = declared(env, name, _ABSENT)
+        if value is not _ABSENT and not fits(value):
+            message = f"{name} is {short(value)}: set it to {wanted}"
+            yield Finding("error", "declarations", message)
+
+
+def _count(value: Any) -> bool:
+    return value is None or (type(value) is int and value >= 1)
+
+
+_ABSENT = object()
+_DECLARED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    (
+        "system_prompt",
+        lambda value: value is None or (isinstance(value, str) and not _LONE.search(value)),
+        "one str that can be written as UTF-8, the rules shown at the start",
+    ),
+    ("max_turns", _count, "an int of at least 1, or None where there is no limit"),
+    (
+        "action_form",
+        lambda value: isinstance(value, str) and "{}" in value,
+        "a str with {} where the action stands, '<action>{}</action>' for example",
+    ),
+    (
+        "action_between",
+        lambda value: value is None or (isinstance(value, str) and value != ""),
+        "the str between two actions of an oracle, or None where an oracle is one action",
+    ),
+    ("stochastic", lambda value: isinstance(value, bool), "a bool"),
+)
+
+
+def arguments(subject: Subject) -> Findings:
+    """`reset` takes what Gymnasium says, each of it left out or None."""
+    subject.build().reset(seed=0)
+    for given in ({}, {"seed": None}, {"seed": 0, "options": None}, {"seed": 0, "options": {}}):
+        env = subject.build()
+        with Caught() as caught:
+            env.reset(**given)
+        if caught.error:
+            message = (
+                f"{subject.watch.call} raised {caught.said}: declare reset(self, *, seed=None, "
+                "options=None), and let a missing seed draw any task, options that are missing or "
+                "empty change nothing"
+            )
+            yield Finding("error", "reset-arguments", message)
+            return
 
 
 def results(subject: Subject) -> Findings:
@@ -91,7 +157,7 @@ def infos(subject: Subject) -> Findings:
         _, info = env.reset(seed=seed)
         yield from _problems("reset", info, {"task_id": str, "success": bool})
         wanted = {"task_id": str, "success": bool, "action_valid": bool}
-        for _, result in steps(env, info, probe, TURNS):
+        for _, result in steps(env, info, probe, subject.turns):
             yield from _problems("step", result[4], wanted)
             if result[4] is info:
                 message = (
@@ -131,3 +197,35 @@ def _form_problem(key: Any, value: Any) -> str:
 
 def _plain(value: Any) -> bool:
     return value is None or isinstance(value, str | bool | int | float)
+
+
+def values(subject: Subject) -> Findings:
+    """Every text can be written, every reward added up."""
+    probed = [subject.played("probe", seed) for seed in subject.few]
+    for episode in (*probed, *subject.followed()):
+        told = [("after reset()", episode.observation, 0.0, episode.info)]
+        told += [("after step()", *turn.result[:2], turn.result[4]) for turn in episode.turns]
+        for where, observation, reward, info in told:
+            for name, text in (("the observation", observation), *_texts(info)):
+                if _LONE.search(text):
+                    message = (
+                        f"{name} {where} is {short(text)}, which holds half of a surrogate pair "
+                        'and cannot be written as UTF-8: decode bytes with errors="replace"'
+                    )
+                    yield Finding("error", "text", message)
+                    return
+            if not math.isfinite(reward):
+                message = (
+                    f"the reward {where} is {reward}, which no mean survives: return a finite float"
+                )
+                yield Finding("error", "reward", message)
+                return
+
+
+def _texts(info: Info) -> Iterator[tuple[str, str]]:
+    """What `info` holds in words, each with its name."""
+    for key, value in info.items():
+        inner = value.values() if isinstance(value, dict) else value
+        for text in inner if isinstance(value, dict | list | tuple) else (value,):
+            if isinstance(text, str):
+                yield f"info[{key!r}]", text

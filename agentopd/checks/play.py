@@ -1,14 +1,17 @@
-"""Checks by playing: unreadable answers, the oracle, what the student gets to see, the end."""
+"""Checks by playing: unreadable answers, the end, the oracle, success, cost."""
 
 from __future__ import annotations
 
-import time
+import re
+from collections.abc import Iterator
 from typing import Literal
 
 import gymnasium
 
 from agentopd.checks.subject import (
+    GUESSES,
     PATIENCE,
+    Choose,
     Finding,
     Findings,
     Subject,
@@ -16,14 +19,12 @@ from agentopd.checks.subject import (
     attempt,
     by_oracle,
     plan_of,
-    short,
     steps,
     turn_limit,
 )
-from agentopd.env import Info, declared, system_prompt
+from agentopd.checks.watch import short
+from agentopd.env import Info, declared
 
-_TELLING = 12
-"""Characters from which a text that turns up in an observation is no coincidence."""
 _UNREADABLE = ("", "\x00", "x" * 20_000, "<action>", "<think>never closed")
 _ODD = "\u221a \U0001f642 \u05d0\u0301 \u202e"
 """Perhaps an action somewhere, but nothing an environment may stumble over."""
@@ -32,8 +33,12 @@ _LONG = 16_000
 _SLOW = 0.05
 """Seconds of processor time a step that hold up the batch all other episodes wait in."""
 _SHARE = 0.95
-_TOLD_LATER = ("feedback", "oracle")
-_TOLD_FIRST = ("oracle", "reference", "guide")
+_IDLE = 2
+"""Episodes that are played by unreadable answers alone."""
+_STRAYED = 50
+"""Turns of an episode that is led astray."""
+_TRIED = 8
+"""Answers that are tried, of each kind, to learn which can be read."""
 
 
 def unreadable(subject: Subject) -> Findings:
@@ -62,20 +67,19 @@ def unreadable(subject: Subject) -> Findings:
 def end(subject: Subject) -> Findings:
     """With unreadable answers alone the episode ends at the limit, neither before nor after."""
     env = subject.build()
-    # Wrappers may declare that unreadable answers end an episode sooner.
+    env.reset(seed=0)
+    # The limit may be the task's. Wrappers may declare that unreadable answers end it sooner.
     limits = (turn_limit(env), declared(env, "invalid_limit", None))
     limit = min((n for n in limits if n), default=None)
-    _, info = env.reset(seed=0)
-    turns, over, lost = 0, False, False
-    for _, result in steps(env, info, lambda env, turn, info: _UNREADABLE[0], PATIENCE):
-        turns, over, lost = turns + 1, result[2] or result[3], result[2]
+    episode = subject.played("unreadable", 0)
+    turns = len(episode.turns)
     if limit and turns > limit:
         message = (
             f"the episode took {turns} turns or more, its limit is {limit}: truncate it there, and "
             "count the turns whose answer cannot be read too"
         )
         yield Finding("error", "turn-limit", message)
-    elif not over:
+    elif not episode.over:
         if not limit:
             message = (
                 f"after {turns} unreadable answers the episode still goes on: set max_turns and "
@@ -84,9 +88,84 @@ def end(subject: Subject) -> Findings:
             yield Finding("warning", "endless", message)
     elif limit and turns < limit:
         yield _ends(f"{turns} answers that cannot be read end the episode")
-    elif lost and not limit:
+    elif episode.turns[-1].result[2] and not limit:
         # Perhaps it is the time that ran out: without a declared limit nobody can tell.
         yield _ends(f"{turns} answers that cannot be read lose the episode", "warning")
+    if turns == limit or (episode.over and not limit):
+        yield from _late(subject)
+
+
+def _late(subject: Subject) -> Findings:
+    """With answers that can be read the episode does not go on after its limit either."""
+    # The longest way to success leaves the most room on it.
+    seed = max(subject.followed(), key=lambda episode: len(episode.turns)).seed
+    env = subject.build()
+    env.reset(seed=seed)
+    limit = turn_limit(env)
+    for what, choose in _readable(subject, seed, limit or PATIENCE):
+        env = subject.build()
+        _, info = env.reset(seed=seed)
+        turns, over = 0, False
+        for _, result in steps(env, info, choose, limit + 1 if limit else PATIENCE):
+            turns, over = turns + 1, result[2] or result[3]
+        if limit and turns > limit:
+            message = (
+                f"with {what} the episode took {turns} turns or more, its limit is {limit}: count "
+                "every answer, whatever it is, and truncate the episode there"
+            )
+            yield Finding("error", "turn-limit", message)
+            return
+        if not limit and turns == PATIENCE and not over:
+            message = (
+                f"with {what} the episode still goes on after {turns} turns: set max_turns and "
+                "return truncated=True when it is reached"
+            )
+            yield Finding("warning", "endless", message)
+            return
+
+
+def _readable(subject: Subject, seed: int, limit: int) -> Iterator[tuple[str, Choose]]:
+    """Ways to play that can be read and do not solve the task, where that can be told."""
+    yield (
+        "one answer that can be read and others that cannot",
+        lambda env, turn, info: "" if turn else by_oracle(env, turn, info),
+    )
+    yield (
+        "an answer that can be read in the last turn",
+        lambda env, turn, info: by_oracle(env, turn, info) if turn + 1 >= limit else "",
+    )
+    yield "answers that can be read", _astray(subject, seed)
+
+
+def _astray(subject: Subject, seed: int) -> Choose:
+    """Answers that can be read, but never the oracle's."""
+    known = _known(subject, seed)
+
+    def choose(env: gymnasium.Env[str, str], turn: int, info: Info) -> str | None:
+        right = {as_action(env, action) for action in plan_of(env, info)[:1]}
+        choices = [action for action in known if action not in right]
+        return choices[turn % len(choices)] if choices else None
+
+    return choose
+
+
+def _known(subject: Subject, seed: int) -> list[str]:
+    """Answers that can be read: of oracles, of the rules, and guesses."""
+    env = subject.build()
+    form = re.escape(as_action(env, "{}")).replace(r"\{\}", "([^<>\n]{1,40}?)")
+    episode = subject.played("oracle", seed)
+    named = re.findall(form, f"{episode.rules}\n{episode.observation}")[:_TRIED]
+    used = [turn.action for turn in episode.turns][:_TRIED]
+    guesses = [as_action(env, text) for text in (*named, *GUESSES)]
+    known: list[str] = []
+    over = True
+    for action in dict.fromkeys((*guesses, *used)):
+        if over:
+            env.reset(seed=seed)
+        _, _, terminated, truncated, info = env.step(action)
+        over = terminated or truncated
+        known += [action] if info["action_valid"] else []
+    return known
 
 
 def _ends(what: str, level: Literal["error", "warning"] = "error") -> Finding:
@@ -99,10 +178,7 @@ def _ends(what: str, level: Literal["error", "warning"] = "error") -> Finding:
 
 def oracle(subject: Subject) -> Findings:
     """Following the oracle solves every task."""
-    plans = {
-        seed: subject.build().reset(seed=seed)[1].get("oracle") for seed in range(subject.seeds)
-    }
-    planned = [seed for seed, plan in plans.items() if plan]
+    planned = [episode for episode in subject.followed() if episode.info.get("oracle")]
     if not planned:
         message = (
             "no task has info['oracle'], so a teacher cannot be told the next actions: set it to "
@@ -110,84 +186,95 @@ def oracle(subject: Subject) -> Findings:
             "declares), if they are known"
         )
         yield Finding("warning", "no-oracle", message)
-    failed = [seed for seed in planned if not _follow(subject.build(), seed)]
-    if failed:
+    failed = [episode for episode in planned if not episode.solved]
+    if not failed:
+        return
+    if declared(subject.build(), "stochastic", False):
+        yield _by_chance(len(planned), len(failed))
+        return
+    message = (
+        f"following info['oracle'] fails on {len(failed)} of {len(planned)} seeds, first on "
+        f"seed {failed[0].seed} with {short(failed[0].info['oracle'])}: after every step it has to "
+        "hold the actions, in order, that solve the task from there within the turns that are "
+        "left, separated by what action_between declares, a space by default; where chance decides "
+        "what an action does, declare stochastic = True"
+    )
+    yield Finding("error", "oracle", message)
+
+
+def _by_chance(planned: int, failed: int) -> Finding:
+    """Best play may fail too where chance has a say: how often, only the environment knows."""
+    if failed < planned:
         message = (
-            f"following info['oracle'] fails on {len(failed)} of {len(planned)} seeds, first on "
-            f"seed {failed[0]} with {short(plans[failed[0]])}: after every step it has to hold the "
-            "actions, in order, that solve the task from there within the turns that are left, "
-            "separated by what action_between declares, a space by default"
+            f"following info['oracle'] succeeds on {planned - failed} of {planned} seeds; it "
+            "declares stochastic, so that is no error, and nobody checks that more is impossible"
         )
-        yield Finding("error", "oracle", message)
+        return Finding("note", "oracle-chance", message)
+    message = (
+        f"following info['oracle'] succeeds on none of {planned} seeds, which chance alone (it "
+        "declares stochastic) would seldom do: let the oracle hold the best next action, or make "
+        "the tasks easier"
+    )
+    return Finding("warning", "oracle-chance", message)
 
 
-def _follow(env: gymnasium.Env[str, str], seed: int) -> bool:
-    """Whether the first action of each oracle leads to success.
+def success(subject: Subject) -> Findings:
+    """`info["success"]` comes true when the task is solved, and stays true."""
+    followed = subject.followed()
+    if all(episode.info["success"] for episode in followed):
+        message = (
+            "info['success'] is true after every reset(), before anything is done: let it be false "
+            "until the task is solved"
+        )
+        yield Finding("error", "success", message)
+        return
+    idle = [subject.played("unreadable", seed) for seed in subject.few[:_IDLE]]
+    if all(episode.solved for episode in idle):
+        message = (
+            "info['success'] comes true although no answer can be read: let it be true only where "
+            "the task is solved"
+        )
+        yield Finding("error", "success", message)
+    for episode in followed:
+        if episode.solved and not episode.turns[-1].result[4]["success"]:
+            message = (
+                f"info['success'] is true on seed {episode.seed} and false again after an answer "
+                "that cannot be read: let it say whether the task is solved, from then on to the "
+                "end"
+            )
+            yield Finding("error", "success", message)
+            break
+    lost, won = _last_rewards(subject)
+    if lost and won and min(lost) > max(won):
+        message = (
+            f"episodes that end without success are paid {min(lost):g} or more by their last step, "
+            f"those with success {max(won):g} or less: make info['success'] and the reward agree"
+        )
+        yield Finding("error", "success", message)
 
-    A step without an oracle goes on with the rest of the last one.
-    """
-    plan = plan_of(env, env.reset(seed=seed)[1])
-    for _ in range(PATIENCE):
-        if not plan:
-            return False
-        _, _, terminated, truncated, info = env.step(as_action(env, plan[0]))
-        if info["success"] or terminated or truncated:
-            return info["success"]
-        plan = plan_of(env, info) or plan[1:]
-    return False
 
-
-def told(subject: Subject) -> Findings:
-    """What only the teacher may know does not stand in what the student reads.
-
-    Words that an unreadable answer earns may: the student is told what was wrong with it.
-    """
-    found: dict[str, tuple[str, int]] = {}
-    for seed in subject.few:
+def _last_rewards(subject: Subject) -> tuple[list[float], list[float]]:
+    """The last rewards of episodes that terminated: without success, and with it."""
+    results = [episode.turns[-1].result for episode in subject.followed() if episode.turns]
+    for seed in subject.few[:_IDLE]:
         env = subject.build()
-        observation, first = env.reset(seed=seed)
-        rules = system_prompt(env)
-        read = [(observation + "\0" + rules, "", _secrets(first, _TOLD_FIRST))]
-        said = ""
-        for action, result in steps(env, first, by_oracle, PATIENCE):
-            said += f"\0{action}"
-            if result[4]["action_valid"]:
-                secrets = _secrets(result[4], _TOLD_LATER)
-                read.append((result[0], said, secrets | _secrets(first, ("reference",))))
-        for text, said, secrets in read:
-            for key, secret in secrets.items():
-                # An answer repeated to the one who gave it is no secret.
-                if len(secret) >= _TELLING and secret in text and secret not in said:
-                    found[key] = secret, found.get(key, ("", 0))[1] + 1
-    for key, (secret, count) in found.items():
-        message = (
-            f"info[{key!r}] stands word for word in {count} texts that the student reads "
-            f"({short(secret)}): leave it out of observations and system_prompt, or out of info"
-        )
-        # Feedback that everybody hears is no lead for the teacher, but it gives nothing away.
-        heard = key == "feedback" or key.startswith("facts")
-        yield Finding("warning" if heard else "error", "told-to-student", message)
-
-
-def _secrets(info: Info, keys: tuple[str, ...]) -> dict[str, str]:
-    """What `info` holds in words under `keys` and in its facts."""
-    facts = {f"facts.{name}": value for name, value in info.get("facts", {}).items()}
-    named = {key: info.get(key) for key in keys} | facts
-    return {key: text for key, text in named.items() if isinstance(text, str)}
+        _, info = env.reset(seed=seed)
+        astray = steps(env, info, _astray(subject, seed), _STRAYED)
+        results += [result for _, result in astray]
+    lost, won = list[float](), list[float]()
+    for _, reward, terminated, _, info in results:
+        if terminated:
+            (won if info["success"] else lost).append(reward)
+    return lost, won
 
 
 def cost(subject: Subject) -> Findings:
     """Observations fit into a context, and a step takes little of a batch's time."""
-    longest, taken = 0, list[float]()
-    for seed in subject.few:
-        env = subject.build()
-        observation, info = env.reset(seed=seed)
-        longest = max(longest, len(observation))
-        start = time.process_time()
-        for _, result in steps(env, info, by_oracle, PATIENCE):
-            taken.append(time.process_time() - start)
-            longest = max(longest, len(result[0]))
-            start = time.process_time()
+    episodes = [subject.played("oracle", seed) for seed in subject.few]
+    seen = [episode.observation for episode in episodes]
+    seen += [turn.result[0] for episode in episodes for turn in episode.turns]
+    taken = [turn.seconds for episode in episodes for turn in episode.turns]
+    longest = max(map(len, seen))
     if longest > _LONG:
         message = (
             f"an observation is {longest:,} characters long and stays in the context of every "

@@ -15,14 +15,16 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from agentopd.checks.subject import TURNS, Finding, Findings, Subject, probe, steps
-from agentopd.env import make
+from agentopd.checks.subject import Finding, Findings, Subject, probe, steps
+from agentopd.env import Info, make
 
 _CHILD = """
 import json, sys
-from agentopd.checks.repeat import first_texts
-sys.stdout.write("\\n" + json.dumps(first_texts(*json.load(sys.stdin))))
+from agentopd.checks.repeat import elsewhere
+sys.stdout.write("\\n" + json.dumps(elsewhere(*json.load(sys.stdin))))
 """
+_ELSEWHERE = 5
+"""How many calls' time another process may take: it starts, builds and plays."""
 
 
 def seeding(subject: Subject) -> Findings:
@@ -57,8 +59,8 @@ def carry_over(subject: Subject) -> Findings:
     """A used instance plays as a fresh one does."""
     used = subject.build()
     for seed in subject.few:
-        list(_telling(used, seed + 1))
-        if list(_telling(used, seed)) != _fresh(subject, seed):
+        list(_telling(used, seed + 1, subject.turns))
+        if list(_telling(used, seed, subject.turns)) != _fresh(subject, seed):
             message = (
                 f"an instance that has played before plays seed {seed} differently from a fresh "
                 "one: set in reset() every attribute that step() changes"
@@ -71,9 +73,9 @@ def interleaving(subject: Subject) -> Findings:
     """Two instances that play in turns do not disturb each other."""
     for seed in subject.few:
         alone = [_fresh(subject, s) for s in (seed, seed + 1)]
-        tellings = [_telling(subject.build(), s) for s in (seed, seed + 1)]
+        tellings = [_telling(subject.build(), s, subject.turns) for s in (seed, seed + 1)]
         together: list[list[str]] = [[], []]
-        for _ in range(TURNS + 1):
+        for _ in range(subject.turns + 1):
             for telling, told in zip(tellings, together, strict=True):
                 told.extend(said for said in [next(telling, "")] if said)
         if alone != together:
@@ -85,18 +87,8 @@ def interleaving(subject: Subject) -> Findings:
             return
 
 
-def tasks(subject: Subject) -> Findings:
-    """The seeds give more than one task."""
-    if len(set(first_texts(subject.spec, subject.options, subject.seeds))) == 1:
-        message = (
-            f"{subject.seeds} seeds give one and the same first observation: let reset(seed=...) "
-            "choose the task, or train on this one alone"
-        )
-        yield Finding("warning", "one-task", message)
-
-
 def hash_seed(subject: Subject) -> Findings:
-    """Another process, with another hash seed, gives the same tasks."""
+    """Another process, with another hash seed, plays the same episodes."""
     if problem := _not_json(subject.options):
         message = (
             f"the options cannot be written for another process ({problem}): let the constructor "
@@ -104,16 +96,7 @@ def hash_seed(subject: Subject) -> Findings:
         )
         yield Finding("error", "options", message)
         return
-    other = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
-    path = os.pathsep.join(place or os.getcwd() for place in sys.path)
-    done = subprocess.run(
-        [sys.executable, "-c", _CHILD],
-        input=json.dumps([subject.spec, dict(subject.options), subject.seeds]),
-        env={**os.environ, "PYTHONHASHSEED": other, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = _child(subject)
     if done.returncode:
         said = (done.stderr.strip() or "it said nothing").splitlines()[-1]
         message = (
@@ -123,12 +106,39 @@ def hash_seed(subject: Subject) -> Findings:
         yield Finding("error", "not-importable", message)
         return
     there = json.loads(done.stdout.splitlines()[-1])
-    if there != first_texts(subject.spec, subject.options, subject.seeds):
-        message = (
-            "the first observations change with PYTHONHASHSEED: sort a set before drawing from it, "
-            "and seed a random.Random with a str, never with hash()"
-        )
-        yield Finding("error", "hash-seed", message)
+    here = _tellings(subject.build(), subject.seeds, subject.turns)
+    for seed, (ours, theirs) in enumerate(zip(here, there, strict=True)):
+        if ours != theirs:
+            # Equal results have led to this one: the shorter telling differs before its end.
+            both = enumerate(zip(ours, theirs, strict=False))
+            turn = next(turn for turn, (our, their) in both if our != their)
+            message = (
+                f"the episode of seed {seed} changes with PYTHONHASHSEED, first after "
+                f"{f'step {turn}' if turn else 'reset'}: sort a set before drawing from it or "
+                "writing it, seed a random.Random with a str, and never use hash()"
+            )
+            yield Finding("error", "hash-seed", message)
+            return
+
+
+def _child(subject: Subject) -> subprocess.CompletedProcess[str]:
+    """What another process says of the episodes, with another hash seed."""
+    seconds = _ELSEWHERE * subject.watch.seconds
+    subject.watch.begin(f"{subject.spec}, played in another process,", seconds=seconds)
+    path = os.pathsep.join(place or os.getcwd() for place in sys.path)
+    other = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    given = [subject.spec, dict(subject.options), subject.seeds, subject.turns]
+    done = subprocess.run(
+        [sys.executable, "-c", _CHILD],
+        input=json.dumps(given),
+        env={**os.environ, "PYTHONHASHSEED": other, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds,
+    )
+    subject.watch.end()
+    return done
 
 
 def _not_json(options: Mapping[str, Any]) -> str:
@@ -140,10 +150,16 @@ def _not_json(options: Mapping[str, Any]) -> str:
     return ""
 
 
-def first_texts(spec: str, options: Mapping[str, Any], seeds: int) -> list[str]:
-    """The first observation of each seed."""
+def elsewhere(
+    spec: str, options: Mapping[str, Any], seeds: int, turns: int
+) -> list[list[str]]:
+    """What the episodes of all seeds tell in this process, which has a hash seed of its own."""
     with contextlib.closing(make(spec, options)) as env:
-        return [env.reset(seed=seed)[0] for seed in range(seeds)]
+        return _tellings(env, seeds, turns)
+
+
+def _tellings(env: gymnasium.Env[str, str], seeds: int, turns: int) -> list[list[str]]:
+    return [list(_telling(env, seed, turns)) for seed in range(seeds)]
 
 
 @contextlib.contextmanager
@@ -170,13 +186,22 @@ def _global_state() -> bytes:
 def _fresh(subject: Subject, seed: int, luck: int = 0) -> list[str]:
     """What a fresh instance tells of `seed`, with `luck` as the seed of the global state."""
     _seed_global(luck)
-    return list(_telling(subject.build(), seed))
+    return list(_telling(subject.build(), seed, subject.turns))
 
 
-def _telling(env: gymnasium.Env[str, str], seed: int) -> Iterator[str]:
-    """Everything an episode says; without `metrics`, which may measure time."""
+def _telling(env: gymnasium.Env[str, str], seed: int, turns: int) -> Iterator[str]:
+    """Everything an episode says."""
     observation, info = env.reset(seed=seed)
-    yield repr((observation, {key: info[key] for key in info if key != "metrics"}))
-    for _, result in steps(env, info, probe, TURNS):
-        told = {key: value for key, value in result[4].items() if key != "metrics"}
-        yield repr((*result[:4], told))
+    yield repr((observation, told(info)))
+    for _, result in steps(env, info, probe, turns):
+        yield repr((*result[:4], told(result[4])))
+
+
+def told(info: Info, *but: str) -> Info:
+    """`info` in order, without the keys `but` and `metrics`, which may measure time."""
+    kept = {key: info[key] for key in sorted(info) if key not in (*but, "metrics")}
+    return {key: _ordered(value) for key, value in kept.items()}
+
+
+def _ordered(value: Any) -> Any:
+    return dict(sorted(value.items())) if isinstance(value, dict) else value

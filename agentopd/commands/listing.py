@@ -78,7 +78,9 @@ def compact(value: Any) -> str:
     return str(value)
 
 
-def check_env(spec: str, options: dict[str, Any], strict: bool) -> None:
+def check_env(
+    spec: str, options: dict[str, Any], strict: bool, seeds: int | None, seconds: float
+) -> None:
     """Print how an environment breaks the contract.
 
     Raises:
@@ -88,7 +90,7 @@ def check_env(spec: str, options: dict[str, Any], strict: bool) -> None:
     from agentopd.check import check_env as check
 
     with working(f"playing {spec}"):
-        findings = check(spec, options, strict=strict)
+        findings = check(spec, options, seeds, strict, seconds)
     colours = {"error": "red", "warning": "yellow", "note": "blue"}
     for finding in findings:
         level = typer.style(f"{finding.level}:", fg=colours[finding.level], bold=True)

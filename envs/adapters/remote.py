@@ -218,6 +218,7 @@ class Remote(TextEnv):
         self.system_prompt = _of(str, metadata, "system_prompt") or self.system_prompt
         self.action_form = _of(str, metadata, "action_form") or self.action_form
         self.action_between = metadata.get("action_between", self.action_between)
+        self.stochastic = metadata.get("stochastic") is True
         self.max_turns = self._turn_limit or _of(int, metadata, "max_turns")
         self._turns = 0
         self._task_id = f"{self.link.url}/{seed}"

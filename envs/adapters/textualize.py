@@ -85,6 +85,7 @@ class Textualize(TextEnv):
         table: Table = getattr(env.unwrapped, "P", {})
         named = table and set(table[0]) <= set(self._words)
         self.planner = Planner(table, limit) if named else None
+        self.stochastic = self.planner is not None and not self.planner.deterministic
         self.turns = 0
         self._playing = False
 
