@@ -6,11 +6,13 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from safetensors import SafetensorError
 from transformers import (
@@ -57,10 +59,14 @@ class LanguageModel:
         """Where the weights lie."""
         return self.module.device
 
-    @property
+    @cached_property
     def vocabulary(self) -> int:
-        """How many tokens the output layer scores."""
-        return self.output.weight.shape[0]
+        """How many tokens the tokenizer knows.
+
+        An output layer may have more rows, to reach a round number: such padding stands for no
+        token, and is neither sampled nor scored.
+        """
+        return max(self.tokenizer.get_vocab().values()) + 1
 
     @property
     def positions(self) -> float:
@@ -95,25 +101,33 @@ class LanguageModel:
 
     def head(self, hidden_NH: torch.Tensor) -> Head:
         """Hidden states with the output layer that makes logits of them."""
-        return Head(hidden_NH, self.output.weight, self.output.bias)
+        return Head(hidden_NH, *self._scored())
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Next-token logits (..., V) in float32 of hidden states (..., H)."""
-        return self.output(hidden).float()
+        return F.linear(hidden, *self._scored()).float()
 
     def frozen_copy(self) -> LanguageModel:
         """The same weights, apart, without gradients."""
         twin = copy.deepcopy(self.module).requires_grad_(False)
         return LanguageModel(twin.eval(), self.tokenizer, self.name, self.stop_ids)
 
+    def _scored(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The output layer's weights (V, H) and bias (V,), padding left out."""
+        weight, bias, vocabulary = self.output.weight, self.output.bias, self.vocabulary
+        if len(weight) == vocabulary:
+            return weight, bias
+        return weight[:vocabulary], None if bias is None else bias[:vocabulary]
+
 
 def load_model(settings: ModelSettings) -> LanguageModel:
     """Load a model and its tokenizer; nothing is fetched and nothing unpickled.
 
     Raises:
-        ValueError: there is no such folder, it is not a model, its weights are not safetensors, or
-            its logits are not the output layer of its last hidden states (then divergences made of
-            hidden states would be wrong).
+        ValueError: there is no such folder, it is not a model, its weights are not safetensors,
+            its tokenizer's ids are not the first of its output rows, or its logits are not the
+            output layer of its last hidden states (then divergences made of hidden states would be
+            wrong).
     """
     folder = model_folder(settings.path)
     device = _device(settings.device)
@@ -134,6 +148,7 @@ def load_model(settings: ModelSettings) -> LanguageModel:
         raise _unloadable(settings, error) from error
     torch.nn.Module.to(module, device)
     model = LanguageModel(module.eval(), tokenizer, settings.path, _stop_ids(module, tokenizer))
+    _check_vocabulary(model)
     _check_head(model)
     return model
 
@@ -203,10 +218,26 @@ def _stop_ids(module: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> fr
     return found
 
 
+def _check_vocabulary(model: LanguageModel) -> None:
+    known, rows = set(model.tokenizer.get_vocab().values()), len(model.output.weight)
+    if model.vocabulary > rows:
+        raise ValueError(
+            f"{model.name}: the tokenizer's ids go up to {model.vocabulary - 1}, and the output "
+            f"layer scores those below {rows}: the two belong to different models, or tokens were "
+            "added to one of them alone. Resize the embeddings, or bring the model's own tokenizer"
+        )
+    if missing := sorted(set(range(model.vocabulary)) - known):
+        raise ValueError(
+            f"{model.name}: the tokenizer's ids go up to {model.vocabulary - 1}, and "
+            f"{len(missing)} of them, {missing[0]} first, are no token's: their output rows could "
+            "be sampled and would mean nothing. Name these ids among the tokenizer's added tokens"
+        )
+
+
 def _check_head(model: LanguageModel) -> None:
     ids_BT = torch.tensor([[min(model.stop_ids)] * 3], device=model.device)
     with torch.no_grad():
-        direct = model.module(input_ids=ids_BT).logits.float()
+        direct = model.module(input_ids=ids_BT).logits[..., : model.vocabulary].float()
         ours = model.logits(model.hidden(ids_BT))
     if not torch.allclose(direct, ours, atol=1e-3, rtol=1e-3):
         raise ValueError(

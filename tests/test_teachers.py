@@ -179,11 +179,8 @@ def test_a_teacher_of_another_vocabulary_is_refused(
 def test_the_same_tokens_in_another_order_are_another_vocabulary() -> None:
     one, other = random_model(toy_tokenizer()), random_model(toy_tokenizer())
     check_same_vocabulary(one, other)
-    padded = random_model(toy_tokenizer(), vocab_size=len(one.tokenizer) + 64)
-    with pytest.raises(ValueError, match=r"\(of 192 and 128 tokens\)"):
-        check_same_vocabulary(one, padded)
     other.tokenizer.add_tokens(["new"])
-    with pytest.raises(ValueError, match="different vocabularies"):
+    with pytest.raises(ValueError, match=r"different vocabularies \(of 129 and 128 tokens\)"):
         check_same_vocabulary(one, other)
 
 
