@@ -18,6 +18,7 @@ SUMS: list[Config] = [
     {"kind": "reverse_kl"},
     {"kind": "forward_kl"},
     *({"kind": "jsd", "beta": beta} for beta in (0.1, 0.5, 0.9)),
+    *({"kind": "jsd", "beta": beta, "scaled": False} for beta in (0.2, 0.5)),
     *(
         {"kind": "skew", "direction": direction, "alpha": alpha}
         for direction in ("forward", "reverse")

@@ -100,7 +100,8 @@ def _defined(config: Config, p_K: Vector, q_K: Vector, entropy: float) -> Vector
     if kind == "jsd":
         b = config["beta"]
         m_K = (1 - b) * p_K + b * q_K
-        return (b * _kl(q_K, m_K) + (1 - b) * _kl(p_K, m_K)) / (b * (1 - b))
+        own = b * _kl(q_K, m_K) + (1 - b) * _kl(p_K, m_K)
+        return own / (b * (1 - b)) if config.get("scaled", True) else own
     if kind == "skew":
         a = config["alpha"]
         first_K, second_K = (q_K, p_K) if config["direction"] == "forward" else (p_K, q_K)

@@ -257,6 +257,11 @@ def test_worked_examples() -> None:
         return compared(config, student, teacher)[0]
 
     assert value(kind="reverse_kl") == pytest.approx(0.5 * math.log(2 / 3) + 0.5 * math.log(2))
+    jsd = 0.25 * (0.75 * math.log(0.75 * 16 / 9) + 0.25 * math.log(0.25 * 16 / 7)) + 0.75 * (
+        0.5 * math.log(8 / 9) + 0.5 * math.log(8 / 7)
+    )
+    assert value(kind="jsd", beta=0.25, scaled=False) == pytest.approx(jsd)
+    assert value(kind="jsd", beta=0.25) == pytest.approx(jsd * 16 / 3)
     assert value(kind="skew", direction="forward", alpha=0.25) == pytest.approx(
         0.75 * math.log(0.75 * 16 / 9) + 0.25 * math.log(0.25 * 16 / 7)
     )

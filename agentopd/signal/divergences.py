@@ -196,28 +196,40 @@ class ForwardKL(Divergence, kind="forward_kl"):
 class JensenShannon(Divergence, kind="jsd"):
     """Generalised Jensen-Shannon divergence (GKD 2306.13649): with m = (1-beta) p + beta q,
 
-        [beta KL(q || m) + (1-beta) KL(p || m)] / (beta (1-beta)).
+        JSD_beta = beta KL(q || m) + (1-beta) KL(p || m).
 
-    The division makes it continuous with its ends: the forward KL as beta -> 0, the reverse KL as
-    beta -> 1.
+    Args:
+        beta: the teacher's share in m.
+        scaled: over beta (1-beta), which makes it continuous with its ends: the forward KL as beta
+            -> 0, the reverse KL as beta -> 1. Papers that add it to another loss (SDPO 2601.20802,
+            SRPO 2604.02288) mean JSD_beta itself: at one half, a quarter of it.
     """
 
     beta: float = Field(default=0.5, gt=0, lt=1)
+    scaled: bool = True
 
     def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
         """See `Divergence.value`."""
+        near, far = self._divisors
         mixed_NK = mixture(p_NK, q_NK, self.beta)
-        return kl(q_NK, mixed_NK) / (1 - self.beta) + kl(p_NK, mixed_NK) / self.beta
+        return kl(q_NK, mixed_NK) / far + kl(p_NK, mixed_NK) / near
 
     def closed_form(
         self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Divergence.closed_form`."""
+        near, far = self._divisors
         mixed_NK = mixture(p_NK, q_NK, self.beta)
         # The mixture moves with the student, but what that adds to the gradient cancels.
-        pull_NK = weighted(p_NK, p_NK - mixed_NK).div_(self.beta)
+        pull_NK = weighted(p_NK, p_NK - mixed_NK).div_(near)
         far_N = weighted(q_NK, q_NK - mixed_NK).sum(-1)
-        return far_N / (1 - self.beta) + pull_NK.sum(-1), pull_NK
+        return far_N / far + pull_NK.sum(-1), pull_NK
+
+    @property
+    def _divisors(self) -> tuple[float, float]:
+        """Of the student's and of the teacher's divergence from the mixture."""
+        near, far = self.beta, 1 - self.beta
+        return (near, far) if self.scaled else (1 / far, 1 / near)
 
 
 class SkewKL(Divergence, kind="skew"):
