@@ -72,8 +72,9 @@ _DEFAULT_KINDS = {
 }
 
 
-Channel = Literal["distil", "rl", "strength", "learning_rate"]
-"""What a schedule can be attached to."""
+Channel = Literal["distil", "rl", "strength", "target", "learning_rate"]
+"""What a schedule can be attached to: a channel's term, a mix's `strength`, the number in the
+divergence's target (veto's `beta`, extrapolate's `scale`), the learning rate."""
 
 
 class ConfigError(ValueError):
@@ -202,9 +203,19 @@ class RunConfig(Settings):
             return 0.0
         return self.schedule[name].factor(step, history) if name in self.schedule else 1.0
 
+    def divergence_at(self, step: int, history: History = ()) -> Divergence:
+        """The divergence with its target as the schedule has it at a step, after the steps of the
+        history.
+        """
+        if "target" not in self.schedule:
+            return self.divergence
+        return self.divergence.aimed(self.factor("target", step, history))
+
     @model_validator(mode="after")
     def _makes_sense(self) -> RunConfig:
         self._take_control()
+        if "target" in self.schedule:
+            self.divergence.aimed(1.0)
         self.mix.check(self)
         self.unit.check(self)
         return self

@@ -15,6 +15,7 @@ from agentopd.model import LanguageModel
 from agentopd.probes.collector import Collector
 from agentopd.probes.token import channel_ratios
 from agentopd.scores import Scored, join_scores, split_scores
+from agentopd.signal.divergences import Divergence
 from agentopd.signal.evidence import Measured, check_measured
 from agentopd.signal.linear import Head, Question, measure
 from agentopd.signal.objective import Objective, Plan
@@ -90,7 +91,9 @@ class Learner:
         probes = Collector(self.method.probe)
         probes.add_answers(trajectories, lessons)
         self.method.unit.learn([x.trajectory for x in (*taught, *untaught)])
-        survey = self._survey(taught) if taught and self.objective.needs_survey else None
+        survey = None
+        if taught and self.objective.needs_survey:
+            survey = self._survey(taught, self.method.divergence_at(step, self.history))
         plan = Plan.of(self.method, taught, untaught, step, self.history, survey)
         learnt = self.objective.learnt(plan)
         payments = _payments(self.method.unit, [*taught, *untaught], plan)
@@ -123,13 +126,13 @@ class Learner:
         ]
 
     @torch.no_grad()
-    def _survey(self, taught: list[Lesson]) -> Survey:
+    def _survey(self, taught: list[Lesson], divergence: Divergence) -> Survey:
         """What the models say of all taught episodes, before anything is learnt of them."""
         found: dict[int, Scored] = {}
         for batch in self._batches(taught):
             tokens = Tokens.of(batch, self.student.device)
             hidden_NH = self.student.hidden_before([x.trajectory for x in batch])
-            measured = self._measure(batch, hidden_NH, tokens)
+            measured = self._measure(batch, hidden_NH, tokens, divergence)
             check_measured(measured, tokens, batch)
             scored = split_scores(measured, tokens, batch, self.student.vocabulary)
             found |= {one.lesson.trajectory.episode: one for one in scored}
@@ -147,7 +150,7 @@ class Learner:
         coefficient_N = self.objective.coefficients(tokens, batch, plan)
         most = self.method.save.scores_top_k
         keep = max(self.method.probe.keep, most)
-        measured = self._measure(batch, leaf_NH, tokens, coefficient_N, keep)
+        measured = self._measure(batch, leaf_NH, tokens, plan.divergence, coefficient_N, keep)
         check_measured(measured, tokens, batch)
         if most:
             scored += split_scores(measured, tokens, batch, self.student.vocabulary, most)
@@ -171,11 +174,11 @@ class Learner:
         batch: list[Lesson],
         hidden_NH: torch.Tensor,
         tokens: Tokens,
+        divergence: Divergence,
         coefficient_N: torch.Tensor | None = None,
         keep: int = 0,
     ) -> Measured:
         """What student and teacher say, both at the rollout's temperature."""
-        student, divergence = self.student.head(hidden_NH), self.method.divergence
         taught = batch[0].hidden_NH is not None
         question = Question(
             ids_N=tokens.ids_N,
@@ -186,7 +189,8 @@ class Learner:
             or any(weight.needs_ranks for weight in self.method.weight),
         )
         teacher = self._teacher_head(batch) if taught else None
-        return measure(question, student, teacher, self._reference_head(batch), coefficient_N)
+        student, reference = self.student.head(hidden_NH), self._reference_head(batch)
+        return measure(question, student, teacher, reference, coefficient_N)
 
     def _teacher_head(self, batch: list[Lesson]) -> Head:
         return self.teacher.head(torch.cat([x.hidden_NH for x in batch if x.hidden_NH is not None]))

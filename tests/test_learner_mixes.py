@@ -205,6 +205,26 @@ def test_a_phase_hands_over_from_the_teacher_to_rewards(scene: Scene) -> None:
     assert found == [[True, False], [True, False], [False, True]]
 
 
+@pytest.mark.parametrize("estimated", ["full", "sampled", "live"])
+def test_the_teacher_takes_over_from_a_scheduled_target(scene: Scene, estimated: str) -> None:
+    """With beta 0.8, 0.4 and none in three steps of a student that does not move."""
+    support = "sampled" if estimated == "sampled" else "full"
+    student = "live" if estimated == "live" else "detached"
+
+    def aimed(beta: float) -> str:
+        target = f"{{kind: veto, beta: {beta}, student: {student}}}"
+        return f"divergence={{kind: reverse_kl, support: {support}, target: {target}}}"
+
+    schedule = "schedule.target={kind: linear, steps: 2}"
+    config = parse_config(ENV, [aimed(0.8), schedule, "learner.learning_rate=1e-30"])
+    learner = Learner(thawed(scene.student), scene.teacher, config)
+    found = [learner.update(scene.trajectories, scene.lessons, step).loss for step in range(3)]
+    plain = f"divergence.support={support}"
+    expected = [scene.learn(method)[0].loss for method in (aimed(0.8), aimed(0.4), plain)]
+    assert found == expected
+    assert len(set(found)) == 3
+
+
 def test_episodes_without_a_lesson_still_learn_from_their_reward(scene: Scene) -> None:
     taught = scene.lessons[:3]
     distil = scene.gradient(lessons=taught)

@@ -148,6 +148,20 @@ def test_scoring_anew_gives_what_was_saved(runs: dict[str, Learnt]) -> None:
     assert not torch.allclose(anew.arms["told"].push_N, saved.push_N, atol=1e-8, rtol=1e-3)
 
 
+def test_a_replay_follows_the_schedule_of_the_target(tiny_model: Path, tmp_path: Path) -> None:
+    target = "divergence.target={kind: veto, beta: 0.8}"
+    schedule = "schedule.target={kind: step, boundaries: [1], values: [0, 0.5]}"
+    whole = ("save.scores_top_k=400", "save.checkpoint_every=0")
+    train(small(tiny_model, target, schedule, *whole), tmp_path / "run")
+    halved = ["divergence.target.beta=0.4", "schedule={}"]
+    arms = {"halved": halved, "plain": ["divergence=reverse_kl", "schedule={}"]}
+    for step, same, other in ((0, "plain", "halved"), (1, "halved", "plain")):
+        for again in (False, True)[: 2 - step]:
+            shown = replay(tmp_path / "run", arms, step, again).arms
+            torch.testing.assert_close(shown["run"].push_N, shown[same].push_N)
+            assert not torch.allclose(shown["run"].push_N, shown[other].push_N, rtol=1e-2)
+
+
 def test_a_later_step_is_scored_anew_where_its_student_is_kept(
     tiny_model: Path, tmp_path: Path
 ) -> None:

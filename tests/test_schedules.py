@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from agentopd.config import ConfigError, parse_config
 from agentopd.signal.schedules import History, Phase, Schedule, Step
+from agentopd.signal.targets import Veto
 
 ENV: dict[str, Any] = {"env": {"id": "agentopd/Sokoban-v0"}}
 
@@ -80,6 +81,24 @@ def test_steps_without_the_metric_are_left_out() -> None:
     found = _factors(Phase(threshold=0.5, patience=2), 0.6, None, 0.6, None)
     assert found == [1.0, 1.0, 1.0, 0.0, 0.0]
     assert Phase(metric="reward").factor(2, _successes(1.0, 1.0)) == 1.0
+
+
+def test_what_aims_at_the_teacher_itself_has_no_target_to_schedule() -> None:
+    with pytest.raises(ConfigError, match="schedule target multiplies the number in divergence"):
+        parse_config(ENV, ["schedule.target={kind: constant, value: 0.5}"])
+
+
+def test_a_step_has_the_divergence_that_its_schedule_left() -> None:
+    target = "divergence.target={kind: veto, beta: 0.8}"
+    plain = parse_config(ENV, [target])
+    assert plain.divergence_at(7) is plain.divergence
+    config = parse_config(ENV, [target, "schedule.target={kind: linear, steps: 4}"])
+    found = [config.divergence_at(step).target for step in range(6)]
+    betas = [x.beta if isinstance(x, Veto) else None for x in found]
+    assert betas == pytest.approx([0.8, 0.6, 0.4, 0.2, None, None])
+    phased = parse_config(ENV, [target, "schedule.target={kind: phase, after: 0.5}"])
+    before, after = (phased.divergence_at(1, _successes(x)).target for x in (0.1, 0.9))
+    assert (before, after) == (Veto(beta=0.8), Veto(beta=0.4))
 
 
 @given(st.lists(st.floats(0, 1), max_size=12), st.integers(1, 3), st.integers(1, 3))

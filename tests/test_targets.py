@@ -78,6 +78,43 @@ def test_where_nothing_is_left_to_aim_at_the_value_is_no_number(kind: str) -> No
     assert math.isnan(compared(config, [0.0, -INF], [-INF, 0.0])[0])
 
 
+@pytest.mark.parametrize(
+    ("factor", "beta", "scale"), [(1.0, 0.6, 1.5), (0.5, 0.3, 0.75), (9.0, 1.0, 13.5)]
+)
+def test_a_factor_multiplies_the_targets_number(factor: float, beta: float, scale: float) -> None:
+    veto = ReverseKL(target=Veto(beta=0.6, student="live")).aimed(factor)
+    assert veto == ReverseKL(target=Veto(beta=beta, student="live"))
+    beyond = JensenShannon(beta=0.3, target=Extrapolate(scale=1.5)).aimed(factor)
+    assert beyond == JensenShannon(beta=0.3, target=Extrapolate(scale=scale))
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0])
+def test_at_nothing_a_veto_is_the_teacher_and_an_extrapolation_the_reference(factor: float) -> None:
+    """Also where a model holds a token for impossible: 0 times infinity would be no number."""
+    assert ReverseKL(target=Veto()).aimed(factor) == ReverseKL()
+    back = JensenShannon(target=Extrapolate()).aimed(factor)
+    student, teacher, reference = [0.0, 1.0, -INF], [1.0, 0.3, -INF], [-2.0, 0.5, 0.0]
+    found = compared({"kind": "jsd", "target": back.target}, student, teacher, reference)
+    expected = compared({"kind": "jsd"}, student, [-2.0, 0.5, -INF])
+    assert found[0] == pytest.approx(expected[0])
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-12)
+
+
+def test_only_a_target_has_a_number_to_multiply() -> None:
+    class Halfway(Target):
+        """Between teacher and student."""
+
+        def mixed(
+            self, p_NK: torch.Tensor, q_NK: torch.Tensor, reference_NK: torch.Tensor | None
+        ) -> torch.Tensor:
+            return (p_NK + q_NK) / 2
+
+    with pytest.raises(ValueError, match="divergence: reverse_kl has no target: set one, such as"):
+        ReverseKL().aimed(0.5)
+    with pytest.raises(ValueError, match=r"none that is meant: let its class define times\(factor"):
+        ReverseKL(target=Halfway()).aimed(0.5)
+
+
 def test_what_needs_the_reference_says_so() -> None:
     assert ReverseKL(target=Extrapolate()).needs_reference
     assert not ReverseKL(target=Veto()).needs_reference

@@ -153,12 +153,12 @@ def _replayed(
     else:
         absent: Any = _Absent()
         parts.unit.prepare(absent, absent)
-        compared = _compared(method, saved.config, scores)
+        compared = _compared(saved, method, scores)
     _teach_unit(parts.unit, saved)
     return signal_of(parts, scores, compared, saved.number, saved.history()), scores
 
 
-def _compared(method: RunConfig, own: RunConfig, scored: Sequence[Scored]) -> Compared | None:
+def _compared(saved: SavedStep, method: RunConfig, scored: Sequence[Scored]) -> Compared | None:
     """What an arm's divergence makes of the taught episodes' saved numbers.
 
     Raises:
@@ -169,11 +169,12 @@ def _compared(method: RunConfig, own: RunConfig, scored: Sequence[Scored]) -> Co
     taught = [one for one in scored if one.taught]
     if not taught:
         raise ValueError("the run asked no teacher; ask one with --rescore")
-    if method.divergence.sampled:
+    own, its = (x.divergence_at(saved.number, saved.history()) for x in (method, saved.config))
+    if own.sampled:
         return None
-    found = compare_kept(method.divergence, taught)
+    found = compare_kept(own, taught)
     measured = join_scores(taught)
-    same = method.divergence.model_dump() == own.divergence.model_dump()
+    same = own.model_dump() == its.model_dump()
     if not same or measured.divergence_N is None:
         return found
     return replace(found, value_N=measured.divergence_N)

@@ -17,6 +17,7 @@ from agentopd.privilege.sources import gather
 from agentopd.replay.rows import Compared, Rows, compare_rows
 from agentopd.replay.saved import SavedStep, learnable
 from agentopd.scores import Scored, join_scores, split_scores
+from agentopd.signal.divergences import Divergence
 from agentopd.signal.linear import Head, Question, measure
 from agentopd.signal.tokens import Tokens
 from agentopd.storage import load_trajectories
@@ -56,10 +57,11 @@ def rescore(step: SavedStep, parts: RunConfig) -> tuple[list[Scored], Compared |
         Lesson(trajectory=t) for t in step.trajectories if learnable(t) and t.episode not in taught
     ]
     scored, compared = [], None
+    divergence = parts.divergence_at(step.number, step.history())
     if lessons:
-        scored, compared = _scored(parts, student, reference, lessons)
+        scored, compared = _scored(parts, divergence, student, reference, lessons)
     if untaught:
-        scored += _scored(parts, student, reference, untaught)[0]
+        scored += _scored(parts, divergence, student, reference, untaught)[0]
     order = {t.episode: place for place, t in enumerate(step.trajectories)}
     # The compared tokens keep their order, since the lessons' is that of the trajectories.
     return sorted(scored, key=lambda one: order[one.lesson.trajectory.episode]), compared
@@ -124,12 +126,16 @@ def _briefed(step: SavedStep, parts: RunConfig) -> list[Briefed]:
 
 
 def _scored(
-    parts: RunConfig, student: LanguageModel, reference: LanguageModel, lessons: list[Lesson]
+    parts: RunConfig,
+    divergence: Divergence,
+    student: LanguageModel,
+    reference: LanguageModel,
+    lessons: list[Lesson],
 ) -> tuple[list[Scored], Compared | None]:
     tokens = Tokens.of(lessons, student.device)
     trajectories = [x.trajectory for x in lessons]
     own, before = (model.head(_alone(model, trajectories)) for model in (student, reference))
-    divergence, states = parts.divergence, [x.hidden_NH for x in lessons if x.hidden_NH is not None]
+    states = [x.hidden_NH for x in lessons if x.hidden_NH is not None]
     teacher = parts.teacher.head(torch.cat(states)) if states else None
     question = Question(
         ids_N=tokens.ids_N,

@@ -76,6 +76,19 @@ class Divergence(Part, family="divergence"):
         """Whether a reference model must be asked: the student before its first step."""
         return self.target is not None and self.target.needs_reference
 
+    def aimed(self, factor: float) -> Divergence:
+        """The same with the number in its target multiplied.
+
+        Raises:
+            ValueError: it has no target, or one without such a number.
+        """
+        if self.target is None:
+            raise ValueError(
+                "the schedule target multiplies the number in divergence.target, and divergence: "
+                f"{self.kind} has no target: set one, such as veto, or leave the schedule out"
+            )
+        return self.model_copy(update={"target": self.target.times(factor)})
+
     @abstractmethod
     def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
         """(N,) values of log-probabilities (N, K), differentiable in both."""

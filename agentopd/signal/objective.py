@@ -11,6 +11,7 @@ import torch
 from agentopd.signal.advantages import group_success
 from agentopd.signal.aggregate import Aggregator
 from agentopd.signal.channels import Channels, Distillation, Reinforcement
+from agentopd.signal.divergences import Divergence
 from agentopd.signal.evidence import Evidence, Measured
 from agentopd.signal.mix import Route, Scoring
 from agentopd.signal.schedules import History
@@ -38,6 +39,7 @@ class Plan:
 
     Attributes:
         factors: of the schedules, by what they are attached to.
+        divergence: as its schedule has it.
         advantages: of each episode, by its number; empty without a reinforcement-learning channel.
         success: the share of solved episodes in each episode's group.
         routes: how much each episode counts in each channel.
@@ -49,6 +51,7 @@ class Plan:
 
     step: int
     factors: dict[str, float]
+    divergence: Divergence
     advantages: dict[int, float]
     success: dict[int, float]
     routes: dict[int, Route]
@@ -81,6 +84,7 @@ class Plan:
         plan = cls(
             step=step,
             factors={x: method.factor(x, step, history) for x in ("distil", "rl", "strength")},
+            divergence=method.divergence_at(step, history),
             advantages=mix.rl_channel.of(trajectories, rewards, history) if mix.rl_channel else {},
             success=group_success(trajectories),
             routes=mix.routes(everyone),
@@ -130,7 +134,7 @@ class Plan:
             return None
         assert survey is not None, "a weight needs the whole step, and nobody surveyed it"
         measured, tokens = survey.measured, survey.tokens
-        value_N = _values(method, measured, tokens)
+        value_N = _values(self.divergence, measured, tokens)
         evidence = self.evidence(measured, tokens, survey.lessons, value_N)
         return weigh(method.weight, evidence).by_episode(survey.lessons)
 
@@ -204,8 +208,8 @@ class Objective:
     ) -> Distillation | None:
         if measured.teacher is None:
             return None
-        unit, divergence = self.method.unit, self.method.divergence
-        value_N = _values(self.method, measured, tokens)
+        unit, divergence = self.method.unit, plan.divergence
+        value_N = _values(divergence, measured, tokens)
         evidence = plan.evidence(measured, tokens, batch, value_N)
         if plan.weighed is None:
             weighed = weigh(self.method.weight, evidence)
@@ -262,11 +266,11 @@ class Objective:
         return SpanIndex.of(batch, [plan.spans[x.trajectory.episode] for x in batch], tokens)
 
 
-def _values(method: RunConfig, measured: Measured, tokens: Tokens) -> torch.Tensor:
+def _values(divergence: Divergence, measured: Measured, tokens: Tokens) -> torch.Tensor:
     """(N,) each token's divergence, or the estimator's loss or advantage."""
     if measured.divergence_N is not None:
         return measured.divergence_N
-    return method.divergence.estimated(measured, tokens)
+    return divergence.estimated(measured, tokens)
 
 
 def _scores(

@@ -33,6 +33,18 @@ class Target(Part, family="target"):
         """Whether the student is differentiated inside the target too."""
         return False
 
+    def times(self, factor: float) -> Target | None:
+        """The target with its number multiplied, as the schedule `target` does; None where that
+        leaves the teacher itself.
+
+        Raises:
+            ValueError: it has no such number.
+        """
+        raise ValueError(
+            f"the schedule target multiplies a number, and target: {self.kind} has none that is "
+            "meant: let its class define times(factor), or leave the schedule out"
+        )
+
     @abstractmethod
     def mixed(
         self, p_NK: torch.Tensor, q_NK: torch.Tensor, reference_NK: torch.Tensor | None
@@ -57,11 +69,12 @@ class Veto(Target, kind="veto"):
     """Q ~ P_T P_S^beta: the student's own probabilities veto what it would never do (2601.07155).
 
     This changes where learning stops: at the sharpened teacher P_T^(1 / (1 - beta)), and nowhere
-    short of certainty with beta = 1. The paper lowers beta to 0 over the run. Whether the gradient
-    flows through Q as well is open to both readings, which `student` names.
+    short of certainty with beta = 1. So the paper lowers beta to 0 over the run, which here the
+    schedule `target` does: at 0 the target is the teacher. Whether the gradient flows through Q as
+    well is open to both readings, which `student` names.
 
     Args:
-        beta: the power of the student's probabilities.
+        beta: the power of the student's probabilities. A schedule holds it between 0 and 1.
         student: inside Q, a detached number or live.
     """
 
@@ -72,6 +85,11 @@ class Veto(Target, kind="veto"):
     def moves(self) -> bool:
         """See `Target.moves`."""
         return self.student == "live"
+
+    def times(self, factor: float) -> Veto | None:
+        """See `Target.times`."""
+        beta = min(max(self.beta * factor, 0.0), 1.0)
+        return self.model_copy(update={"beta": beta}) if beta else None
 
     def mixed(
         self, p_NK: torch.Tensor, q_NK: torch.Tensor, reference_NK: torch.Tensor | None
@@ -88,7 +106,8 @@ class Extrapolate(Target, kind="extrapolate"):
     impossible stays so. Beyond 1, what the reference alone deems impossible has infinite weight.
 
     Args:
-        scale: lambda; the paper finds 1.25 best and a cliff near 1.5.
+        scale: lambda; the paper finds 1.25 best and a cliff near 1.5. A schedule holds it at 0 or
+            more; at 0 the target is the reference.
     """
 
     scale: float = Field(default=1.25, gt=0)
@@ -97,6 +116,10 @@ class Extrapolate(Target, kind="extrapolate"):
     def needs_reference(self) -> bool:
         """See `Target.needs_reference`."""
         return True
+
+    def times(self, factor: float) -> Extrapolate:
+        """See `Target.times`."""
+        return self.model_copy(update={"scale": max(self.scale * factor, 0.0)})
 
     def mixed(
         self, p_NK: torch.Tensor, q_NK: torch.Tensor, reference_NK: torch.Tensor | None
