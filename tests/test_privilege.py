@@ -157,6 +157,39 @@ def test_shuffled_passes_over_those_of_whom_nothing_is_known() -> None:
     assert told == (Privilege(source="ground_truth", text="Solution: up"),)
 
 
+def _heard(*tasks: str) -> list[str]:
+    """What the episodes of each task are told, of a letter each of their own; - is none."""
+    batch = [
+        _episode(task=task, reference=text.strip("-"))
+        for task, texts in enumerate(tasks)
+        for text in texts
+    ]
+    found = [""] * len(tasks)
+    for trajectory in batch:
+        told = Shuffled(of=GroundTruth()).whisper(trajectory, batch)
+        assert told is not None
+        found[trajectory.task] += told[0].text.removeprefix("Solution: ")
+    return found
+
+
+def test_shuffled_shifts_whole_groups() -> None:
+    """Every text is told once: the teacher is told what it is told without the control."""
+    assert _heard("abcd", "efgh", "ijkl") == ["efgh", "ijkl", "abcd"]
+
+
+def test_shuffled_counts_around_where_the_next_group_has_fewer_texts() -> None:
+    assert _heard("abc", "de", "f") == ["ded", "ff", "a"]
+    assert _heard("a-c", "-ef", "-") == ["efe", "aca", "a"]
+
+
+def test_shuffled_takes_the_next_text_where_one_speaks_of_no_turn_that_was_played() -> None:
+    short = [_episode([{}], task=0) for _ in range(2)]
+    other = [_episode([{}, WALL], task=1), _episode([FINE, WALL], task=1)]
+    shuffled = Shuffled(of=EnvFeedback())
+    fine = (Privilege(source="env_feedback", text="Feedback: closer", turn=0),)
+    assert [shuffled.whisper(t, [*short, *other]) for t in short] == [fine, fine]
+
+
 @pytest.mark.parametrize("tasks", [[0], [0, 0, 0]])
 def test_shuffled_has_nothing_to_say_where_there_is_one_task(tasks: list[int]) -> None:
     batch = [_episode(task=t, reference="up") for t in tasks]

@@ -10,6 +10,7 @@ from pydantic import PrivateAttr, SerializeAsAny
 
 from agentopd.chat import ChatTemplate
 from agentopd.privilege.sources import Source
+from agentopd.signal.advantages import groups
 from agentopd.types import Privilege, Trajectory
 
 # None of them is about acting, and no two are about one thing.
@@ -50,9 +51,14 @@ class Control(Source):
 class Shuffled(Control, kind="shuffled"):
     """The control: what another source would say, told of a trajectory of another task.
 
-    The next trajectory in the batch that is of another task and has something to tell is taken. A
-    source that tells every task the same, such as one skill for all, cannot be shuffled: a run ends
-    at its first step if every trajectory is told its own text.
+    Whole groups are shifted: a task's i-th trajectory is told what the i-th trajectory of the next
+    task was told of which there is something to tell, counted around where there are fewer. So
+    every text is told once where each task has as many, and the teacher is told the same texts as
+    without the control. Of a text by turns, turns that were not played are left out; a text that
+    has no other turns gives way to the next.
+
+    A source that tells every task the same, such as one skill for all, cannot be shuffled: a run
+    ends at its first step if every trajectory is told its own text.
     """
 
     _differed: bool = PrivateAttr(default=False)
@@ -81,10 +87,15 @@ class Shuffled(Control, kind="shuffled"):
         self, trajectory: Trajectory, batch: Sequence[Trajectory]
     ) -> tuple[Privilege, ...] | None:
         """See `Source.whisper`."""
-        here = next((i for i, other in enumerate(batch) if other is trajectory), -1)
-        for other in (*batch[here + 1 :], *batch[: max(here, 0)]):
-            told = self.of.whisper(other, batch) if other.task != trajectory.task else None
-            if told is not None:
+        tasks = groups(batch)
+        here = next((n for n, g in enumerate(tasks) if g[0].task == trajectory.task), -1)
+        own = tasks[here] if here >= 0 else []
+        place = next((i for i, other in enumerate(own) if other is trajectory), 0)
+        for group in (*tasks[here + 1 :], *tasks[: max(here, 0)]):
+            whispers = [self.of.whisper(other, batch) for other in group]
+            texts = [told for told in whispers if told is not None]
+            start = place % len(texts) if texts else 0
+            for told in (*texts[start:], *texts[:start]):
                 fitting = tuple(p for p in told if p.turn is None or p.turn < len(trajectory.turns))
                 if fitting or not told:
                     return fitting
