@@ -231,9 +231,11 @@ def replay(
     """Show what other settings would have made of a run's saved episodes, turn by turn.
 
     A turn's share of the signal, its mean (positive where what was said is reinforced), and how far
-    each arm agrees with the run. Scores are saved by a run with save.scores_top_k=16.
+    each arm agrees with the run. Scores are saved by a run with save.scores_top_k=16. Of a method's
+    row all but its rollout is taken.
 
     agentopd replay runs/token --set unit=rubric_span --arm "forward divergence=forward_kl"
+    agentopd replay runs/token --rescore --set method=opsd
     """
     replaying.replay(run, change or [], arm or [], step, rescore, as_json, plot)
 

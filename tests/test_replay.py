@@ -13,7 +13,7 @@ import pytest
 import torch
 from command_line import SOKOBAN, call, problem
 
-from agentopd.config import RunConfig, parse_config
+from agentopd.config import RunConfig, load_method, method_names, parse_config
 from agentopd.replay.compare import Replay, replay
 from agentopd.signal.channels import Channels
 from agentopd.signal.evidence import Measured
@@ -71,6 +71,8 @@ RUNS = {
         "divergence={kind: jsd, support: {kind: student_top_k, k: 4}}",
         "rollout.group=2",
     ),
+    "routed": ("mix={kind: routed, rl: {kind: reinforce}}", "rollout.group=2"),
+    "fallback": ("mix=dead_group_fallback", "rollout.group=2"),
 }
 
 
@@ -119,7 +121,8 @@ def test_the_runs_own_arm_has_the_coefficients_that_it_learnt_with(
         for episode, own in found.items():
             expected = learnt.grads[episode].get(kind, torch.zeros_like(own))
             torch.testing.assert_close(own, expected, atol=0, rtol=1e-6)
-    kinds = {"reverse": {"divergence"}, "k1": {"logprob"}}
+    distilled = {"divergence"}
+    kinds = {"reverse": distilled, "k1": {"logprob"}, "routed": distilled, "fallback": distilled}
     moved = {kind for own in learnt.grads.values() for kind, grad in own.items() if grad.any()}
     assert moved == kinds.get(name, moved)
     assert moved
@@ -179,6 +182,50 @@ def test_a_later_step_is_scored_anew_where_its_student_is_kept(
     torch.testing.assert_close(anew.push_N, saved.push_N, atol=1e-7, rtol=1e-3)
     with pytest.raises(ValueError, match="a lagged teacher of step 1 is not kept"):
         replay(tmp_path / "run", {"a": ["teacher=lagged"]}, 1, rescored=True)
+
+
+TOLD = "privilege=[ground_truth]"
+
+
+@pytest.fixture(scope="module")
+def shown_the_solution(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a student of whom there is an expert; two groups of two."""
+    out = tmp_path_factory.mktemp("rows") / "run"
+    model = Path("zoo:sokoban-easy")
+    rollout = ("rollout.tasks=2", "rollout.group=2", "rollout.max_turn_tokens=8")
+    train(small(model, TOLD, *rollout, "steps=1"), out)
+    return out
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_is_an_arm_of_the_episodes_that_were_played(
+    shown_the_solution: Path, name: str
+) -> None:
+    """Without its rollout. Saved numbers are enough where nothing else was to be asked."""
+    row = load_method(name)
+    told = {"privilege": [{"kind": "ground_truth"}], "view": {"kind": "system"}}
+    told["teacher"] = {"kind": "frozen"}
+    asked = name != "grpo" and any(row.get(axis, own) != own for axis, own in told.items())
+    arms = {"row": [f"method={name}"]}
+    if asked:
+        with pytest.raises(ValueError, match=r"^arm row: another (privilege|view|teacher) says"):
+            replay(shown_the_solution, arms)
+    found = replay(shown_the_solution, arms, rescored=asked).arms["row"]
+    assert found.push_N.isfinite().all()
+    rewarded = row["mix"]["kind"] in ("rl", "multiplicative")
+    assert bool(found.push_N.any()) is not rewarded, "no episode was solved"
+
+
+def test_a_row_on_saved_episodes_is_its_settings_one_by_one(shown_the_solution: Path) -> None:
+    row = [f"{axis}={json.dumps(own)}" for axis, own in load_method("opsd").items()]
+    arms = {"row": ["method=opsd"], "by hand": [x for x in row if not x.startswith("rollout=")]}
+    found = replay(shown_the_solution, arms).arms
+    assert torch.equal(found["row"].push_N, found["by hand"].push_N)
+    assert not torch.equal(found["row"].push_N, found["run"].push_N)
+    done = call("replay", shown_the_solution, "--set", "method=opsd")
+    assert "method=opsd: without the row's rollout; the episodes are the run's own" in done.stdout
+    words = ("--set", "method=opsd", "--set", "rollout.tasks=3")
+    assert "rollout cannot be replayed" in problem(call("replay", shown_the_solution, *words))
 
 
 JUDGED = "{kind: rubric_span, criteria: [{name: a, text: tidy, verifier: {kind: model}}]}"

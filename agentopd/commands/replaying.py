@@ -46,6 +46,13 @@ def replay(
             f"{', '.join(inexact)}: not all of the vocabulary was kept; tokens that neither model "
             "holds for likely count as one"
         )
+    rows = [
+        name
+        for name, arm in found["arms"].items()
+        if any(override.startswith("method=") for override in arm["overrides"])
+    ]
+    if rows:
+        typer.echo(f"{', '.join(rows)}: without the row's rollout; the episodes are the run's own")
     if as_json is not None:
         as_json.write_text(json.dumps(found, indent=1) + "\n")
         typer.echo(f"the numbers: {as_json}")

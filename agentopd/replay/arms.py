@@ -12,6 +12,8 @@ OWN = "run"
 """The arm of the run's own settings."""
 _REPLAYED = ("unit", "divergence", "weight", "mix", "schedule")
 _RESCORED = ("privilege", "view", "teacher", "student")
+_HEARD = ("privilege", "view", "teacher")
+"""What matters only where a teacher is asked."""
 _LABELS = ("method", "control")
 
 
@@ -19,6 +21,8 @@ def arm_configs(
     config: RunConfig, arms: Mapping[str, Sequence[str]], rescore: bool
 ) -> dict[str, RunConfig]:
     """The settings of every arm by its name, the run's own first.
+
+    A method's row is taken without its rollout: the episodes are those that were played.
 
     Args:
         arms: `KEY=VALUE` overrides by name.
@@ -30,7 +34,8 @@ def arm_configs(
     """
     if OWN in arms:
         raise ValueError(f"an arm cannot be called {OWN!r}: that is the run as it was")
-    changes = {name: dict(map(parse_override, overrides)) for name, overrides in arms.items()}
+    parsed = {name: dict(map(parse_override, overrides)) for name, overrides in arms.items()}
+    changes = {name: _as_played(config, own) for name, own in parsed.items()}
     study = config.model_copy(update={"study": StudySettings(arms={OWN: {}, **changes})})
     found = {name: arm_config(study, name, config.seed) for name in (OWN, *arms)}
     for name, arm in found.items():
@@ -38,10 +43,18 @@ def arm_configs(
     return found
 
 
+def _as_played(config: RunConfig, changes: dict[str, Any]) -> dict[str, Any]:
+    """An arm's changes, the run's own rollout before them where a method's row would set one."""
+    own = {"rollout": config.rollout.model_dump(mode="json")} if "method" in changes else {}
+    return {**own, **changes}
+
+
 def _check_replayable(name: str, arm: RunConfig, own: RunConfig, rescore: bool) -> None:
     before, after = _in_effect(own), _in_effect(arm)
-    changed = [key for key in before if before[key] != after[key] and key not in _LABELS]
-    for key in changed:
+    unheard = () if arm.mix.distil_coefficient else _HEARD
+    for key in (key for key in before if before[key] != after[key]):
+        if key in (*_LABELS, *unheard):
+            continue
         if key in _RESCORED and not rescore:
             raise ValueError(
                 f"arm {name}: another {key} says something else of the tokens than what was saved; "

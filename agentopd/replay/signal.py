@@ -74,7 +74,9 @@ def signal_of(
         )
     taught = [one for one in scored if asked and one.taught]
     untaught = [_unasked(one) for one in scored if not (asked and one.taught)]
-    told, alone = ([one.lesson for one in group] for group in (taught, untaught))
+    # Lessons are saved without hidden states, by which routes know that there was an opinion.
+    told = [replace(one.lesson, hidden_NH=torch.empty(0)) for one in taught]
+    alone = [one.lesson for one in untaught]
     survey = _survey(taught, compared) if taught else None
     plan = Plan.of(method, told, alone, step, history, survey)
     learnt = Objective(method).learnt(plan)
