@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,6 +63,7 @@ class Run:
         self.clock, self.step = Clock(), 0
         self.success_before: float | None = None
         self.evaluation: dict[str, Any] | None = None
+        self.skipped = Counter[str]()
         self._told: tuple[dict[str, float], dict[str, int]] = ({}, {})
         check_folder(self.config, out, resume, "run", free=("steps", "threads"))
         self.student = load_model(self.config.student)
@@ -132,6 +134,8 @@ class Run:
         line = self._line(step, trajectories, update)
         self._write_line(line)
         self.learner.history.append(line["train"])
+        if update.skipped:
+            self.skipped[update.skipped] += 1
         if save.keeps(step):
             name = f"step-{step:05d}.parquet"
             save_trajectories(trajectories, self.out / "trajectories" / name, update.payments)
@@ -171,6 +175,7 @@ class Run:
             "evaluation": after,
             "episodes": self.step * self.config.rollout.episodes,
             "steps": self.step,
+            "skipped": dict(self.skipped),
             "student_tokens": self.clock.student_tokens,
             "teacher_tokens": self.clock.teacher_tokens,
             "seconds": {**self.clock.stages, "total": self._spent()},
@@ -273,3 +278,4 @@ class Run:
         metrics.write_text("".join(f"{line}\n" for line in lines))
         past = [json.loads(line) for line in lines]
         self.learner.history += [line["train"] for line in past if line["step"] >= 0]
+        self.skipped.update(line["skipped"] for line in past if "skipped" in line)

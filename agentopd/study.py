@@ -8,6 +8,7 @@ import platform
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from importlib.metadata import version
@@ -174,6 +175,7 @@ def _arm(config: RunConfig, out: Path, arm: str) -> dict[str, Any]:
         "student_tokens": sum(s["student_tokens"] for s in summaries),
         "teacher_tokens": sum(s["teacher_tokens"] for s in summaries),
         "seconds": {k: sum(s["seconds"][k] for s in summaries) for k in summaries[0]["seconds"]},
+        "skipped": dict(sum((Counter(s.get("skipped")) for s in summaries), Counter())),
         "dead_groups": _mean([share for run in runs for share in run["dead_groups"]]),
         "seeds": list(study.seeds),
         "overrides": study.arms[arm],

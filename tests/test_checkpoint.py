@@ -137,6 +137,20 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(tiny_model: Path, tmp_
     _assert_equal_runs(tmp_path / "died", tmp_path / "whole")
 
 
+def test_steps_without_an_update_are_counted_across_a_restart(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    silent = "schedule.distil={kind: step, boundaries: [1, 2], values: [1, 0, 1]}"
+    reason, summary = "no teacher signal and no advantage", tmp_path / "run" / "summary.json"
+    for steps, skipped in ((1, 0), (3, 1), (4, 1)):
+        config = _config(tiny_model, silent, f"steps={steps}")
+        train(config, tmp_path / "run", resume=steps > 1)
+        assert json.loads(summary.read_text())["skipped"] == ({reason: skipped} if skipped else {})
+    assert [line.get("skipped") for line in _lines(tmp_path / "run")] == [
+        *(None, None, reason, None, None)
+    ]
+
+
 def test_one_seed_gives_one_run_and_another_seed_another(tiny_model: Path, tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
         train(_config(tiny_model, "steps=2", f"seed={seed}"), tmp_path / name)

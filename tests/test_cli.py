@@ -21,6 +21,7 @@ from typer.testing import Result
 
 from agentopd.commands.acting import model_path
 from agentopd.commands.progress import Status, run_progress, study_progress
+from agentopd.commands.running import _change
 
 COMMANDS = (
     "train",
@@ -225,6 +226,16 @@ def test_what_changes_nothing_is_told_before_and_kept(config: Path, tmp_path: Pa
     assert [f"warning: {notice}" for notice in kept] == lines
     page = (out / "report.html").read_text()
     assert "unit.budget changes nothing" in page and "it is unit: token exactly" in page
+
+
+def test_steps_without_an_update_are_told_with_their_reasons() -> None:
+    summary = {"success_before": 0.1, "success_after": 0.4, "evaluation": {}, "steps": 15}
+    assert _change(summary | {"skipped": {}}) == "success: 10 % -> 40 %"
+    assert _change(summary | {"skipped": {"none to learn": 3, "not finite": 1}}).splitlines() == [
+        "success: 10 % -> 40 %",
+        "3 of 15 steps were skipped: none to learn",
+        "1 of 15 steps were skipped: not finite",
+    ]
 
 
 def test_a_finished_run_can_be_made_longer(config: Path, tmp_path: Path) -> None:

@@ -137,6 +137,7 @@ def write_study(folder: Path, goals: dict[str, float], seeds: int = 2) -> Path:
             },
             "seeds": list(range(seeds)),
             "dead_groups": None if number else 0.42,
+            "skipped": {"the gradient is not finite": 1, "no <signal>": 2} if number else {},
             "overrides": {"unit": {"kind": name}, "mix.coefficient": 1.0},
             "runs": runs,
         }
@@ -177,6 +178,13 @@ def test_the_page_refers_to_nothing_outside_itself(page: str) -> None:
     assert not re.search(r"https?:|//[a-z]|<script|<link|@import|<iframe|<img", page)
     assert page.count('<svg class="plot"') == 2 + 2 * 4 + 1
     assert page.count("<html") == page.count("</html>") == 1
+
+
+def test_skipped_steps_are_counted_and_explained(page: str) -> None:
+    rows = re.findall(r"<td>(\d+ %|–)</td><td>(\d+)</td></tr>", page)
+    assert rows == [("42 %", "0"), ("–", "3")]
+    told = "changed no weight: turn, 1 × the gradient is not finite, 2 × no &lt;signal&gt;.</p>"
+    assert told in page
 
 
 def test_every_reference_inside_the_page_has_one_target(page: str) -> None:
@@ -425,3 +433,13 @@ def test_the_speed_names_the_fastest_first_and_who_never_got_there() -> None:
     told = speed(Summary.model_validate({"arms": {k: v.model_dump() for k, v in arms.items()}}))
     assert told.endswith("solved: fast 5 and slow 50. Not every seed of never got there.")
     assert speed(Summary.model_validate({"arms": {"never": arms["never"].model_dump()}})) == ""
+
+
+def test_a_run_without_a_summary_counts_its_skipped_steps_by_its_lines(tmp_path: Path) -> None:
+    noise = random.Random(0)
+    lines = [step_of(step, 0.5, noise) for step in range(4)]
+    lines[1]["skipped"], lines[3]["skipped"] = "dead", "broken"
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (arm,) = read_results(tmp_path).summary.arms.values()
+    assert (arm.skipped, arm.skipped_steps) == ({"dead": 1, "broken": 1}, 2)
+    assert Arm().skipped_steps is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from agentopd.config import ConfigError, RunConfig, arm_config, load_config
 from agentopd.storage import load_trajectories
-from agentopd.study import compare, run_folder
+from agentopd.study import _arm, compare, run_folder
 from agentopd.train import train
 
 SMALL = [
@@ -74,6 +75,21 @@ def test_only_the_arm_with_a_teacher_spends_teacher_tokens(
     assert arms["token"]["teacher_tokens"] > arms["token"]["student_tokens"] > 0
     assert arms["grpo"]["teacher_tokens"] == 0
     assert arms["grpo"]["dead_groups"] is not None and arms["token"]["dead_groups"] is None
+
+
+def test_the_seeds_skipped_steps_are_summed_by_their_reason(
+    study: tuple[RunConfig, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    config, out, summary = study
+    assert summary["arms"]["token"]["skipped"] == {}
+    assert config.study is not None
+    for seed, skipped in {3: {"dead": 1, "broken": 2}, 4: {"dead": 5}}.items():
+        folder = run_folder(tmp_path, "token", seed)
+        shutil.copytree(run_folder(out, "token", 3), folder)
+        own = json.loads((folder / "summary.json").read_text()) | {"skipped": skipped}
+        (folder / "summary.json").write_text(json.dumps(own))
+    both = config.model_copy(update={"study": config.study.model_copy(update={"seeds": (3, 4)})})
+    assert _arm(both, tmp_path, "token")["skipped"] == {"dead": 6, "broken": 2}
 
 
 def test_a_group_plays_one_level(study: tuple[RunConfig, Path, dict[str, Any]]) -> None:

@@ -122,14 +122,18 @@ def _told_how_to_resume(
 
 
 def _change(summary: Mapping[str, Any]) -> str:
-    """Success before and after, with the interval of the latter."""
+    """Success before and after, with the interval of the latter; and what changed nothing."""
     from agentopd.report.finding import percent, span
 
     after = summary["evaluation"]
     tasks = f" of {after['episodes']} test tasks" if after else ""
     extent = f" (95 % interval {span(after['interval'])})" if after else ""
     before, end = percent(summary["success_before"]), percent(summary["success_after"])
-    return f"success{tasks}: {before} -> {end}{extent}"
+    skipped = "".join(
+        f"\n{count} of {summary['steps']} steps were skipped: {reason}"
+        for reason, count in summary.get("skipped", {}).items()
+    )
+    return f"success{tasks}: {before} -> {end}{extent}{skipped}"
 
 
 def _arms_table(arms: Mapping[str, Mapping[str, Any]]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -56,7 +57,8 @@ def _crossing(curve: tuple[Point, ...], level: float) -> float | None:
 class Arm(Record):
     """All seeds of one method; `interval` belongs to `success_after`, `seconds` is by stage.
 
-    `notices` tell which of its settings change nothing.
+    `skipped` counts the steps without an update by the reason; `notices` tell which of its settings
+    change nothing.
     """
 
     success_before: float | None = None
@@ -68,9 +70,15 @@ class Arm(Record):
     seconds: dict[str, float] = {}
     seeds: tuple[int, ...] = ()
     dead_groups: float | None = None
+    skipped: dict[str, int] | None = None
     overrides: dict[str, Any] = {}
     notices: tuple[str, ...] = ()
     runs: tuple[Run, ...] = ()
+
+    @property
+    def skipped_steps(self) -> int | None:
+        """How many steps changed nothing; None where nobody counted."""
+        return None if self.skipped is None else sum(self.skipped.values())
 
     @property
     def episodes_to_half(self) -> float | None:
@@ -133,6 +141,7 @@ class Step(Record):
     probes: Probes = Probes()
     stages: dict[str, float] = {}
     tokens: dict[str, int] = {}
+    skipped: str = ""
     evaluation: dict[str, Any] | None = None
 
 
@@ -281,6 +290,7 @@ def _summary_of_run(folder: Path, written: dict[str, Any]) -> Summary:
         "interval": last.get("interval"),
         "seeds": [seed],
         "dead_groups": _mean([s.train.get("dead_groups") for s in steps]),
+        "skipped": Counter(s.skipped for s in steps if s.skipped),
     }
     if steps:
         measured |= {
