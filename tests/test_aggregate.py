@@ -1,4 +1,4 @@
-"""The aggregator: four normalisations by hand, and what a factor may not depend on."""
+"""The aggregator: five normalisations by hand, and what a factor may not depend on."""
 
 from __future__ import annotations
 
@@ -84,10 +84,11 @@ def _factors(
         ("token_mean", [1 / 7] * 7),
         ("turn_mean", [1 / 8, 1 / 8, 1 / 12, 1 / 12, 1 / 12, 1 / 4, 1 / 4]),
         ("sequence_mean", [1 / 10] * 5 + [1 / 4] * 2),
+        ("sequence_sum", [1 / 2] * 7),
         ("fixed", [1 / 50] * 7),
     ],
 )
-def test_the_four_normalisations(normalise: Normalise, expected: list[float]) -> None:
+def test_the_five_normalisations(normalise: Normalise, expected: list[float]) -> None:
     assert _factors(normalise, (LONG, SHORT), budget=50.0) == pytest.approx(expected)
 
 
@@ -97,7 +98,7 @@ def test_the_factors_of_a_step_sum_to_one(normalise: Normalise) -> None:
     assert sum(_factors(normalise, tuple(episodes))) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("normalise", [*MEANS, "fixed"])
+@pytest.mark.parametrize("normalise", [*MEANS, "sequence_sum", "fixed"])
 def test_how_a_step_is_cut_into_micro_batches_changes_no_factor(normalise: Normalise) -> None:
     episodes = [played([5] * (n + 1), [6] * 2, episode=n) for n in range(8)]
     at_once = _factors(normalise, tuple(episodes))
@@ -105,7 +106,7 @@ def test_how_a_step_is_cut_into_micro_batches_changes_no_factor(normalise: Norma
     assert one_by_one == pytest.approx(at_once, rel=1e-6)
 
 
-@pytest.mark.parametrize("normalise", [*MEANS, "fixed"])
+@pytest.mark.parametrize("normalise", [*MEANS, "sequence_sum", "fixed"])
 def test_a_tokens_factor_does_not_depend_on_the_order_of_episodes(normalise: Normalise) -> None:
     there = _factors(normalise, (LONG, SHORT))
     back = _factors(normalise, (SHORT, LONG))

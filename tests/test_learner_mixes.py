@@ -28,6 +28,7 @@ from agentopd.types import Trajectory
 SAMPLED = "divergence.support=sampled"
 MIXES = {
     "distil": ("mix=distil",),
+    "anchored": ("mix={kind: distil, kl_coefficient: 0.5}",),
     "auxiliary": AUXILIARY,
     "additive": ("mix={kind: additive, coefficient: 0.5}", SAMPLED, "unit={kind: turn}"),
     "multiplicative": ("mix=multiplicative", "weight=[{kind: gap_gate, renormalise: off}]"),
@@ -158,6 +159,49 @@ def test_the_penalty_holds_the_student_to_what_it_was(scene: Scene) -> None:
     penalty = 2.0 * torch.cat(k3).mean().item()
     assert penalty > 0.1
     assert update.loss - without.loss == pytest.approx(penalty, rel=1e-4)
+
+
+def test_a_distilled_student_is_held_to_what_it_was(scene: Scene) -> None:
+    """The gradient of both written out, by the models' own logits; rewards are not looked at.
+
+    GRPO's k3 of the sampled tokens, every one of an episode that has a lesson or has none.
+    """
+    config = parse_config(ENV, ["mix={kind: distil, kl_coefficient: 2.0}", "learner.clip=1e9"])
+    learner = Learner(thawed(scene.student), scene.teacher, config)
+    moved = learner.student.module
+    moved.load_state_dict(disturbed(scene.student, 3).module.state_dict())
+    assert learner.reference is not None
+    losses: dict[str, list[torch.Tensor]] = {"distil": [], "anchor": []}
+    for number, trajectory in enumerate(scene.trajectories):
+        ids_1T = torch.from_numpy(trajectory.ids)[None]
+        chosen = torch.from_numpy(trajectory.trainable.nonzero()[0])
+        now_NV, then_NV, told_NV = (
+            m(input_ids=ids_1T).logits[0, chosen - 1].log_softmax(-1)
+            for m in (moved, learner.reference.module, scene.teacher.model.module)
+        )
+        if number < 5:
+            losses["distil"].append((now_NV.exp() * (now_NV - told_NV)).sum(-1))
+        gap_N = (then_NV - now_NV).gather(1, ids_1T[0, chosen, None])[:, 0]
+        losses["anchor"].append(2.0 * (gap_N.exp() - gap_N - 1))
+    terms = {name: torch.cat(parts).mean() for name, parts in losses.items()}
+    expected = torch.autograd.grad(terms["distil"] + terms["anchor"], list(moved.parameters()))
+    seen: list[torch.Tensor] = []
+    learner.optimizer.register_step_pre_hook(lambda *_: seen.append(_gradients(learner)))
+    update = learner.update(scene.trajectories, scene.lessons[:5], step=0)
+    assert_same(seen[0], torch.cat([g.flatten() for g in expected]), within=1e-5)
+    assert update.scalars["loss_distil"] == pytest.approx(terms["distil"].item(), rel=1e-4)
+    assert update.scalars["loss_rl"] == pytest.approx(terms["anchor"].item(), rel=1e-4)
+    assert terms["anchor"] > 0.1
+
+
+def _gradients(learner: Learner) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
+
+
+def test_what_holds_a_student_to_itself_costs_nothing_at_first(scene: Scene) -> None:
+    assert_same(
+        scene.gradient("mix={kind: distil, kl_coefficient: 2.0}"), scene.gradient(), within=1e-6
+    )
 
 
 @pytest.mark.parametrize("tied", [True, False])

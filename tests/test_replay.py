@@ -279,7 +279,7 @@ def test_the_command_shows_arms_and_writes_them(run: Path, tmp_path: Path) -> No
         ),
         (
             ["--set", "mix={kind: auxiliary, rl: {kind: reinforce, kl_coefficient: 0.1}}"],
-            "which nothing was saved: ask it with --rescore",
+            "of which nothing was saved: ask it with --rescore",
         ),
         (["--set", "divergence={kind: reverse_kl, target: extrapolate}"], "a third model"),
     ],

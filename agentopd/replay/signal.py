@@ -69,8 +69,8 @@ def signal_of(
     asked, rl = bool(method.mix.distil_coefficient), method.mix.rl_channel
     if rl and rl.needs_reference and any(one.measured.reference is None for one in scored):
         raise ValueError(
-            "its reinforcement learning looks at the student as it was before its first step, of "
-            "which nothing was saved: ask it with --rescore"
+            "its mix looks at the student as it was before its first step, of which nothing was "
+            "saved: ask it with --rescore"
         )
     taught = [one for one in scored if asked and one.taught]
     untaught = [_unasked(one) for one in scored if not (asked and one.taught)]

@@ -172,6 +172,21 @@ class Reinforce(Advantage, kind="reinforce"):
         return np.split(centred, np.cumsum([len(own_G) for own_G in rewards])[:-1])
 
 
+class NoReward(Advantage):
+    """Every advantage is zero: what regularises is all there is.
+
+    It has no kind, because no file names it; a mix without rewards has it.
+    """
+
+    group_relative = False
+
+    def relative(
+        self, rewards: Sequence[npt.NDArray[np.float64]], history: History
+    ) -> list[npt.NDArray[np.float64]]:
+        """See `Advantage.relative`."""
+        return [np.zeros(len(own_G)) for own_G in rewards]
+
+
 def groups(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
     """Trajectories by task, in order of their first appearance."""
     found: dict[int, list[Trajectory]] = defaultdict(list)

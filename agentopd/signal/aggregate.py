@@ -17,7 +17,7 @@ import torch
 from agentopd.signal.tokens import Extent, Tokens
 from agentopd.types import Lesson
 
-Normalise = Literal["token_mean", "turn_mean", "sequence_mean", "fixed"]
+Normalise = Literal["token_mean", "turn_mean", "sequence_mean", "sequence_sum", "fixed"]
 
 
 def even_over(normalise: Normalise) -> Extent:
@@ -30,8 +30,9 @@ class Aggregator:
     """Turns values of tokens into one number: a sum in which token `t` counts with a factor.
 
     token_mean: 1 / tokens. turn_mean: the mean over turns of the mean over a turn's tokens.
-    sequence_mean: the mean over episodes of the mean over an episode's tokens. fixed: 1 / budget,
-    whatever the step holds.
+    sequence_mean: the mean over episodes of the mean over an episode's tokens. sequence_sum: the
+    mean over episodes of the sum over an episode's tokens, in which long episodes count more.
+    fixed: 1 / budget, whatever the step holds.
     """
 
     normalise: Normalise
@@ -61,6 +62,8 @@ class Aggregator:
             return one_N / self.tokens
         if self.normalise == "fixed":
             return one_N / self.budget
+        if self.normalise == "sequence_sum":
+            return one_N / self.sequences
         group_N = tokens.lesson_N
         if self.normalise == "turn_mean":
             group_N = tokens.lesson_N * (int(tokens.turn_N.max()) + 1) + tokens.turn_N

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, SerializeAsAny
 
 from agentopd.parts import Part
-from agentopd.signal.advantages import Advantage, Grpo, Reinforce
+from agentopd.signal.advantages import Advantage, Grpo, NoReward, Reinforce
 from agentopd.signal.channels import Channels
 from agentopd.signal.estimators import K1
 from agentopd.signal.tokens import Tokens, mean_by
@@ -175,14 +175,32 @@ class Mix(Part, family="mix"):
 
 
 class DistilOnly(Mix, kind="distil"):
-    """The teacher alone; rewards are not looked at."""
+    """The teacher alone; rewards are not looked at.
+
+    Args:
+        kl_coefficient: of KL(reference || student), the reference being the student as it was
+            before its first step, which is then added to the loss (Stable-OPD 2604.08527). It is
+            estimated as in `rl.kl_coefficient`, and the schedule `rl` multiplies it.
+    """
 
     linear = True
+
+    kl_coefficient: float = Field(default=0.0, ge=0)
+
+    @property
+    def rl_channel(self) -> Advantage | None:
+        """See `Mix.rl_channel`: rewards count for nothing in it."""
+        return NoReward(kl_coefficient=self.kl_coefficient) if self.kl_coefficient else None
 
     @property
     def reads(self) -> frozenset[Read]:
         """See `Mix.reads`."""
-        return _TEACHERS_TERM
+        return _TEACHERS_TERM | (_REWARDS_TERM if self.kl_coefficient else frozenset())
+
+    @property
+    def taught_have_advantages(self) -> bool:
+        """See `Mix.taught_have_advantages`: all are zero."""
+        return False
 
 
 class RlOnly(Mix, kind="rl"):
