@@ -15,6 +15,7 @@ from agentopd.chat import ChatTemplate
 from agentopd.config import parse_config
 from agentopd.learner import Learner, Update
 from agentopd.model import LanguageModel, ModelSettings, load_model
+from agentopd.signal.advantages import Grpo
 from agentopd.teacher import Teacher
 from agentopd.teachers.copies import FrozenTeacher
 from agentopd.train import Run
@@ -106,6 +107,21 @@ def taught(teacher: Teacher, trajectories: Sequence[Trajectory]) -> list[Lesson]
     """A lesson on each trajectory, told nothing more."""
     briefed = [Briefed(trajectory=t, privileges=()) for t in trajectories]
     return teacher.score(SystemView().build(briefed, ChatTemplate(teacher.model.tokenizer)))
+
+
+def written_out(scene: Scene, student: LanguageModel) -> torch.Tensor:
+    """The loss of `AUXILIARY`, by the models' own logits."""
+    advantages, losses = Grpo().of(scene.trajectories), []
+    for trajectory in scene.trajectories:
+        ids_1T = torch.from_numpy(trajectory.ids)[None]
+        chosen = torch.from_numpy(trajectory.trainable.nonzero()[0])
+        p_NV = student.module(input_ids=ids_1T).logits[0, chosen - 1].log_softmax(-1)
+        q_NV = scene.teacher.model.module(input_ids=ids_1T).logits[0, chosen - 1].log_softmax(-1)
+        ratio_N = (p_NV.gather(1, ids_1T[0, chosen, None]).squeeze(1) + 5.5).exp()
+        advantage = advantages[trajectory.episode]
+        gain_N = torch.minimum(ratio_N * advantage, ratio_N.clamp(0.8, 1.2) * advantage)
+        losses.append(0.5 * (p_NV.exp() * (p_NV - q_NV)).sum(-1) - gain_N)
+    return torch.cat(losses).mean()
 
 
 def assert_same(found: torch.Tensor, expected: torch.Tensor, within: float = 1e-6) -> None:

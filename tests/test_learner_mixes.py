@@ -18,11 +18,11 @@ from scenes import (
     taught,
     thawed,
     weights,
+    written_out,
 )
 
 from agentopd.config import parse_config
 from agentopd.learner import Learner
-from agentopd.signal.advantages import Grpo
 from agentopd.types import Trajectory
 
 SAMPLED = "divergence.support=sampled"
@@ -214,17 +214,7 @@ def test_the_whole_gradient_is_that_of_the_loss_written_out(scene: Scene, tied: 
     assert isinstance(embedding, torch.nn.Embedding)
     if tied:
         student.output.weight = embedding.weight
-    advantages, losses = Grpo().of(scene.trajectories), []
-    for trajectory in scene.trajectories:
-        ids_1T = torch.from_numpy(trajectory.ids)[None]
-        chosen = torch.from_numpy(trajectory.trainable.nonzero()[0])
-        p_NV = student.module(input_ids=ids_1T).logits[0, chosen - 1].log_softmax(-1)
-        q_NV = scene.teacher.model.module(input_ids=ids_1T).logits[0, chosen - 1].log_softmax(-1)
-        ratio_N = (p_NV.gather(1, ids_1T[0, chosen, None]).squeeze(1) + 5.5).exp()
-        advantage = advantages[trajectory.episode]
-        gain_N = torch.minimum(ratio_N * advantage, ratio_N.clamp(0.8, 1.2) * advantage)
-        losses.append(0.5 * (p_NV.exp() * (p_NV - q_NV)).sum(-1) - gain_N)
-    torch.cat(losses).mean().backward()
+    written_out(scene, student).backward()
     parameters = list(student.module.parameters())
     assert any(p is student.output.weight for p in parameters)
     assert (student.output.weight is embedding.weight) == tied
