@@ -272,7 +272,7 @@ def test_the_turns_suffice_for_the_best_plan_of_a_level_of_your_own(tmp_path: Pa
 
     def limits(**options: Any) -> list[int]:
         env = Sokoban(levels=str(tmp_path), **options)
-        return [env.reset(seed=seed) and env.max_turns for seed in (0, 1, 0)]
+        return [env.reset(seed=seed) and env.turn_limit for seed in (0, 1, 0)]
 
     assert limits() == [12, 16, 12], "eight pushes"
     assert limits(moves_per_turn=3) == [12, 12, 12]
