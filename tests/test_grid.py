@@ -135,4 +135,4 @@ def test_no_text_raises_and_every_answer_keeps_the_contract(texts: list[str], se
         assert json.loads(json.dumps(info)) == info
         assert info["action_valid"] or not terminated
         if terminated:
-            break
+            env.reset(seed=seed + 1)

@@ -262,6 +262,16 @@ def test_what_draws_no_text_needs_words(name: str, options: dict[str, Any], mess
         Textualize(gymnasium.make(name, **options), actions={"stay": 0})
 
 
+def test_actions_may_be_arrays() -> None:
+    push = np.array([1.0], dtype=np.float32)
+    env = Textualize(
+        gymnasium.make("Pendulum-v1"), actions={"push": push}, describe=lambda env, seen: "it hangs"
+    )
+    env.reset(seed=0)
+    _, reward, *_, info = act(env, "push")[0]
+    assert reward < 0 and info["action_valid"] and "oracle" not in info
+
+
 DRAWN = (
     ("FrozenLake-v1", 16, "[S on red]FFF\nFHFH\nFFFH\nHFFG"),
     ("FrozenLake8x8-v1", 64, "[S on red]FFFFFFF\nFFFFFFFF\n"),

@@ -12,7 +12,7 @@ The oracle of a tabular environment (`env.unwrapped.P` and `.s`, as in Gymnasium
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import gymnasium
@@ -81,7 +81,8 @@ class Textualize(TextEnv):
         self.system_prompt = rules.replace("{actions}", ", ".join(self.actions))
         self._guide = guide
         table: Table = getattr(env.unwrapped, "P", {})
-        self._words = {action: word for word, action in self.actions.items()} if table else {}
+        # An array has no hash, and no oracle names it.
+        self._words = {a: word for word, a in self.actions.items() if isinstance(a, Hashable)}
         named = table and set(table[0]) <= set(self._words)
         self.planner = Planner(table, limit) if named else None
         self.stochastic = self.planner is not None and not self.planner.deterministic
