@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 words = st.sampled_from(
     ["<action>", "</action>", "<think>", "</think>", "up", "L", "1", "34", "AC", "a to b", "undo",
-     "+", "-", "*", "/", "=", ">", " ", ",", "\n", "\0", "\u0663"]
+     "+", "-", "*", "/", "=", ">", " ", ",", "\n", "\0", "\u0663", "\u00bd", "[", "]", "0", "999",
+     "A1", "hit"]
 )  # fmt: skip
 answers = (
     st.text(max_size=30)
