@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from benchmarks.sandbox import ATTACKS, attack
+from garbage import many
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -277,8 +278,8 @@ fragments = st.sampled_from(
 garbage = st.text(max_size=30) | st.lists(fragments, max_size=12).map("".join)
 
 
-@settings(deadline=None)
-@given(st.lists(garbage, min_size=10, max_size=10))
+@settings(deadline=None, max_examples=50)
+@given(many(garbage))
 def test_no_cell_raises_and_the_episode_goes_on(env: Desk, cells: list[str]) -> None:
     """A thousand cells."""
     env.reset(seed=0)
@@ -286,5 +287,8 @@ def test_no_cell_raises_and_the_episode_goes_on(env: Desk, cells: list[str]) -> 
         world = env.state.world.copy()
         shown, reward, terminated, truncated, info = env.step(f"<action>{code}</action>")
         shown.encode()
-        assert (reward, terminated, truncated) == (0.0, False, False)
+        assert (reward, terminated) == (0.0, False)
         assert info["action_valid"] or env.state.world == world
+        if truncated:
+            assert env.turns == env.max_turns
+            env.reset(seed=0)

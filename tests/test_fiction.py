@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from garbage import answers
+from garbage import answers, many
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -281,15 +281,13 @@ def test_what_textworld_cannot_make_is_said_in_a_line(cache: str) -> None:
         build("coin_collector", cache).reset(seed=0, options={"task": "x"})
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=50)
 @given(
-    texts=st.lists(
+    texts=many(
         answers
         | st.sampled_from(["take all", "go east", "look", "open door", "examine", "take coin"]).map(
             "<action>{}</action>".format
-        ),
-        min_size=25,
-        max_size=25,
+        )
     )
 )
 def test_no_text_raises_and_every_answer_keeps_the_contract(cache: str, texts: list[str]) -> None:

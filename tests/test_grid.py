@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from garbage import answers
+from garbage import answers, many
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -118,10 +118,9 @@ def test_what_cannot_be_built(name: str, options: dict[str, Any], message: str) 
         build(name, **options)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=50)
 @given(
-    texts=st.lists(answers | st.sampled_from(["<action>toggle</action>", "<action>done</action>"]),
-                   min_size=25, max_size=25),
+    texts=many(answers | st.sampled_from(["<action>toggle</action>", "<action>done</action>"])),
     seed=st.integers(0, 5),
 )  # fmt: skip
 def test_no_text_raises_and_every_answer_keeps_the_contract(texts: list[str], seed: int) -> None:
