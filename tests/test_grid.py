@@ -97,6 +97,16 @@ def test_what_is_carried_is_not_in_view() -> None:
     assert "You carry a" in shown and ";  " not in shown
 
 
+def test_a_grid_that_knows_three_actions_is_played_with_those() -> None:
+    env = build("MiniGrid-Dynamic-Obstacles-5x5-v0")
+    assert list(env.actions) == ["left", "right", "forward"]
+    env.reset(seed=0)
+    *_, info = act(env, "toggle")
+    assert not info["action_valid"]
+    *_, info = act(env, "left")
+    assert info["action_valid"]
+
+
 def test_the_limit_is_one_for_all_tasks_and_counts_every_answer() -> None:
     env = build("BabyAI-GoToRedBall-v0", max_turns=4)
     env.reset(seed=1)

@@ -179,7 +179,9 @@ def _custom(textworld: Any, settings: dict[str, Any], options: Any) -> Any:
     return textworld.generator.make_game(options)
 
 
-def own_settings(kind: str, settings: Mapping[str, Any], split: Split, goal: str) -> dict[str, Any]:
+def own_settings(
+    kind: str, settings: Mapping[str, Any], split: Split, goal: str
+) -> dict[str, Any]:
     """What TextWorld is told: the settings, and what follows from the split and the goal."""
     told = dict(settings)
     if kind == "simple":
