@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from garbage import answers
+from garbage import many, some_answers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +19,7 @@ from agentopd import make
 from agentopd.check import check_env
 from agentopd.envs.adapters import arena_survey
 from agentopd.envs.adapters.arena import game_names
+from agentopd.envs.adapters.arena_survey import withstood
 
 textarena = pytest.importorskip("textarena")
 
@@ -31,8 +34,11 @@ GAMES = (
     "Minesweeper-v0-small",
     "Slitherlink-v0",
 )
-# Slow to generate.
+# Slow to generate, by seconds and by many.
 SLOW = ("Sokoban-v0",)
+LONG_TO_GENERATE = ("Sokoban-v0-medium", "Sudoku-v0-hard")
+PAGE = (Path(__file__).parents[1] / "docs" / "textarena.md").read_text(encoding="utf-8")
+PLAYABLE = re.findall(r"^\| ([\w-]+) \| [\d.,]+ \|", PAGE, re.MULTILINE)
 KNOWN = (
     "GuessTheNumber-v0",
     "GuessTheNumber-v0-hardcore",
@@ -162,6 +168,15 @@ def test_the_games_own_limit_is_not_reached_before_ours(name: str, moves: list[s
     assert [result[4]["success"] for result in results] == [False] * 6
 
 
+def test_a_game_that_is_lost_on_the_last_turn_is_over() -> None:
+    for limit, ends in ((None, (True, False)), (2, (True, False)), (1, (False, True))):
+        env = build("FrozenLake-v0", max_turns=limit)
+        assert "|  P  |     |  H  |" in env.reset(seed=1)[0]
+        *_, (_, reward, terminated, truncated, info) = act(env, *["right", "right"][:limit])
+        assert (terminated, truncated) == ends
+        assert reward < 1 and not info["success"]
+
+
 @pytest.mark.parametrize("name", GAMES + SLOW)
 def test_the_global_random_states_are_neither_read_nor_changed(
     name: str, capsys: pytest.CaptureFixture[str]
@@ -179,8 +194,8 @@ def test_the_global_random_states_are_neither_read_nor_changed(
 
 
 @pytest.mark.parametrize("name", GAMES)
-@settings(deadline=None, max_examples=40)
-@given(texts=st.lists(answers, min_size=25, max_size=25), seed=st.integers(0, 3))
+@settings(deadline=None, max_examples=50)
+@given(texts=many(), seed=st.integers(0, 3))
 def test_no_text_raises_and_every_answer_keeps_the_contract(
     name: str, texts: list[str], seed: int
 ) -> None:
@@ -197,7 +212,21 @@ def test_no_text_raises_and_every_answer_keeps_the_contract(
             assert not terminated
             assert info["feedback"]
         if terminated:
-            break
+            env.reset(seed=seed)
+
+
+@pytest.fixture(scope="module")
+def garbage() -> list[str]:
+    return some_answers(100)
+
+
+@pytest.mark.parametrize("name", [game for game in PLAYABLE if game not in LONG_TO_GENERATE])
+def test_no_answer_of_a_hundred_raises_or_ends_what_it_is_refused_in(
+    name: str, garbage: list[str]
+) -> None:
+    """`tests/benchmarks/arena_games.py` gives every game a thousand."""
+    refused = withstood(name, garbage)
+    assert refused.isdigit() and int(refused) > 60, refused
 
 
 def test_splits_share_no_number() -> None:
@@ -277,20 +306,41 @@ def test_the_survey_times_what_runs_and_says_why_the_rest_does_not(
 ) -> None:
     names = ["GuessTheNumber-v0", "KuhnPoker-v0", "GuessWho-v0"]
     monkeypatch.setattr(arena_survey, "game_names", lambda: names)
-    rows = list(arena_survey.survey(seconds=0.01))
+    rows = list(
+        arena_survey.survey(["", "<action>1</action>", "<action>up</action>"], seconds=0.01)
+    )
     assert [row.name for row in rows] == names
     assert rows[0].resets > 1 and rows[0].steps > 1 and rows[0].limit == 10
     assert [row.reason for row in rows[1:]] == [
         "is no game for one player",
         "cannot be played here: it asks a language model over the network",
     ]
-    page = arena_survey.page(rows)
+    assert rows[0].garbage == "2"
+    page = arena_survey.page(rows, 3)
+    assert "how many of 3 answers" in page
     assert "Of 3 games 1 run with one player, 1 are for more players, 1 cannot" in page
     assert "| GuessWho-v0 | it asks a language model over the network |" in page
     assert page.endswith("For more players: KuhnPoker-v0.\n")
 
 
+def test_the_survey_names_an_answer_that_a_game_does_not_withstand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def step(self: Any, action: str) -> Any:
+        if action == "bang":
+            raise KeyError("lost")
+        return "", 0.0, action == "end", False, {"action_valid": False}
+
+    monkeypatch.setattr(arena_survey.Arena, "step", step)
+    assert withstood("GuessTheNumber-v0", ["", "x"]) == "2"
+    assert withstood("GuessTheNumber-v0", ["", "bang"]).startswith("'bang' raises KeyError: 'lost'")
+    ends = "'end' is refused and ends the episode"
+    assert withstood("GuessTheNumber-v0", ["end"]) == ends
+
+
 def test_every_game_of_the_page_has_a_name() -> None:
+    assert len(PLAYABLE) == len(set(PLAYABLE)) == 57
+    assert set(PLAYABLE) <= set(game_names())
     names = game_names()
     assert len(names) == len(set(names)) > 200
     assert "GuessTheNumber-v0" in names and not [n for n in names if n.endswith("-raw")]

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+from garbage import many
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -390,9 +391,10 @@ garbage = st.text(max_size=40) | st.lists(fragments | st.text(max_size=3), max_s
 wrapped = garbage | garbage.map(lambda text: f"<action>{text}</action>")
 
 
-@settings(max_examples=350)
-@given(st.lists(wrapped, min_size=3, max_size=3), st.integers(0, 30))
+@settings(deadline=None, max_examples=50)
+@given(many(wrapped), st.integers(0, 30))
 def test_no_text_raises_and_every_answer_keeps_the_contract(texts: list[str], seed: int) -> None:
+    """A thousand answers."""
     env = Desk()
     env.reset(seed=seed)
     for text in texts:
@@ -406,4 +408,4 @@ def test_no_text_raises_and_every_answer_keeps_the_contract(texts: list[str], se
             assert env.state.world == before
             assert not terminated
         if terminated or truncated:
-            break
+            env.reset(seed=seed)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from garbage import answers
+from garbage import many
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -233,13 +233,13 @@ def test_an_answer_without_an_action_is_explained(name: str, answer: str) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(deadline=None, max_examples=100)
-@given(texts=st.lists(answers, min_size=10, max_size=10), seed=st.integers(0, 5))
+@settings(deadline=None, max_examples=50)
+@given(texts=many(), seed=st.integers(0, 5))
 def test_no_text_raises_and_every_answer_keeps_the_contract(
     name: str, texts: list[str], seed: int
 ) -> None:
     """A thousand answers."""
-    env = build(name, max_turns=12)
+    env = build(name, max_turns=30)
     _, info = env.reset(seed=seed)
     for text in texts:
         before, keys = info["facts"], set(info["facts"])
@@ -258,4 +258,4 @@ def test_no_text_raises_and_every_answer_keeps_the_contract(
             # what a readable step would claim of itself
             assert not info["facts"]["moves_closer"]
         if terminated:
-            break
+            _, info = env.reset(seed=seed + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import random
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from garbage import answers
+from garbage import many
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,6 +90,28 @@ def test_the_global_random_states_are_neither_read_nor_changed(name: str) -> Non
     assert told[0] == told[1]
 
 
+def test_a_composite_draws_from_its_parts() -> None:
+    parts = [{"name": "chain_sum", "config": {"min_terms": 2, "max_terms": 2}}]
+    parts += [{"name": "letter_counting", "weight": 3}]
+    env = build("composite", datasets=parts)
+    counting = 0
+    for seed in range(60):
+        shown, info = env.reset(seed=seed)
+        counting += "How many times" in shown
+        assert answer(env, info["oracle"])[4]["success"]
+    assert 30 < counting < 58, "three in four"
+
+
+@pytest.mark.parametrize("spec", [*(f"reasoning:{name}" for name in NAMES), "toy:CliffWalking-v1"])
+def test_an_episode_goes_on_in_a_copy(spec: str) -> None:
+    env = make(spec)
+    _, info = env.reset(seed=1)
+    for twin in (copy.deepcopy(env), pickle.loads(pickle.dumps(env))):
+        assert env.reset(seed=1)[1] == info
+        action = f"<action>{info['oracle'].split()[0]}</action>"
+        assert twin.step(action) == env.step(action)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -98,6 +121,7 @@ def test_the_global_random_states_are_neither_read_nor_changed(name: str) -> Non
         ("chain_sum", {"prompt": "long"}, "prompt is one of full, brief"),
         ("chain_sum", {"max_turns": 0}, "max_turns is a whole number"),
         ("composite", {}, "makes no task of composite"),
+        ("composite", {"datasets": [{"weight": 2}]}, "makes no task of composite.*'name'"),
     ],
 )
 def test_what_cannot_be_built(name: str, options: dict[str, Any], message: str) -> None:
@@ -106,8 +130,8 @@ def test_what_cannot_be_built(name: str, options: dict[str, Any], message: str) 
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(deadline=None, max_examples=40)
-@given(texts=st.lists(answers, min_size=25, max_size=25), seed=st.integers(0, 3))
+@settings(deadline=None, max_examples=50)
+@given(texts=many(), seed=st.integers(0, 3))
 def test_no_text_raises_and_every_answer_keeps_the_contract(
     name: str, texts: list[str], seed: int
 ) -> None:
@@ -120,4 +144,4 @@ def test_no_text_raises_and_every_answer_keeps_the_contract(
         assert terminated is info["success"] is (reward >= 0.99)
         assert not truncated and 0 <= reward <= 1
         if terminated:
-            break
+            env.reset(seed=seed + 1)

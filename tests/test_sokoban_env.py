@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
+from garbage import many
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentopd.env import parse_action
 from agentopd.envs.sokoban.env import Sokoban
-from agentopd.envs.sokoban.generate import SPLITS, LevelSpec, generate
+from agentopd.envs.sokoban.generate import LevelSpec, generate
 
-LEVELS = Path(__file__).parent / "levels"
 CORRIDOR = "######\n#@_$.#\n######"
 ROOM = "######\n#____#\n#@$__#\n#___.#\n######"
 PAIR = "#######\n#.___.#\n#_$$__#\n#_@___#\n#######"
@@ -240,50 +239,6 @@ def test_restart_plays_the_same_level_from_its_start() -> None:
     assert env.turns == 0
 
 
-def test_a_collection_is_played_by_its_number(tmp_path: Path) -> None:
-    (tmp_path / "levels.txt").write_text(f"{CORRIDOR}\n\n{ROOM}\n")
-    env = Sokoban(levels=str(tmp_path))
-    boards = [env.reset(seed=seed)[0] for seed in range(4)]
-    assert boards == [CORRIDOR, ROOM, CORRIDOR, ROOM]
-    ids = [env.reset(seed=seed)[1]["task_id"] for seed in range(4)]
-    assert ids[:2] == ids[2:]
-    assert ids[0] != ids[1]
-
-
-def test_a_public_collection_is_solved_by_following_the_oracle() -> None:
-    env = Sokoban(levels=str(LEVELS), max_turns=200, search_limit=60_000)
-    assert env.collection is not None
-    assert len(env.collection) == 12
-    for seed in range(12):
-        _, info = env.reset(seed=seed)
-        terminated = truncated = False
-        while not (terminated or truncated):
-            action = info["oracle"].partition(" ")[0]
-            _, _, terminated, truncated, info = env.step(f"<action>{action}</action>")
-        assert info["success"]
-
-
-def test_a_collection_is_divided_into_splits_only_where_one_is_named(tmp_path: Path) -> None:
-    boards = [generate(LevelSpec(), seed, split)[0].render() for split in SPLITS for seed in (1, 2)]
-    file = tmp_path / "levels.txt"
-    file.write_text("\n\n".join(boards))
-
-    def played(split: Any) -> list[str]:
-        env = Sokoban(levels=str(file), split=split)
-        return [env.reset(seed=seed)[0] for seed in range(6)]
-
-    assert played(None) == boards
-    for place, split in enumerate(SPLITS):
-        assert played(split) == boards[2 * place : 2 * place + 2] * 3
-
-
-def test_a_collection_without_a_level_of_the_split_is_refused(tmp_path: Path) -> None:
-    level, _ = generate(LevelSpec(), 0, "test")
-    (tmp_path / "one.txt").write_text(level.render())
-    with pytest.raises(ValueError, match=r"none of the 1 levels .* the split 'train'"):
-        Sokoban(levels=str(tmp_path), split="train")
-
-
 def test_without_a_search_the_level_is_played_and_judged_but_nothing_is_foretold() -> None:
     env = Sokoban(search_limit=0)
     _, info = env.reset(seed=3)
@@ -374,17 +329,12 @@ def test_the_full_rules_name_every_symbol_and_the_action_format() -> None:
     )
 
 
-fragments = st.sampled_from(
-    ["<action>", "</action>", "<think>", "</think>", "up", "LEFT", "d", " ", ",", "\n", "\0", "#"]
-)
-answers = st.text(max_size=40) | st.lists(fragments | st.text(max_size=4), max_size=12).map("".join)
-
-
-@settings(deadline=None)
-@given(st.lists(answers, min_size=1, max_size=6), st.integers(0, 5), st.booleans())
+@settings(deadline=None, max_examples=50)
+@given(many(), st.integers(0, 5), st.booleans())
 def test_no_text_raises_and_every_answer_keeps_the_contract(
     texts: list[str], seed: int, stop: bool
 ) -> None:
+    """A thousand answers."""
     env = Sokoban(moves_per_turn=3, stop_when_stuck=stop, max_turns=6)
     env.reset(seed=seed)
     for text in texts:
@@ -398,4 +348,4 @@ def test_no_text_raises_and_every_answer_keeps_the_contract(
             assert env.render() == before
             assert not terminated or info["facts"]["solvable"] is False
         if terminated or truncated:
-            break
+            env.reset(seed=seed)

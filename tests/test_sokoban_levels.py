@@ -126,6 +126,29 @@ def test_a_collection_is_read_from_a_file_with_titles_and_comments(tmp_path: Pat
     assert [level.render() for level in levels] == [BOARD, "#####\n#@$.#\n#####"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "7#|#-.*+-#|#--2$-#|#5-#|7#",
+        "7#\n#_.*+_#\n#2_2$1_#\n#5_#\n7#",
+        "7#\n# .*+ #|\n#  2$ #\n#5 #|7#|",
+    ],
+)
+def test_run_length_encoded_levels_are_read(tmp_path: Path, text: str) -> None:
+    assert parse_level(text).render() == BOARD
+    file = tmp_path / "levels.txt"
+    file.write_text(f"; 1\n{text}\n\nTitle: #2\n#3\n2 #\n{text}\n; 4 #\n\n{BOARD}\n5-#")
+    assert [level.render() for level in read_levels(file)] == [BOARD] * 3
+
+
+def test_long_runs_are_read_and_endless_ones_refused() -> None:
+    level = parse_level("12#|#@$7-.#|12#")
+    assert (level.width, level.height) == (12, 3)
+    for text in ("4#|#@$.#|9999#", "4#|#2(-$)@2.#|4#"):
+        with pytest.raises(LevelError, match=r"numbers before them .* groups in parentheses"):
+            parse_level(text)
+
+
 def test_a_folder_is_read_in_the_order_of_its_file_names(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "b.txt").write_text("######\n#@$_.#\n######\n")

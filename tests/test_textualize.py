@@ -8,12 +8,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from garbage import answers
+from garbage import many
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentopd import make
 from agentopd.check import check_env
+from agentopd.envs.adapters.ansi import marked
 from agentopd.envs.adapters.planning import Planner, Table
 from agentopd.envs.adapters.textualize import Textualize
 from agentopd.envs.adapters.toys import TOYS
@@ -190,9 +191,10 @@ def test_your_own_environment_in_a_few_lines() -> None:
     env = Textualize(Bell(), actions={"stop": 0, "Ring": 1}, max_turns=5)
     assert env.system_prompt == "Choose one of: stop, ring. Write it inside <action></action>."
     shown, info = env.reset(seed=3)
-    assert shown in ("1", "2", "3"), "drawn, without colours"
+    assert shown in ("[1 on red]", "[2 on red]", "[3 on red]")
     assert "oracle" not in info and "guide" not in info
     assert env.reset(seed=3)[0] == shown
+    shown = shown[1]
     results = act(env, *["ring"] * int(shown), "STOP")
     assert [result[2] for result in results] == [False] * int(shown) + [True]
     assert results[-1][1] == 1.0 and results[-1][4]["success"]
@@ -233,19 +235,106 @@ def test_what_cannot_be_built(name: str, options: dict[str, Any], message: str) 
         build(name, **options)
 
 
-def test_an_actions_name_is_one_word() -> None:
-    with pytest.raises(ValueError, match="'go up' is no single word"):
-        Textualize(Bell(), actions={"go up": 0})
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        ({"go up": 0}, "'go up' is no single word"),
+        ({"ring": 1, "RING": 0}, "two actions are called 'ring'"),
+        ({"stop": 0, "ring": 7}, r"'ring' stands for 7, which is none of Bell's: .*Discrete\(2\)"),
+        ({"stop": "0"}, "'stop' stands for '0'"),
+        ({}, "no actions to play Bell with"),
+    ],
+)
+def test_actions_that_cannot_be_named(actions: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Textualize(Bell(), actions=actions)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@settings(deadline=None, max_examples=40)
-@given(texts=st.lists(answers, min_size=25, max_size=25), seed=st.integers(0, 5))
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("FrozenLake-v1", {}, "made with render_mode=None: make it with render_mode='ansi', or"),
+        ("Blackjack-v1", {}, "Blackjack-v1 is not drawn as text, or put .* describe="),
+    ],
+)
+def test_what_draws_no_text_needs_words(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Textualize(gymnasium.make(name, **options), actions={"stay": 0})
+
+
+def test_actions_may_be_arrays() -> None:
+    push = np.array([1.0], dtype=np.float32)
+    env = Textualize(
+        gymnasium.make("Pendulum-v1"), actions={"push": push}, describe=lambda env, seen: "it hangs"
+    )
+    env.reset(seed=0)
+    _, reward, *_, info = act(env, "push")[0]
+    assert reward < 0 and info["action_valid"] and "oracle" not in info
+
+
+DRAWN = (
+    ("FrozenLake-v1", 16, "[S on red]FFF\nFHFH\nFFFH\nHFFG"),
+    ("FrozenLake8x8-v1", 64, "[S on red]FFFFFFF\nFFFFFFFF\n"),
+    ("CliffWalking-v1", 48, "x  o  o"),
+    ("Taxi-v4", 500, "|[R blue bold on yellow]: | : :G|\n"),
+)
+
+
+@pytest.mark.parametrize(("name", "states", "first"), DRAWN)
+def test_no_two_states_that_a_toy_draws_read_alike(name: str, states: int, first: str) -> None:
+    env = Textualize(gymnasium.make(name, render_mode="ansi"), actions={"a": 0})
+    env.reset(seed=0)
+    inner: Any = env.env.unwrapped
+    seen = set()
+    for state in range(states):
+        inner.s = state
+        seen.add(env.render())
+        assert "\x1b" not in env.render()
+        assert state or env.render().startswith(first) or "\n" + first in env.render()
+    assert len(seen) == states
+
+
+def test_a_hand_and_a_taxi_read_differently_in_words() -> None:
+    for name in ("Blackjack-v1", "Taxi-v4"):
+        env = build(name)
+        told: dict[str, Any] = {}
+        for seed in range(200):
+            shown, _ = env.reset(seed=seed)
+            assert told.setdefault(shown, env._seen) == env._seen
+        assert len(told) == len(set(told.values())) > 50
+
+
+@pytest.mark.parametrize(
+    ("drawing", "text"),
+    [
+        ("no\ncolours [here]", "no\ncolours [here]"),
+        ("F\x1b[41mF\x1b[0mH", "F[F on red]H"),
+        ("\x1b[32ma\x1b[mb\x1b[1;34mc\x1b[22md\x1b[39me", "[a green]b[c bold blue][d blue]e"),
+        ("\x1b[35m\x1b[43mR\x1b[0m\x1b[0m", "[R magenta on yellow]"),
+        ("\x1b[42m \x1b[0m|", "[on green]|"),
+        ("\x1b[7mab\n\ncd\x1b[27me", "[ab inverted]\n\n[cd inverted]e"),
+        ("\x1b[91;104mx\x1b[49my\x1b[0m", "[x bright red on bright blue][y bright red]"),
+        ("\x1b[38;5;196mx\x1b[48;2;1;2;3;4my\x1b[0m",
+         "[x colour 196][y colour 196 on colour 1 2 3 underlined]"),
+        ("\x1b[2J\x1b[Ha\x1b[?25l", "a"),
+    ],
+)  # fmt: skip
+def test_colours_in_words(drawing: str, text: str) -> None:
+    assert marked(drawing) == text
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def toy(request: pytest.FixtureRequest) -> Textualize:
+    return build(request.param, max_turns=30)
+
+
+@settings(deadline=None, max_examples=50)
+@given(texts=many(), seed=st.integers(0, 5))
 def test_no_text_raises_and_every_answer_keeps_the_contract(
-    name: str, texts: list[str], seed: int
+    toy: Textualize, texts: list[str], seed: int
 ) -> None:
     """A thousand answers."""
-    env = build(name, max_turns=30)
+    env = toy
     env.reset(seed=seed)
     for text in texts:
         shown, _, terminated, truncated, info = env.step(text)
@@ -255,4 +344,4 @@ def test_no_text_raises_and_every_answer_keeps_the_contract(
         assert info["action_valid"] or not terminated
         assert info["action_valid"] is (info["mistake"] != "unreadable action")
         if terminated:
-            break
+            env.reset(seed=seed + 1)

@@ -5,10 +5,10 @@ The game's messages since the last answer are the observation, its rules the fir
 hold the task itself in many games (numbers, clues, the board), which no system prompt may.
 
 What is mapped: an answer the game refuses costs a turn and never ends the episode (TextArena ends
-it at the second in a row); the turn limit is ours, counts every answer and truncates (TextArena's
-counts the valid ones, is off by one and ends the game); draws come from a random state of the
-episode's own (TextArena seeds the process's); what a game prints is swallowed. The reward is the
-game's own, given at its end; the whole of it, 1, is success.
+it at the second in a row); the turn limit is ours, counts every answer and truncates a game that is
+not over (TextArena's counts the valid ones, is off by one and ends the game); draws come from a
+random state of the episode's own (TextArena seeds the process's); what a game prints is swallowed.
+The reward is the game's own, given at its end; the whole of it, 1, is success.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ _BRIEF = "Play the game: one move inside <action></action>."
 _MISSING = "No <action></action> in the answer."
 _ONLINE = ("GuessWho", "TwentyQuestions")
 """Games that ask a language model over the network."""
+_COUNTING = ("LightsOut",)
+"""Games that count the turns themselves: an end on the last one is the limit's."""
 _REFUSAL = re.compile(r"Reason: (.*?) Please resubmit", re.DOTALL)
 """The part of a refusal that says what was wrong."""
 _VERSIONS = ("-raw", "-train")
@@ -176,7 +178,8 @@ class Arena(TextEnv):
             shown, outcome = self._play(content)
         over, score = self._score
         success = over and score >= 1
-        truncated = not success and self.turns >= self.turn_limit
+        late = not success and self.turns >= self.turn_limit
+        truncated = late and (not over or self.skill in _COUNTING)
         self._playing = not (over or truncated)
         info: Info = self._info() | {"action_valid": not outcome.problem}
         if self._knowledge:
@@ -283,7 +286,7 @@ def _foreign(isolation: Isolation) -> Iterator[Caught]:
             corpora.download = download
 
 
-def _reason(error: Exception | None) -> str:
+def _reason(error: BaseException | None) -> str:
     """What was raised, in a line."""
     lines = [line.strip(" *") for line in str(error).splitlines()]
     said = next(filter(None, lines), "")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from agentopd.checks.subject import Caught
 from agentopd.envs.adapters.arena import Arena, game_names
@@ -15,19 +15,24 @@ _MOVES = ("1 1", "up", "5", "A C", "red", "1 2 3", "hit", "continue", "a", "1 2 
 
 @dataclass(frozen=True)
 class Row:
-    """One game: how many resets and steps a second, or the reason why it does not run."""
+    """One game: how many resets and steps a second, or the reason why it does not run.
+
+    `garbage` says how many answers of chance it refused, or what one of them did to it.
+    """
 
     name: str
     resets: float = 0.0
     steps: float = 0.0
     limit: int = 0
+    garbage: str = ""
     reason: str = ""
 
 
-def survey(seconds: float = 0.2) -> Iterator[Row]:
+def survey(answers: Sequence[str], seconds: float = 0.2) -> Iterator[Row]:
     """Every game that TextArena registers, without its own wrappings.
 
     Args:
+        answers: of chance, which every game is given one by one.
         seconds: how long resets, and then steps, are timed; at least one of each.
 
     Raises:
@@ -36,7 +41,7 @@ def survey(seconds: float = 0.2) -> Iterator[Row]:
     for name in game_names():
         caught, row = Caught(), None
         with caught:
-            row = _timed(name, seconds)
+            row = replace(_timed(name, seconds), garbage=withstood(name, answers))
         yield row or Row(name, reason=str(caught.error).removeprefix(f"{name} "))
 
 
@@ -60,18 +65,40 @@ def _timed(name: str, seconds: float) -> Row:
     return Row(name, 1 / a_reset, steps / taken, env.turn_limit)
 
 
-def page(rows: list[Row]) -> str:
-    """The rows as a page in Markdown."""
+def withstood(name: str, answers: Sequence[str]) -> str:
+    """How many of the answers were refused, or which one raised or ended the episode unread."""
+    env = Arena(name, max_turns=len(answers) + 1)
+    env.reset(seed=0)
+    refused = 0
+    for answer in answers:
+        step = None
+        with Caught() as caught:
+            step = env.step(answer)
+        if step is None:
+            return f"{answer!r} raises {caught.said}"
+        _, _, terminated, _, info = step
+        refused += not info["action_valid"]
+        if terminated and not info["action_valid"]:
+            return f"{answer!r} is refused and ends the episode"
+        if terminated:
+            env.reset(seed=0)
+    return f"{refused:,}"
+
+
+def page(rows: list[Row], answers: int) -> str:
+    """The rows as a page in Markdown; `answers` says how many of chance each game was given."""
     run = [row for row in rows if not row.reason]
     fail = [row for row in rows if row.reason and "one player" not in row.reason]
     more = [row.name for row in rows if "one player" in row.reason]
     lines = [
         f"Of {len(rows)} games {len(run)} run with one player, {len(more)} are for more players, "
-        f"{len(fail)} cannot be played here. A step is an answer, refused or not.",
+        f"{len(fail)} cannot be played here. A step is an answer, refused or not. The last column "
+        f"says how many of {answers:,} answers of chance were refused; one that raised, or ended "
+        "the episode although it was refused, would be named there.",
         "",
-        "| game | resets a second | steps a second | turns |",
-        "|---|---:|---:|---:|",
-        *(f"| {r.name} | {_short(r.resets)} | {_short(r.steps)} | {r.limit} |" for r in run),
+        "| game | resets a second | steps a second | turns | refused |",
+        "|---|---:|---:|---:|---:|",
+        *map(_line, run),
         "",
         "| cannot be played here | reason |",
         "|---|---|",
@@ -82,9 +109,18 @@ def page(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _line(row: Row) -> str:
+    rates = f"{_short(row.resets)} | {_short(row.steps)}"
+    return f"| {row.name} | {rates} | {row.limit} | {_cell(row.garbage)} |"
+
+
 def _short(rate: float) -> str:
     return f"{rate:.2g}" if rate < 10 else f"{rate:,.0f}"
 
 
 def _short_reason(reason: str) -> str:
-    return reason.removeprefix("cannot be played here: ").replace("|", "/")
+    return _cell(reason.removeprefix("cannot be played here: "))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/")

@@ -70,8 +70,10 @@ class Grid(Textualize):
     def __init__(self, env: gymnasium.Env[Any, Any], rules: str, limit: int) -> None:
         self._bot: Any = None
         self._advice: int | None = None
+        # Some know the first three alone.
+        known = {word: a for word, a in _ACTIONS.items() if env.action_space.contains(a)}
         super().__init__(
-            env, actions=_ACTIONS, describe=seen, rules=rules, guide=_GUIDE, max_turns=limit
+            env, actions=known, describe=seen, rules=rules, guide=_GUIDE, max_turns=limit
         )
 
     def _begin(self) -> None:

@@ -12,20 +12,19 @@ The oracle of a tabular environment (`env.unwrapped.P` and `.s`, as in Gymnasium
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import gymnasium
 
 from agentopd.env import Info, TextEnv, parse_action
+from agentopd.envs.adapters.ansi import marked
 from agentopd.envs.adapters.planning import Planner, Table
 from agentopd.envs.puzzle import Outcome, check_number
 
 Describe = Callable[[gymnasium.Env[Any, Any], Any], str]
 """An environment and what it observed, in words."""
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST = 100
 _MISSING = "No <action></action> in the answer."
 
@@ -46,7 +45,8 @@ class Textualize(TextEnv):
     Args:
         env: the environment; its time limit truncates as `max_turns` does.
         actions: word -> action, without spaces; case does not matter.
-        describe: what is observed, in words; colour codes are taken out.
+        describe: what is observed, in words; if not given, what the environment draws as text.
+            Colours become words in brackets, `[F on red]`.
         rules: the system prompt. `{actions}` in it becomes the words.
         guide: advice that holds for every task.
         max_turns: answers before the episode is truncated, those too that cannot be read; the
@@ -54,7 +54,8 @@ class Textualize(TextEnv):
         success: whether an episode that ended with this reward solved its task.
 
     Raises:
-        ValueError: an action's name is no single word, or `max_turns` is below 1.
+        ValueError: an action's name is no single word or names two, an action is none of the
+            environment's, there is nothing to describe it with, or `max_turns` is below 1.
     """
 
     def __init__(
@@ -69,25 +70,46 @@ class Textualize(TextEnv):
         success: Callable[[float], bool] = gained,
     ) -> None:
         self.env, self._describe, self._solves = env, describe, success
-        self.actions = {word.lower(): action for word, action in actions.items()}
-        if long := [word for word in self.actions if word.split() != [word]]:
-            raise ValueError(
-                f"the action {long[0]!r} is no single word: an oracle is split at spaces"
-            )
+        self.name = env.spec.id if env.spec else type(env.unwrapped).__name__
+        self.actions = self._named(actions)
+        if describe is drawn and env.render_mode != "ansi":
+            raise ValueError(_undrawn(env, self.name))
         own = env.spec.max_episode_steps if env.spec else None
         limit = (own or _LONGEST) if max_turns is None else max_turns
         check_number("max_turns", limit, 1)
         self.max_turns = self.turn_limit = limit
         self.system_prompt = rules.replace("{actions}", ", ".join(self.actions))
         self._guide = guide
-        self.name = env.spec.id if env.spec else type(env.unwrapped).__name__
-        self._words = {action: word for word, action in self.actions.items()}
         table: Table = getattr(env.unwrapped, "P", {})
+        # An array has no hash, and no oracle names it.
+        self._words = {a: word for word, a in self.actions.items() if isinstance(a, Hashable)}
         named = table and set(table[0]) <= set(self._words)
         self.planner = Planner(table, limit) if named else None
         self.stochastic = self.planner is not None and not self.planner.deterministic
         self.turns = 0
         self._playing = False
+
+    def _named(self, actions: Mapping[str, Any]) -> dict[str, Any]:
+        """The actions by their words in small letters."""
+        named: dict[str, Any] = {}
+        for word, action in actions.items():
+            if word.split() != [word]:
+                raise ValueError(
+                    f"the action {word!r} is no single word: an oracle is split at spaces"
+                )
+            if word.lower() in named:
+                raise ValueError(
+                    f"two actions are called {word.lower()!r}, as case does not matter: rename one"
+                )
+            if not self.env.action_space.contains(action):
+                raise ValueError(
+                    f"the action {word!r} stands for {action!r}, which is none of {self.name}'s: "
+                    f"they are {self.env.action_space}"
+                )
+            named[word.lower()] = action
+        if not named:
+            raise ValueError(f"there are no actions to play {self.name} with: name some")
+        return named
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -174,7 +196,7 @@ class Textualize(TextEnv):
         self.env.close()
 
     def _show(self) -> str:
-        return _COLOUR.sub("", self._describe(self.env, self._seen)).strip("\n")
+        return marked(self._describe(self.env, self._seen)).strip("\n")
 
     def _info(self) -> Info:
         info: Info = {
@@ -192,3 +214,12 @@ class Textualize(TextEnv):
             if self.planner.deterministic:
                 info["facts"]["moves_left"] = len(plan)
         return info
+
+
+def _undrawn(env: gymnasium.Env[Any, Any], name: str) -> str:
+    """Why `drawn` cannot describe an environment, and what can."""
+    if "ansi" in env.metadata.get("render_modes", ()):
+        made = f"made with render_mode={env.render_mode!r}: make it with render_mode='ansi'"
+    else:
+        made = "not drawn as text"
+    return f"{name} is {made}, or put what is observed into words: describe=lambda env, seen: ..."

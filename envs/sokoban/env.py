@@ -35,6 +35,9 @@ You may think first inside <think></think>. End your answer with {amount} inside
 <action>{example}</action>."""
 _BRIEF = "Sokoban: push $ onto . with up, down, left, right."
 _LETTERS = {move[0]: move for move in MOVES}
+_TURNS = 12
+_TURNS_UNKNOWN = 200
+"""Answers on a level of one's own that no plan is known of."""
 _SEPARATORS = str.maketrans(",;|", "   ")
 
 
@@ -47,7 +50,9 @@ class Sokoban(TextEnv):
         levels: a file or folder of levels in the standard text format, played in place of generated
             ones: all of them, or those of `split` where one is named. `reset(seed=s)` plays number
             `s` modulo their count.
-        max_turns: answers before the episode is truncated.
+        max_turns: answers before the episode is truncated. If not given, 12; on levels that were
+            not generated twice as many as the best plan takes if those are more, and 200 where the
+            search finds no plan. A rollout has a limit of its own beside it, `rollout.max_turns`.
         moves_per_turn: the most moves one answer may hold; those after the solving one are left.
         stop_when_stuck: end the episode, as lost, when the level provably can no longer be solved.
         prompt: the full rules, or one line for models that were trained on the game.
@@ -68,7 +73,7 @@ class Sokoban(TextEnv):
         *,
         split: Literal["train", "validation", "test"] | None = None,
         levels: str | None = None,
-        max_turns: int = 12,
+        max_turns: int | None = None,
         moves_per_turn: int = 1,
         stop_when_stuck: bool = False,
         prompt: Literal["full", "brief"] = "full",
@@ -78,13 +83,16 @@ class Sokoban(TextEnv):
         if split is not None:
             check_choice("split", split, SPLITS)
         check_choice("prompt", prompt, ("full", "brief"))
-        check_number("max_turns", max_turns, 1)
+        if max_turns is not None:
+            check_number("max_turns", max_turns, 1)
         check_number("moves_per_turn", moves_per_turn, 1)
         check_number("search_limit", search_limit, 0)
         self.spec_of_levels = _level_spec(spec)
         self.split = split or "train"
         self.collection = _collection(levels, split) if levels else None
-        self.turn_limit = self.max_turns = max_turns
+        self._turn_limit = max_turns
+        """None where it depends on the level."""
+        self.turn_limit = self.max_turns = max_turns or _TURNS
         self.moves_per_turn = moves_per_turn
         self.stop_when_stuck = stop_when_stuck
         self.search_limit = search_limit
@@ -106,6 +114,7 @@ class Sokoban(TextEnv):
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**31)) if seed is None else seed
         self.task_id, self.level, plan = self._choose(number, options or {})
+        self._generated = plan is not None
         self.solver = Solver(self.level, self.search_limit)
         if plan and self.search_limit:
             self.solver.remember(self.level.start, plan)
@@ -117,9 +126,19 @@ class Sokoban(TextEnv):
         self.turns = 0
         self.playing = True
         self.plan = self.solver.plan(self.state)
+        if self._turn_limit is None:
+            self.turn_limit = self.max_turns = self._turns_for(self.plan)
         info = self._info(self.plan, self.solved)
         told = {"reference": info["oracle"]} if "oracle" in info else {}
         return self.level.render(), info | told | {"skill": "sokoban", "guide": GUIDE}
+
+    def _turns_for(self, plan: Plan) -> int:
+        """Answers that suffice for the level, of which this is the best plan."""
+        if self._generated:
+            return _TURNS
+        if plan.verdict == "unknown":
+            return _TURNS_UNKNOWN
+        return max(_TURNS, 2 * -(-len(plan.moves) // self.moves_per_turn))
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """Play the moves of `action`.

@@ -2,12 +2,15 @@
 
 Symbols: `#` wall, `.` goal, `$` box, `*` box on goal, `@` player, `+` player on goal; floor is a
 space, `-` or `_` when read and `_` when written, because a run of spaces is where tokenizers
-disagree most. Cells are numbered row by row, so a state is `(player, boxes)` with small integers.
+disagree most. Run-length encoded rows are read too, `4#|#@$.#|4#`: a number repeats the symbol
+behind it, `|` ends a row. Cells are numbered row by row, so a state is `(player, boxes)` with small
+integers.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +23,9 @@ DIRECTIONS = {move: direction for direction, move in enumerate(MOVES)}
 """Each move's number, by which cells list their neighbours."""
 _SYMBOLS = frozenset("#.$*@+ -_")
 _WALL, _GOAL, _BOX, _BOX_ON_GOAL, _PLAYER, _PLAYER_ON_GOAL = b"#.$*@+"
+_ENCODED = re.compile(r"(?:(?:\d{1,3})?[#.$*@+ _-]|\|)+")
+"""Rows in which a number says how often the next symbol stands there; `|` ends a row."""
+_RUN = re.compile(r"(\d*)([^\d|])")
 _SUFFIXES = (".txt", ".xsb", ".sok")
 
 State = tuple[int, frozenset[int]]
@@ -95,12 +101,13 @@ class Level:
 
 
 def parse_level(text: str) -> Level:
-    """Read one level in the standard text format.
+    """Read one level in the standard text format, or run-length encoded.
 
     Raises:
         LevelError: an unknown symbol, no player or two, no box, or fewer goals than boxes.
     """
-    rows = [row.rstrip() for row in text.strip("\n").split("\n")]
+    lines = [_decoded(line) for line in text.strip("\n").split("\n")]
+    rows = [row.rstrip() for line in lines for row in line.split("\n")]
     width = max(map(len, rows))
     found: dict[str, set[int]] = {symbol: set() for symbol in _SYMBOLS}
     for r, row in enumerate(rows):
@@ -108,7 +115,8 @@ def parse_level(text: str) -> Level:
             if symbol not in _SYMBOLS:
                 raise LevelError(
                     f"line {r + 1}, column {c + 1} of the level holds {symbol!r}; allowed are "
-                    "# . $ * @ + and space, - or _ for floor"
+                    "# . $ * @ + and space, - or _ for floor, numbers before them and | between "
+                    "rows; groups in parentheses are not read, write their symbols out"
                 )
             found[symbol].add(r * width + c)
     players = found["@"] | found["+"]
@@ -132,7 +140,7 @@ def read_levels(path: str | Path) -> list[Level]:
     """All levels of a file, or of every `.txt`, `.xsb` and `.sok` file of a folder.
 
     A level is a run of lines made of board symbols that hold a `#`; every other line (titles,
-    authors, comments) separates.
+    authors, comments) separates. Run-length encoded lines count if they are walled at both ends.
 
     Raises:
         LevelError: nothing is there, or a level cannot be read; the message names the file and the
@@ -169,10 +177,22 @@ def _blocks(file: Path) -> Iterator[tuple[int, list[str]]]:
     # Old collections name their authors in one of many encodings; boards are ASCII in all of them.
     lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     for number, line in enumerate([*lines, ""], 1):
-        bare = line.strip(" -_")
         board = "#" in line and set(line.rstrip()) <= _SYMBOLS
-        if board or (block and len(bare) > 1 and bare[0] == bare[-1] == "#"):
+        bare = _decoded(line).strip(" -_\n")
+        # Titles such as "#1" and "2 #" are no rows.
+        encoded = not board and _ENCODED.fullmatch(line.rstrip())
+        if board or ((block or encoded) and len(bare) > 1 and bare[0] == bare[-1] == "#"):
             block.append(line)
         elif block:
             yield number - len(block), block
             block = []
+
+
+def _decoded(line: str) -> str:
+    """The rows of a run-length encoded line; any other line as it is."""
+    if not _ENCODED.fullmatch(line):
+        return line
+    rows = line.strip("|").split("|")
+    return "\n".join(
+        "".join(symbol * int(count or 1) for count, symbol in _RUN.findall(row)) for row in rows
+    )
