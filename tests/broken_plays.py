@@ -190,6 +190,12 @@ class Hangs(Line):
         return super().step(action)
 
 
+class NoEnvironment:
+    """Only looks like one."""
+
+    reset = step = close = None
+
+
 class RaisesOnBuild(Line):
     def __init__(self) -> None:
         raise RuntimeError("no data here")

@@ -283,7 +283,7 @@ def _foreign(isolation: Isolation) -> Iterator[Caught]:
             corpora.download = download
 
 
-def _reason(error: Exception | None) -> str:
+def _reason(error: BaseException | None) -> str:
     """What was raised, in a line."""
     lines = [line.strip(" *") for line in str(error).splitlines()]
     said = next(filter(None, lines), "")
