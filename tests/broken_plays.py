@@ -190,6 +190,12 @@ class Hangs(Line):
         return super().step(action)
 
 
+class NoEnvironment:
+    """Only looks like one."""
+
+    reset = step = close = None
+
+
 class RaisesOnBuild(Line):
     def __init__(self) -> None:
         raise RuntimeError("no data here")
@@ -283,12 +289,12 @@ class HiddenSplit(SeenSplit, Hides):
 
 
 class OwnSplits(OneSplit):
-    """Not broken: splits of its own, each with tasks of its own."""
+    """Not broken: splits of its own, each with tasks of its own, one of them by two names."""
 
-    def __init__(self, *, split: Literal["low", "high"] | None = "low") -> None:
-        if split not in ("low", "high"):
+    def __init__(self, *, split: Literal["low", "high", "top"] | None = "low") -> None:
+        if split not in ("low", "high", "top"):
             raise RuntimeError("no such split")
-        self.split = split
+        self.split = "high" if split == "top" else split
 
     def draw(self, seed: int | None) -> int:
         while True:

@@ -153,10 +153,21 @@ def test_of_two_turn_limits_the_smaller_one_is_in_force(limited_line: str) -> No
     assert check_env(limited_line) == []
 
 
-def test_best_play_on_slippery_ice_is_no_error() -> None:
-    found = check_env("agentopd/FrozenLake-v0", {"slippery": True}, seeds=8)
-    assert {(f.level, f.name) for f in found} <= {("note", "oracle-chance")}
-    assert make("agentopd/FrozenLake-v0").get_wrapper_attr("stochastic") is False
+@pytest.mark.parametrize(
+    ("spec", "option"),
+    [("agentopd/FrozenLake-v0", "slippery"), ("toy:FrozenLake-v1", "is_slippery")],
+)
+def test_best_play_on_slippery_ice_is_no_error(spec: str, option: str) -> None:
+    found = check_env(spec, {option: True, "max_turns": 30}, seeds=8)
+    assert [(f.level, f.name) for f in found] == [("note", "oracle-chance")]
+    for slippery in (True, False):
+        assert make(spec, {option: slippery}).get_wrapper_attr("stochastic") is slippery
+
+
+def test_what_is_no_environment_is_said_to_be_none() -> None:
+    found = check("NoEnvironment")
+    assert [f.name for f in found] == ["constructor"]
+    assert "no gymnasium.Env" in found[0].message
 
 
 def test_an_answer_that_stands_in_its_question_is_a_warning() -> None:

@@ -184,6 +184,8 @@ def test_a_parts_values_fit_into_a_line() -> None:
         (["broken_envs:Line"], 0, "broken_envs:Line keeps the contract"),
         (["broken_envs:NumpyBool"], 1, "error: step-result: "),
         (["broken_envs:NoOracle"], 0, "warning: "),
+        (["broken_plays:WrongOnLateSeeds"], 0, "keeps the contract"),
+        (["broken_plays:WrongOnLateSeeds", "--seeds", "27"], 1, "error: oracle: "),
     ],
 )
 def test_check_env_fails_on_errors_alone(words: list[str], code: int, told: str) -> None:

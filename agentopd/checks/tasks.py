@@ -12,7 +12,7 @@ import gymnasium
 from agentopd.checks.repeat import told
 from agentopd.checks.subject import Caught, Episode, Finding, Findings, Subject
 from agentopd.checks.watch import short
-from agentopd.env import load_object
+from agentopd.env import declared, load_object
 from agentopd.splits import SHARES
 
 _DRAWN = 10
@@ -67,13 +67,17 @@ class _Task:
 
 def splits(subject: Subject) -> Findings:
     """No task turns up in two splits, where the environment has some."""
-    drawn: list[list[_Task]] = []
-    for split in _names(subject):
+    # Two names of one split are one: the environment's attribute says which it plays.
+    of: dict[str, list[_Task]] = {}
+    for name in _names(subject):
         with Caught() as caught:
-            drawn.append(list(_draw(subject, split)))
+            env = subject.build(split=name)
+            if (split := str(declared(env, "split", name))) not in of:
+                of[split] = list(_draw(subject, env, name))
         # A split that it refuses is none of its own; the options say which it has.
         if caught.error and not isinstance(caught.error, ValueError):
             raise caught.error
+    drawn = list(of.values())
     tasks = [task for split in drawn for task in split]
     ways: tuple[tuple[str, Callable[[_Task], str]], ...] = (
         ("info['task_id']", lambda task: task.task_id),
@@ -94,8 +98,7 @@ def splits(subject: Subject) -> Findings:
             return
 
 
-def _draw(subject: Subject, split: str) -> Iterator[_Task]:
-    env = subject.build(split=split)
+def _draw(subject: Subject, env: gymnasium.Env[str, str], split: str) -> Iterator[_Task]:
     for seed in range(subject.seeds if subject.strict else min(subject.seeds, _DRAWN)):
         observation, info = env.reset(seed=seed)
         begun = repr((observation, told(info, "task_id")))
