@@ -5,6 +5,8 @@ Only what help and errors need is imported here, so that both come at once.
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +26,10 @@ app = typer.Typer(
 zoo = typer.Typer(no_args_is_help=True, help="The embedded models.")
 app.add_typer(zoo, name="zoo")
 
+_NAMED = (
+    "A registered id; module:Class or module:ID of your own, such as maze:Maze or maze:me/Maze-v0; "
+    "or scheme:NAME."
+)
 _AS_IN_A_RUN = " If not given, as in a run."
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file of settings.")]
@@ -50,9 +56,7 @@ Player = Annotated[
         metavar="MODEL", help="A model's folder, zoo:NAME, a run's folder, or human: you play."
     ),
 ]
-Environment = Annotated[
-    str, typer.Option("--env", metavar="ID", help="A registered id, or package.module:Class.")
-]
+Environment = Annotated[str, typer.Option("--env", metavar="ID", help=_NAMED)]
 Options = Annotated[
     list[str] | None,
     typer.Option(
@@ -86,12 +90,19 @@ def main(
 ) -> None:
     """On-policy distillation of language-model agents in multi-turn text environments."""
     del traceback  # read by MistakesToLines
+    _see_current_folder()
     if version:
         from importlib.metadata import version as installed
 
         typer.echo(f"agentopd {installed('agentopd')}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+def _see_current_folder() -> None:
+    """Let modules of the current folder be imported, as `python -m agentopd` does."""
+    if not sys.flags.safe_path and not {"", os.getcwd()} & {*sys.path}:
+        sys.path.insert(0, os.getcwd())
 
 
 @app.command()
@@ -276,9 +287,7 @@ def methods() -> None:
 
 @app.command("check-env")
 def check_env(
-    spec: Annotated[
-        str, typer.Argument(metavar="ID", help="A registered id, or package.module:Class.")
-    ],
+    spec: Annotated[str, typer.Argument(metavar="ID", help=_NAMED)],
     option: Options = None,
     strict: Annotated[
         bool,
@@ -303,9 +312,7 @@ def check_env(
 
 @app.command("serve-env")
 def serve_env(
-    spec: Annotated[
-        str, typer.Argument(metavar="ID", help="A registered id, or package.module:Class.")
-    ],
+    spec: Annotated[str, typer.Argument(metavar="ID", help=_NAMED)],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8000,
     option: Options = None,

@@ -22,25 +22,27 @@ Where chance decides what an action does, `stochastic = True` says so: no oracle
 The student sees the observations alone: everything in `PRIVILEGED` reaches nobody but the teacher.
 `agentopd.check.check_env` tells whether an environment keeps all this.
 
-Environments are found in Gymnasium's registry. Installed packages add theirs by entry points of the
-group `agentopd.envs`: `"my/Maze-v0" = "my_package.maze:Maze"`, or `maze = "my_package.maze:build"`
-for everything of the form `maze:NAME`.
+Environments are found in Gymnasium's registry; `make` says how they are named. Installed packages
+add theirs by entry points of the group `agentopd.envs`: `"my/Maze-v0" = "my_package.maze:Maze"`, or
+`maze = "my_package.maze:build"` for everything of the form `maze:NAME`.
 """
 
 from __future__ import annotations
 
 import difflib
-import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import metadata
-from typing import Any, cast
+from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, WrapperSpec
+
+from agentopd.objects import build_env, check_arguments, load_module, load_object
 
 PRIVILEGED: frozenset[str] = frozenset(
     {"feedback", "mistake", "oracle", "reference", "facts", "guide"}
@@ -156,18 +158,58 @@ def plain(value: Any) -> Any:
     raise TypeError(f"info holds a {type(value).__name__}, which JSON has no form for")
 
 
-def register(env_id: str, entry_point: Any, **kwargs: Any) -> None:
-    """Register an environment under `env_id`; keyword arguments go to its constructor.
+def register(
+    env_id: str,
+    entry_point: Any = None,
+    *,
+    max_episode_steps: int | None = None,
+    nondeterministic: bool = False,
+    additional_wrappers: tuple[WrapperSpec, ...] = (),
+    **options: Any,
+) -> Any:
+    """Register an environment under `env_id`.
 
     The same as `gymnasium.register` without the checker wrapper, which assumes numeric spaces.
+    Without an `entry_point` it decorates the class or the function that builds the environment:
+
+        @agentopd.register("me/Maze-v0", size=5)
+        class Maze(agentopd.TextEnv): ...
+
+    Args:
+        entry_point: "module:Class", a class, or a function that builds one.
+        max_episode_steps: steps after which Gymnasium's `TimeLimit` truncates an episode.
+        nondeterministic, additional_wrappers: Gymnasium's own.
+        options: for the constructor.
+
+    Returns:
+        `entry_point`, or the decorator.
+
+    Raises:
+        ValueError: `env_id` is none, such as `me/Maze-v0`.
     """
-    gymnasium.register(
-        env_id,
-        entry_point=entry_point,
-        disable_env_checker=True,
-        order_enforce=False,
-        kwargs=kwargs,
-    )
+    if entry_point is None:
+        settings: dict[str, Any] = {
+            "max_episode_steps": max_episode_steps,
+            "nondeterministic": nondeterministic,
+            "additional_wrappers": additional_wrappers,
+        }
+        return lambda decorated: register(env_id, decorated, **settings, **options)
+    try:
+        gymnasium.register(
+            env_id,
+            entry_point=entry_point,
+            disable_env_checker=True,
+            order_enforce=False,
+            nondeterministic=nondeterministic,
+            max_episode_steps=max_episode_steps,
+            additional_wrappers=additional_wrappers,
+            kwargs=options,
+        )
+    except gymnasium.error.Error as error:
+        raise ValueError(
+            f"{env_id!r} cannot be an id; write it like me/Maze-v0: {error}"
+        ) from error
+    return entry_point
 
 
 def register_scheme(scheme: str, build: str) -> None:
@@ -187,48 +229,75 @@ def register_scheme(scheme: str, build: str) -> None:
     gymnasium.registry[f"{scheme}:"] = EnvSpec(f"{scheme}:", entry_point=build)
 
 
-def make(spec: str, options: Mapping[str, Any] | None = None) -> gymnasium.Env[str, str]:
-    """Build an environment from a registered id, `package.module:Class` or `scheme:NAME`.
+def make(
+    spec: str | Callable[..., gymnasium.Env[str, str]], options: Mapping[str, Any] | None = None
+) -> gymnasium.Env[str, str]:
+    """Build an environment.
 
-    `gym:NAME` is Gymnasium's own registry unless another scheme of that name is registered.
+    Args:
+        spec: a registered id; `scheme:NAME`; `package.module:Class`; `package.module:ID`, an id
+            that is registered when the module is imported; or, not as text, a class or a function.
+            `gym:NAME` is Gymnasium's own registry unless another scheme of that name is registered.
+        options: for the constructor.
 
     Raises:
-        ValueError: nothing of that name exists, or the environment refuses the options.
+        ValueError: nothing of that name exists, or the environment cannot be built.
     """
     options = dict(options or {})
+    if not isinstance(spec, str):
+        if not callable(spec):
+            raise ValueError(
+                f"an environment is made from a name, a class or a function that builds one, not "
+                f"from a {type(spec).__name__}: every episode gets one of its own"
+            )
+        return build_env(getattr(spec, "__name__", repr(spec)), spec, (), options)
     scheme, colon, name = spec.partition(":")
-    # Reading the installed packages takes longer than an episode: only for names nobody knows.
-    if not (spec in gymnasium.registry or f"{scheme}:" in gymnasium.registry or _module(scheme)):
+    # Reading the installed packages takes longer than an episode: only for names nobody knows yet.
+    if not (spec in gymnasium.registry or f"{scheme}:" in gymnasium.registry or _imported(spec)):
         register_plugins()
-    found = gymnasium.registry.get(f"{scheme}:") if colon else None
+    if colon and (found := gymnasium.registry.get(f"{scheme}:")) is not None:
+        return build_env(spec, load_object(str(found.entry_point)), (name,), options)
+    if not colon or scheme == "gym":
+        return _registered(spec, spec.removeprefix("gym:"), options)
+    _refuse_unknown_scheme(spec)
+    module = load_module(spec)
+    if name in gymnasium.registry and not hasattr(module, name):
+        return _registered(spec, name, options)
+    if "/" in name or re.search(r"-v\d+$", name):
+        known = [env_id for env_id in gymnasium.registry if not env_id.endswith(":")]
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"; did you mean {module.__name__}:{close[0]}?" if close else ""
+        raise ValueError(f"the module {module.__name__!r} registers no {name!r}{hint}")
+    return build_env(spec, load_object(spec), (), options)
+
+
+def _imported(spec: str) -> bool:
+    """Whether `spec` names something in a module that has been imported already."""
+    module, _, name = spec.partition(":")
+    known = module in sys.modules
+    return known and (name in gymnasium.registry or hasattr(sys.modules[module], name))
+
+
+def _registered(spec: str, env_id: str, options: dict[str, Any]) -> gymnasium.Env[str, str]:
+    """The environment of an id, wrapped as it was registered: a time limit is part of the task."""
+    found = gymnasium.registry.get(env_id)
+    if found is not None and found.entry_point is not None:
+        entry: Any = found.entry_point
+        build = load_object(entry) if isinstance(entry, str) else entry
+        own = {key: value for key, value in options.items() if key != "max_episode_steps"}
+        check_arguments(spec, build, (), {**found.kwargs, **own})
     try:
-        if found is not None:
-            built = load_object(str(found.entry_point))(name, **options)
-        elif colon and scheme != "gym":
-            _refuse_unknown_scheme(spec)
-            built = load_object(spec)(**options)
-        else:
-            # Wrapped as it was registered: a time limit is part of the task.
-            built = gymnasium.make(spec.removeprefix("gym:"), disable_env_checker=True, **options)
+        made = partial(gymnasium.make, env_id, disable_env_checker=True)
+        return build_env(spec, made, (), options)
     except gymnasium.error.UnregisteredEnv as error:
-        raise ValueError(f"no environment is called {spec!r}; {_hint(spec)}") from error
+        raise ValueError(
+            f"no environment is called {spec!r}; {_hint(spec)} One of your own is named "
+            "module:Class, or module:ID where the module registers it"
+        ) from error
     except gymnasium.error.Error as error:
         raise ValueError(
-            f"{spec!r} is neither a registered id nor package.module:Class: {error}"
+            f"{spec!r} is neither a registered id nor module:Class: {error}"
         ) from error
-    except TypeError as error:
-        raise ValueError(
-            f"{spec} cannot be built with the options {options}: {error}; "
-            "rename or remove the option"
-        ) from error
-    return cast("gymnasium.Env[str, str]", built)
-
-
-def _module(name: str) -> bool:
-    """Whether `name` is Gymnasium's scheme or begins like a module that can be imported."""
-    top = name.partition(".")[0]
-    known = name == "gym" or name in sys.modules
-    return known or (top.isidentifier() and importlib.util.find_spec(top) is not None)
 
 
 def _hint(spec: str) -> str:
@@ -239,16 +308,18 @@ def _hint(spec: str) -> str:
     close = difflib.get_close_matches(spec, known, n=1, cutoff=0.4)
     if close:
         return f"did you mean {close[0]}?"
-    return f"registered are: {', '.join(env_ids())}"
+    return f"registered are: {', '.join(env_ids())}."
 
 
 def _refuse_unknown_scheme(spec: str) -> None:
-    """Refuse `textarenna:X`, which is not meant as a module.
+    """Refuse `textarena:X`, which is not meant as a module.
 
     Raises:
-        ValueError: what stands before the colon is nearly a scheme.
+        ValueError: what stands before the colon is no module, and nearly a scheme.
     """
     scheme = spec.partition(":")[0]
+    if "." in scheme or scheme in sys.modules or importlib.util.find_spec(scheme or "?"):
+        return
     close = difflib.get_close_matches(scheme, [*schemes(), "gym"], n=1, cutoff=0.75)
     if close:
         raise ValueError(f"there is no scheme {scheme!r}; did you mean {close[0]}:?")
@@ -265,32 +336,24 @@ def scheme_modules() -> dict[str, str]:
     return {s: str(gymnasium.registry[f"{s}:"].entry_point).partition(":")[0] for s in schemes()}
 
 
-def register_plugins() -> None:
-    """Register what installed packages bring; names already taken stay as they are."""
-    for point in metadata.entry_points(group=PLUGINS):
-        if "/" not in point.name:
-            if f"{point.name}:" not in gymnasium.registry:
-                register_scheme(point.name, point.value)
-        elif point.name not in gymnasium.registry:
-            register(point.name, point.value)
+def register_plugins() -> list[str]:
+    """Register what installed packages bring; names already taken stay as they are.
 
-
-def load_object(path: str) -> Any:
-    """The object that `package.module:Name` names.
-
-    Raises:
-        ValueError: the module cannot be imported or has no such name.
+    Returns:
+        What cannot be registered, with its package and the reason; the others are.
     """
-    module, _, name = path.partition(":")
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(
-            f"{path!r} names the module {module!r}, which cannot be imported: {error}"
-        ) from error
-    if not hasattr(found, name):
-        raise ValueError(f"the module {module!r} has no {name!r}")
-    return getattr(found, name)
+    broken = []
+    for point in metadata.entry_points(group=PLUGINS):
+        try:
+            if "/" not in point.name:
+                if f"{point.name}:" not in gymnasium.registry:
+                    register_scheme(point.name, point.value)
+            elif point.name not in gymnasium.registry:
+                register(point.name, point.value)
+        except ValueError as error:
+            package = f"the package {point.dist.name}" if point.dist else f"what brings {point}"
+            broken.append(f"{package} has a broken entry point {point.name!r}: {error}")
+    return broken
 
 
 def env_ids() -> list[str]:

@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from agentopd.env import load_object
+from agentopd.objects import load_object
 
 
 def closest(name: str, known: Iterable[str]) -> str:

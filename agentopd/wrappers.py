@@ -22,11 +22,11 @@ from agentopd.env import (
     Info,
     actions,
     declared,
-    load_object,
     parse_action,
     system_prompt,
     without_reasoning,
 )
+from agentopd.objects import load_object
 from agentopd.parts import Part
 from agentopd.tools import Syntax, Tool, ToolError
 

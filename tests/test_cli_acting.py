@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from gymnasium.envs.registration import EnvSpec
 import agentopd
 from agentopd.commands.acting import model_path, parse_options
 from agentopd.commands.listing import compact
-from agentopd.env import schemes
+from agentopd.env import PLUGINS, schemes
 
 METHODS = sorted((Path(agentopd.__file__).parent / "configs" / "methods").glob("*.yaml"))
 
@@ -37,7 +39,7 @@ def test_eval_says_when_the_environment_fails(tiny_model: Path) -> None:
     result = call(
         "eval", tiny_model, "--env", "broken_envs:RaisesOnReset", "--seed", "12",
         "--episodes", "2", "--max-turns", "1", "--json",
-    )
+    )  # fmt: skip
     assert json.loads(result.stdout)["errors"] == 1
     assert "1 of 2 episodes failed; the first: RuntimeError: no such level" in result.stderr
 
@@ -163,6 +165,24 @@ def test_schemes_are_listed_with_what_they_bring(monkeypatch: pytest.MonkeyPatch
     assert "cannot be used: No module named 'no_such_package'" in rows["broken:"]
 
 
+def test_environments_that_cannot_be_built_are_listed_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(**_: Any) -> Any:
+        raise RuntimeError("no data; run download")
+
+    points = [metadata.EntryPoint("a/b/c", "m:C", PLUGINS)]
+    monkeypatch.setattr(metadata, "entry_points", lambda group: points)
+    spec = EnvSpec("worse/Maze-v0", entry_point=broken)
+    monkeypatch.setitem(gymnasium.registry, "worse/Maze-v0", spec)
+    result = call("envs")
+    assert result.exit_code == 0
+    assert "broken entry point 'a/b/c'" in result.stderr
+    (row,) = (line for line in result.stdout.splitlines() if "worse/Maze-v0" in line)
+    assert "cannot be built: RuntimeError: no data; run download" in row
+    assert SOKOBAN in result.stdout
+
+
 def test_methods_are_listed_with_their_values() -> None:
     assert METHODS
     shown = call("methods").stdout
@@ -197,6 +217,21 @@ def test_check_env_of_nothing_is_a_mistake() -> None:
     assert "cannot be imported" in problem(call("check-env", "nowhere.to:Be"))
     told = problem(call("check-env", SOKOBAN, "-o", "min_move=7"))
     assert "did you mean 'min_moves'?" in told
+
+
+def test_modules_of_the_current_folder_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "import agentopd, broken_envs\nagentopd.register('here/Line-v0', broken_envs.Line)\n"
+    (tmp_path / "maze_here.py").write_text(text)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    monkeypatch.chdir(tmp_path)
+    result = call("check-env", "maze_here:here/Line-v0")
+    assert result.stdout == "maze_here:here/Line-v0 keeps the contract\n"
+    assert sys.path[0] == str(tmp_path)
+    call("--version")
+    assert sys.path.count(str(tmp_path)) == 1
+    del gymnasium.registry["here/Line-v0"], sys.modules["maze_here"]
 
 
 def test_the_zoo_is_listed() -> None:

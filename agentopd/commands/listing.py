@@ -16,21 +16,24 @@ import yaml
 
 import agentopd
 from agentopd.commands.progress import build_progress
-from agentopd.console import quiet_libraries, stdout, table, working
+from agentopd.console import quiet_libraries, stdout, table, warn, working
 
 _CONFIGS = Path(agentopd.__file__).parent / "configs"
 
 
 def envs() -> None:
     """Print the registered text environments, and the schemes that bring others."""
-    from agentopd.env import env_ids, make
+    from agentopd.env import env_ids, make, register_plugins
 
+    for broken in register_plugins():
+        warn(broken)
     rows = []
     for name in env_ids():
         try:
             env = make(name)
-        except (ValueError, ImportError) as error:
-            rows.append((name, f"cannot be built: {_first_line(str(error))}", ""))
+        except ValueError as error:
+            reason = _first_line(str(error)).removeprefix(f"{name} ").removeprefix("cannot be built: ")
+            rows.append((name, f"cannot be built: {reason}", ""))
             continue
         prompt = getattr(env.unwrapped, "system_prompt", "") or ""
         what = _first_line(inspect.getdoc(type(env.unwrapped)) or "")

@@ -1,0 +1,101 @@
+"""Objects found by their names, and environments built from options: what each mistake is told."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any, cast
+
+import gymnasium
+
+
+def load_object(path: str) -> Any:
+    """The object that `package.module:Name` names.
+
+    Raises:
+        ValueError: the module cannot be imported or has no such name.
+    """
+    module, _, name = path.partition(":")
+    found = load_module(path)
+    if not hasattr(found, name):
+        raise ValueError(f"the module {module!r} has no {name!r}")
+    return getattr(found, name)
+
+
+def load_module(path: str) -> ModuleType:
+    """The module of `package.module:Name`, imported.
+
+    Raises:
+        ValueError: it cannot be.
+    """
+    module = path.partition(":")[0]
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(
+            f"{path!r} names the module {module!r}, which cannot be imported: {error}; "
+            "it is looked for in the current folder and among what is installed"
+        ) from error
+    except Exception as error:
+        raise ValueError(
+            f"the module {module!r} raises {type(error).__name__} when it is imported: {error}"
+        ) from error
+
+
+def build_env(
+    spec: str, build: Callable[..., Any], given: tuple[Any, ...], options: Mapping[str, Any]
+) -> gymnasium.Env[str, str]:
+    """What `build` makes.
+
+    Raises:
+        ValueError: the options do not fit, `build` raises, or it makes something else.
+    """
+    check_arguments(spec, build, given, options)
+    try:
+        built = build(*given, **options)
+    except (ValueError, gymnasium.error.Error):
+        raise
+    except Exception as error:
+        told = f" with the options {dict(options)}" if options else ""
+        raise ValueError(
+            f"{spec} cannot be built{told}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(built, gymnasium.Env):
+        raise ValueError(f"{spec} makes a {type(built).__name__}, which is no gymnasium.Env")
+    return cast("gymnasium.Env[str, str]", built)
+
+
+def check_arguments(
+    name: str, build: Callable[..., Any], given: Sequence[Any], options: Mapping[str, Any]
+) -> None:
+    """Compare options with the parameters of what is going to be called.
+
+    Raises:
+        ValueError: an option is unknown, or one that is needed is missing.
+    """
+    try:
+        signature = inspect.signature(build)
+    except (TypeError, ValueError):
+        return  # written in C, it says nothing of its parameters
+    try:
+        signature.bind(*given, **options)
+    except TypeError as error:
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        taken = [p for p in signature.parameters.values() if p.kind in named][len(given) :]
+        known = [parameter.name for parameter in taken]
+        for option in options:
+            if option not in known:
+                close = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
+                hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
+                hint = hint if known else "it takes none"
+                raise ValueError(f"{name} has no option {option!r}; {hint}") from error
+        needed = [p.name for p in taken if p.default is p.empty and p.name not in options]
+        if needed:
+            raise ValueError(
+                f"{name} needs the option {needed[0]!r}: give it, as in -o {needed[0]}=VALUE, or "
+                f"{needed[0]}: VALUE under env.options"
+            ) from error
+        raise ValueError(f"{name} cannot be called with {dict(options)}: {error}") from error
