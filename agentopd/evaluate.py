@@ -13,6 +13,7 @@ from agentopd.config import RunConfig
 from agentopd.env import HELD_OUT_SEED, Info, system_prompt
 from agentopd.model import LanguageModel, load_model
 from agentopd.privilege.sources import Source
+from agentopd.rollout.failures import failures, most_frequent
 from agentopd.rollout.policies import EnvSettings, Rollout
 from agentopd.rollout.pool import Task
 from agentopd.rollout.sampler import Sampler, TransformersSampler
@@ -39,7 +40,9 @@ def play_tasks(
 
 
 def score(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-    """Success with its 95 % interval, reward and turns of played episodes."""
+    """Success with its 95 % interval, reward and turns of played episodes; how many ended by an
+    error, and by which.
+    """
     solved = sum(t.success for t in trajectories)
     played = len(trajectories)
     return {
@@ -49,6 +52,7 @@ def score(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
         "reward": sum(t.reward for t in trajectories) / max(played, 1),
         "turns": sum(len(t.turns) for t in trajectories) / max(played, 1),
         "errors": sum(bool(t.error) for t in trajectories),
+        "reasons": most_frequent(failures(trajectories)),
     }
 
 

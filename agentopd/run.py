@@ -24,6 +24,12 @@ from agentopd.privilege.sources import gather
 from agentopd.probes.collector import jsonable
 from agentopd.probes.rollout import rollout_probes
 from agentopd.probes.untold import with_untold
+from agentopd.rollout.failures import (
+    EveryEpisodeFailed,
+    failures,
+    most_frequent,
+    refuse_failures,
+)
 from agentopd.rollout.sampler import TransformersSampler
 from agentopd.showcase import describe_episode
 from agentopd.signal.advantages import dead_groups
@@ -64,6 +70,7 @@ class Run:
         self.success_before: float | None = None
         self.evaluation: dict[str, Any] | None = None
         self.skipped = Counter[str]()
+        self.errors = Counter[str]()
         self._told: tuple[dict[str, float], dict[str, int]] = ({}, {})
         check_folder(self.config, out, resume, "run", free=("steps", "threads"))
         self.student = load_model(self.config.student)
@@ -91,12 +98,22 @@ class Run:
             )
 
     def roll_out(self, step: int) -> list[Trajectory]:
-        """The student plays the step's tasks."""
+        """The student plays the step's tasks.
+
+        Raises:
+            EveryEpisodeFailed: none could be played; the steps before are saved.
+        """
         config = self.config
         with self.clock.stage("rollout"):
             trajectories = config.rollout.collect(
                 config.env, self.student, self.sampler, config.seed, step
             )
+        try:
+            refuse_failures(trajectories, f"of step {step + 1} ({self.out})")
+        except EveryEpisodeFailed:
+            if self.step:
+                self.save()
+            raise
         self.clock.student_tokens += sum(t.student_tokens for t in trajectories)
         return trajectories
 
@@ -133,6 +150,7 @@ class Run:
         self.evaluation = self._measure() if due else None
         line = self._line(step, trajectories, update)
         self._write_line(line)
+        self.errors.update(line.get("failed", {}))
         self.learner.history.append(line["train"])
         if update.skipped:
             self.skipped[update.skipped] += 1
@@ -176,6 +194,7 @@ class Run:
             "episodes": self.step * self.config.rollout.episodes,
             "steps": self.step,
             "skipped": dict(self.skipped),
+            "errors": most_frequent(self.errors),
             "student_tokens": self.clock.student_tokens,
             "teacher_tokens": self.clock.teacher_tokens,
             "seconds": {**self.clock.stages, "total": self._spent()},
@@ -214,16 +233,16 @@ class Run:
         if settings.temperature is not None:
             rollout = rollout.model_copy(update={"temperature": settings.temperature})
         with self.clock.stage("evaluate"):
-            return score(
-                play_tasks(
-                    self.config.env,
-                    self.student,
-                    self.sampler,
-                    rollout,
-                    settings.episodes,
-                    settings.options,
-                )
+            played = play_tasks(
+                self.config.env,
+                self.student,
+                self.sampler,
+                rollout,
+                settings.episodes,
+                settings.options,
             )
+        refuse_failures(played, f"of the evaluation after {self.step} steps ({self.out})")
+        return score(played)
 
     def _spent(self) -> float:
         return sum(self.clock.stages.values())
@@ -245,6 +264,8 @@ class Run:
         }
         if update.skipped:
             line["skipped"] = update.skipped
+        if failed := failures(trajectories):
+            line["failed"] = failed
         return line | {"evaluation": self.evaluation} if self.evaluation else line
 
     def _write_line(self, line: dict[str, Any]) -> None:
@@ -279,3 +300,5 @@ class Run:
         past = [json.loads(line) for line in lines]
         self.learner.history += [line["train"] for line in past if line["step"] >= 0]
         self.skipped.update(line["skipped"] for line in past if "skipped" in line)
+        for line in past:
+            self.errors.update(line.get("failed", {}))

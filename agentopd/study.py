@@ -176,6 +176,7 @@ def _arm(config: RunConfig, out: Path, arm: str) -> dict[str, Any]:
         "teacher_tokens": sum(s["teacher_tokens"] for s in summaries),
         "seconds": {k: sum(s["seconds"][k] for s in summaries) for k in summaries[0]["seconds"]},
         "skipped": dict(sum((Counter(s.get("skipped")) for s in summaries), Counter())),
+        "errors": dict(sum((Counter(s.get("errors")) for s in summaries), Counter())),
         "dead_groups": _mean([share for run in runs for share in run["dead_groups"]]),
         "seeds": list(study.seeds),
         "overrides": study.arms[arm],

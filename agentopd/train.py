@@ -42,6 +42,7 @@ def train(
     Raises:
         ConfigError: the folder holds another run, or there is nothing to resume.
         Interrupted: Ctrl-C or SIGTERM came; the current step was finished and saved.
+        EveryEpisodeFailed: no episode of a step, or of an evaluation, could be played.
     """
     run = Run(config, out, resume, watch or (lambda _: None))
     with _interruptible() as stop:

@@ -112,6 +112,7 @@ class Trajectory:
         task: the number of the task, by which a group is recognised; `seed` is what the environment
             was reset with.
         prompt: what the environment said on reset.
+        error: why the episode could not be played, or not to its end; empty where it was.
     """
 
     ids: npt.NDArray[np.int64]

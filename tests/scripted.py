@@ -142,7 +142,7 @@ class ScriptedAuthor:
         return [Completion(ids, [0.0] * len(ids), False)]
 
 
-Step = tuple[str, Any, bool, bool, Info] | Exception
+Step = tuple[str, Any, bool, bool, Info] | BaseException
 
 
 class ScriptedEnv(TextEnv):
@@ -168,7 +168,7 @@ class ScriptedEnv(TextEnv):
     def step(self, action: str) -> Any:
         self.actions.append(action)
         said = self.steps[len(self.actions) - 1]
-        if isinstance(said, Exception):
+        if isinstance(said, BaseException):
             raise said
         return said
 

@@ -11,6 +11,7 @@ import pytest
 from scripted import (
     CHATML,
     ScriptedEnv,
+    ScriptedSampler,
     Step,
     ends,
     ids_of,
@@ -20,8 +21,9 @@ from scripted import (
     toy_tokenizer,
 )
 
+from agentopd.chat import ChatTemplate
 from agentopd.rollout.policies import EnvSettings, StudentRollout
-from agentopd.rollout.pool import Limits
+from agentopd.rollout.pool import EpisodePool, Limits, Task
 from agentopd.types import EndReason, Message, Owner, Trajectory, Turn
 
 TOKENIZER = toy_tokenizer(CHATML)
@@ -158,6 +160,8 @@ def test_an_answer_is_asked_for_only_if_it_fits(turn_tokens: int, context: int, 
     found = _one([says("B2"), ends()], answers, limits=Limits(9, turn_tokens, context))
     assert len(found.turns) == turns
     assert found.end is (EndReason.TERMINATED if turns == 2 else EndReason.CONTEXT_LIMIT)
+    told = "rules and first observation are 9 tokens: with 14 for an answer that is more than"
+    assert found.error.startswith(told) if turns == 0 else found.error == ""
     assert len(found.ids) <= context
 
 
@@ -175,6 +179,9 @@ BROKEN: list[tuple[ScriptedEnv, str, int]] = [
     (ScriptedEnv(("B1", {}), [says(b"B2")]), "TypeError: the observation is of type bytes", 1),  # type: ignore[arg-type]
     (ScriptedEnv(("B1", {}), [says("B2", facts=object())]), "TypeError: info holds a object", 1),
     (ScriptedEnv(("B1", {}), [("B2", 0.0, False, {})]), "ValueError: not enough values", 1),  # type: ignore[list-item]
+    (ScriptedEnv(("B1", {}), [SystemExit(3)]), "SystemExit: 3", 1),
+    (ScriptedEnv(("B1", {}), [], system=["a"]), "TypeError: the system prompt is of type list", 0),  # type: ignore[arg-type]
+    (ScriptedEnv(("B1", {}), [], system="\ud800"), "UnicodeEncodeError: ", 0),
     (_Nasty(("B1", {}), [ends()]), "OSError: stuck", 1),
 ]
 
@@ -196,6 +203,39 @@ def test_what_the_environment_raises_ends_its_episode_alone(
     assert first.end is last.end is EndReason.TERMINATED
     assert first.ids.tolist() == last.ids.tolist()
     assert first.error == ""
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("no port"), SystemExit("no port")])
+def test_an_environment_that_cannot_be_built_costs_its_episode_alone(
+    raised: BaseException,
+) -> None:
+    built = iter(range(3))
+
+    def build() -> ScriptedEnv:
+        if next(built) == 1:
+            raise raised
+        return ScriptedEnv(("B1", {}), [ends()])
+
+    pool = EpisodePool(
+        env_id="scripted",
+        make_env=build,
+        template=ChatTemplate(TOKENIZER),
+        stop_ids=frozenset(ids_of("<|im_end|>", TOKENIZER)),
+        limits=Limits(turns=9, turn_tokens=40, context=999),
+        slots=8,
+        temperature=1.0,
+        seed=5,
+    )
+    script = {e: [ids_of("up <|im_end|>", TOKENIZER)] for e in range(3)}
+    played = pool.play([Task(e, e, e) for e in range(3)], ScriptedSampler(script, pool.stop_ids))
+    ends_of = [t.end for t in played]
+    assert ends_of == [EndReason.TERMINATED, EndReason.ERROR, EndReason.TERMINATED]
+    assert played[1].error == f"{type(raised).__name__}: no port"
+
+
+def test_ctrl_c_is_no_failure_of_the_environment() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _one([KeyboardInterrupt()], ["up <|im_end|>"])
 
 
 def test_a_failed_step_keeps_the_answer_it_failed_on() -> None:

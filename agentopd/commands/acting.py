@@ -55,18 +55,20 @@ def evaluate(acting: Acting, as_json: bool) -> None:
     """Play tasks and print how many were solved.
 
     Raises:
-        ValueError: there is no such environment or model, or one of them refuses what it is given.
+        ValueError: there is no such environment or model, one of them refuses what it is given, or
+            no episode could be played.
     """
     began = time.perf_counter()
     trajectories, settings = _play(acting)
     from agentopd.evaluate import score
+    from agentopd.rollout.failures import failures, refuse_failures, some_failed
 
     found = score(trajectories)
     seconds = time.perf_counter() - began
     tokens = sum(t.student_tokens for t in trajectories)
-    if found["errors"]:
-        first = next(t.error for t in trajectories if t.error)
-        warn(f"{found['errors']} of {found['episodes']} episodes failed; the first: {first}")
+    refuse_failures(trajectories, "played")
+    if said := some_failed(failures(trajectories), found["episodes"], "played"):
+        warn(said)
     if as_json:
         about = {"model": acting.model, "env": acting.env, "options": acting.options}
         spent = {"student_tokens": tokens, "seconds": round(seconds, 3)}

@@ -32,7 +32,7 @@ def envs() -> None:
         try:
             env = make(name)
         except ValueError as error:
-            reason = _first_line(str(error)).removeprefix(f"{name} ").removeprefix("cannot be built: ")
+            reason = _first_line(str(error)).removeprefix(f"{name} cannot be built: ")
             rows.append((name, f"cannot be built: {reason}", ""))
             continue
         prompt = getattr(env.unwrapped, "system_prompt", "") or ""

@@ -18,6 +18,9 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from agentopd.console import warn
+from agentopd.rollout.failures import some_failed
+
 Key = tuple[str, int]
 """An arm of a study and a seed."""
 _PLAIN_LINES = 10
@@ -49,6 +52,17 @@ class Status:
         if line.get("evaluation"):
             self.test = line["evaluation"]["success"]
 
+    def warnings(self, line: Mapping[str, Any]) -> list[str]:
+        """What went wrong in the episodes that a line is about."""
+        evaluated = line.get("evaluation") or {}
+        told = (
+            some_failed(line.get("failed", {}), self.episodes, f"of step {line['step'] + 1}"),
+            some_failed(
+                evaluated.get("reasons", {}), evaluated.get("episodes", 0), "of the evaluation"
+            ),
+        )
+        return [warning for warning in told if warning]
+
     def __str__(self) -> str:
         parts = [
             "" if self.train is None else f"train {100 * self.train:3.0f} %",
@@ -74,6 +88,7 @@ def run_progress(
 
         def tell(line: dict[str, Any]) -> None:
             status.take(line)
+            _warn(status, line)
             if status.worth_a_line(line):
                 typer.echo(f"step {status.done}/{steps}  {status}")
 
@@ -84,6 +99,7 @@ def run_progress(
 
         def draw(line: dict[str, Any]) -> None:
             status.take(line)
+            _warn(status, line)
             bars.update(bar, completed=status.done, numbers=str(status))
 
         yield draw
@@ -99,6 +115,7 @@ def study_progress(
         def tell(arm: str, seed: int, line: dict[str, Any]) -> None:
             status = runs[arm, seed]
             status.take(line)
+            _warn(status, line, f"{arm} seed {seed}: ")
             if status.worth_a_line(line):
                 typer.echo(f"{arm} seed {seed}  step {status.done}/{status.steps}  {status}")
 
@@ -111,6 +128,7 @@ def study_progress(
         def draw(arm: str, seed: int, line: dict[str, Any]) -> None:
             status = runs[arm, seed]
             status.take(line)
+            _warn(status, line, f"{arm} seed {seed}: ")
             if (arm, seed) not in shown:
                 shown[arm, seed] = bars.add_task(
                     f"{arm} seed {seed}", total=status.steps, numbers=""
@@ -151,6 +169,11 @@ def build_progress(console: Console) -> Iterator[Callable[[str, int, int, float]
             bars.update(shown[name], completed=step, numbers=f"loss {loss:.4f}")
 
         yield draw
+
+
+def _warn(status: Status, line: Mapping[str, Any], whose: str = "") -> None:
+    for warning in status.warnings(line):
+        warn(f"{whose}{warning}")
 
 
 def _bars(console: Console) -> Progress:

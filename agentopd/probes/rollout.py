@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from agentopd.probes.answers import truncated
-from agentopd.types import EndReason, Trajectory
+from agentopd.types import Trajectory
 
 
 def rollout_probes(trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -18,7 +18,7 @@ def rollout_probes(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "invalid": _share(not turn.valid for turn in turns),
         "cut": _share(turn.cut for turn in turns),
         "truncated": _share(truncated(t) for t in trajectories),
-        "errors": _share(t.end is EndReason.ERROR for t in trajectories),
+        "errors": _share(bool(t.error) for t in trajectories),
         "new_segments": sum(len(t.segments) - 1 for t in trajectories) / max(len(trajectories), 1),
     }
 

@@ -57,8 +57,8 @@ def _crossing(curve: tuple[Point, ...], level: float) -> float | None:
 class Arm(Record):
     """All seeds of one method; `interval` belongs to `success_after`, `seconds` is by stage.
 
-    `skipped` counts the steps without an update by the reason; `notices` tell which of its settings
-    change nothing.
+    `skipped` counts the steps without an update by the reason; `errors` counts training episodes by
+    the error that ended them; `notices` tell which of its settings change nothing.
     """
 
     success_before: float | None = None
@@ -71,6 +71,7 @@ class Arm(Record):
     seeds: tuple[int, ...] = ()
     dead_groups: float | None = None
     skipped: dict[str, int] | None = None
+    errors: dict[str, int] = {}
     overrides: dict[str, Any] = {}
     notices: tuple[str, ...] = ()
     runs: tuple[Run, ...] = ()
@@ -142,6 +143,7 @@ class Step(Record):
     stages: dict[str, float] = {}
     tokens: dict[str, int] = {}
     skipped: str = ""
+    failed: dict[str, int] = {}
     evaluation: dict[str, Any] | None = None
 
 
@@ -289,6 +291,7 @@ def _summary_of_run(folder: Path, written: dict[str, Any]) -> Summary:
         "success_after": last.get("success"),
         "interval": last.get("interval"),
         "seeds": [seed],
+        "errors": sum((Counter(s.failed) for s in steps), Counter()),
         "dead_groups": _mean([s.train.get("dead_groups") for s in steps]),
         "skipped": Counter(s.skipped for s in steps if s.skipped),
     }

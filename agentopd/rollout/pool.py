@@ -20,6 +20,9 @@ from agentopd.rollout.calls import Caller, caller
 from agentopd.rollout.sampler import Completion, Request, Sampler
 from agentopd.types import EndReason, Owner, Trajectory, Turn
 
+_RAISED = (Exception, SystemExit)
+"""What ends an episode alone: environments that call `sys.exit` too, but not Ctrl-C."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -73,8 +76,8 @@ class Episode:
         yield
         try:
             self._observation, self._prompt = reset()
-            system = system_prompt(self.env)
-        except Exception as error:  # whatever the environment raises ends this episode alone
+            system = _text(system_prompt(self.env), "system prompt")
+        except _RAISED as error:  # whatever the environment raises ends this episode alone
             self._fail(error)
             return
         self._tell(lambda: self.conversation.begin(system, self._observation))
@@ -88,7 +91,7 @@ class Episode:
         yield
         try:
             observation, reward, ended, info = step()
-        except Exception as error:  # as in `start`
+        except _RAISED as error:  # as in `start`
             self._fail(error)
         turn = Turn(
             index=len(self.turns),
@@ -120,7 +123,7 @@ class Episode:
         yield
         try:
             closed()
-        except Exception as error:  # as in `start`
+        except _RAISED as error:  # as in `start`
             self._fail(error)
 
     def trajectory(self) -> Trajectory:
@@ -137,7 +140,7 @@ class Episode:
             error=self.error,
         )
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         self.end = EndReason.ERROR
         self.error = self.error or f"{type(error).__name__}: {error}"
 
@@ -148,8 +151,28 @@ class Episode:
         except ValueError as error:
             self._fail(error)
             return
-        if len(self.conversation.context) + self.limits.turn_tokens > self.limits.context:
+        shown = len(self.conversation.context)
+        if shown + self.limits.turn_tokens > self.limits.context:
             self.end = EndReason.CONTEXT_LIMIT
+            if not self.turns:
+                answer, context = self.limits.turn_tokens, self.limits.context
+                self.error = (
+                    f"rules and first observation are {shown} tokens: with {answer} for an answer "
+                    f"that is more than the {context} of a context; shorten them, or raise "
+                    "max_context as far as the student can read"
+                )
+
+
+class _Unbuilt(gymnasium.Env[str, str]):
+    """Stands in for an environment that could not be built: its reset raises the reason."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        raise self.error
 
 
 @dataclass(frozen=True)
@@ -195,7 +218,10 @@ class EpisodePool:
         return sorted(finished, key=lambda trajectory: trajectory.episode)
 
     def _open(self, task: Task) -> Episode:
-        env = self.make_env()
+        try:
+            env = self.make_env()
+        except _RAISED as error:  # its reset raises it, and so it costs this episode alone
+            env = _Unbuilt(error)
         conversation = Conversation(self.template, self.stop_ids)
         calls = caller(env, self.limits.env_seconds)
         return Episode(task, self.env_id, env, calls, conversation, self.limits)
@@ -234,7 +260,18 @@ def _noted(observation: str, info: Mapping[str, Any]) -> tuple[str, dict[str, An
         TypeError: the observation is not a string, or `info` cannot be written as JSON.
         ValueError: the observation is not Unicode text.
     """
-    if not isinstance(observation, str):
-        raise TypeError(f"the observation is of type {type(observation).__name__}, not a string")
-    observation.encode()
-    return observation, json.loads(json.dumps(dict(info), default=plain))
+    said = _text(observation, "observation")
+    return said, json.loads(json.dumps(dict(info), default=plain))
+
+
+def _text(given: Any, what: str) -> str:
+    """What the student is to read.
+
+    Raises:
+        TypeError: it is not a string.
+        ValueError: it is not Unicode text.
+    """
+    if not isinstance(given, str):
+        raise TypeError(f"the {what} is of type {type(given).__name__}, not a string")
+    given.encode()
+    return given

@@ -1,0 +1,136 @@
+"""Episodes that fail: told, counted, and a reason to stop where it is all of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command_line import call, problem
+
+from agentopd.env import Info, TextEnv
+from agentopd.report.data import read_results
+from agentopd.rollout.failures import failures, most_frequent
+
+REASON = "RuntimeError: no level"
+
+
+class Moody(TextEnv):
+    """Over after one answer; its reset raises for the seeds that `bad` names."""
+
+    bad: Callable[[int], bool] = staticmethod(lambda seed: False)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, Info]:
+        assert seed is not None
+        if type(self).bad(seed):
+            raise RuntimeError(f"no level\nof seed {seed}")
+        return "Go.", {"task_id": str(seed), "success": False, "skill": "go", "guide": "Go on."}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+        info = {"task_id": "t", "success": True, "action_valid": True}
+        return "", 1.0, True, False, info
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_model: Path) -> Path:
+    """Three steps of two tasks, with the environment's seeds 0 to 5; evaluated on two others."""
+    settings = {
+        "steps": 3,
+        "threads": 1,
+        "student": {"path": str(tiny_model)},
+        "env": {"id": f"{__name__}:Moody"},
+        "rollout": {"tasks": 2, "max_turn_tokens": 4},
+        "evaluate": {"episodes": 2},
+    }
+    path = tmp_path / "moody.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def bad(monkeypatch: pytest.MonkeyPatch, when: Callable[[int], bool]) -> None:
+    monkeypatch.setattr(Moody, "bad", staticmethod(when))
+
+
+def test_some_failures_are_a_warning_a_step_and_counted(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad(monkeypatch, lambda seed: seed in (1, 2, 10**9))
+    out = tmp_path / "run"
+    result = call("train", config, "--out", out)
+    assert result.exit_code == 0, result.output
+    first = f"1 of 2 episodes of {{}} ended in errors; the first: {REASON}"
+    told = ["the evaluation", "step 1", "step 2", "the evaluation"]
+    assert result.stderr.splitlines() == [f"warning: {first.format(what)}" for what in told]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["errors"] == {REASON: 2}
+    assert summary["evaluation"]["reasons"] == {REASON: 1}
+    assert f"2 × {REASON}" in (out / "report.html").read_text()
+    assert read_results(out).summary.arms["run"].errors == {REASON: 2}
+
+
+def test_a_step_without_an_episode_stops_the_run_which_goes_on_once_it_is_mended(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad(monkeypatch, lambda seed: seed in (1, 2, 3))
+    out = tmp_path / "run"
+    result = call("train", config, "--out", out)
+    assert result.exit_code == 2
+    *_, last = result.stderr.splitlines()
+    assert last == f"error: all 2 episodes of step 2 ({out}) ended in errors; the first: {REASON}"
+    bad(monkeypatch, lambda seed: False)
+    again = call("train", config, "--out", out, "--resume")
+    assert again.exit_code == 0, again.output
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [-1, 0, 1, 2]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["errors"] == {REASON: 1}, "the first step's, from before the stop"
+
+
+def test_an_evaluation_without_an_episode_stops_the_run(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad(monkeypatch, lambda seed: seed >= 10**9)
+    told = problem(call("train", config, "--out", tmp_path / "run"))
+    where = f"of the evaluation after 0 steps ({tmp_path / 'run'})"
+    assert told == f"all 2 episodes {where} ended in errors; the first: {REASON}"
+
+
+def test_a_constructor_that_raises_stops_a_run_before_it_begins(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Any) -> None:
+        raise KeyError("port")
+
+    monkeypatch.setattr(Moody, "__init__", broken)
+    told = problem(call("train", config, "--out", tmp_path / "run"))
+    assert told == f"{__name__}:Moody cannot be built: KeyError: 'port'"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), f"all 2 episodes played ended in errors; the first: {REASON}"),
+        (("--max-context", "8"), "all 2 episodes played ended in errors; the first: rules and fir"),
+    ],
+)
+def test_eval_of_nothing_but_failures_is_a_mistake(
+    words: tuple[str, ...], told: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad(monkeypatch, lambda seed: not words)
+    result = call("eval", tiny_model, "--env", f"{__name__}:Moody", "--episodes", "2", *words)
+    assert problem(result).startswith(told)
+
+
+def test_only_the_most_frequent_reasons_are_kept() -> None:
+    many = Counter({f"reason {n}": n for n in range(1, 31)})
+    kept = most_frequent(many)
+    assert kept == {f"reason {n}": n for n in range(30, 10, -1)} | {"other reasons": 55}
+    assert most_frequent(Counter("ab")) == {"a": 1, "b": 1}
+    assert failures([]) == {}
