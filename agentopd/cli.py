@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from agentopd.commands import acting, judging, listing, replaying, running, serving
+from agentopd.commands.place import place
 from agentopd.console import MistakesToLines
 from agentopd.env import HELD_OUT_SEED
 
@@ -30,6 +31,7 @@ _NAMED = (
     "A registered id; module:Class or module:ID of your own, such as maze:Maze or maze:me/Maze-v0; "
     "or scheme:NAME."
 )
+_NAMED_OR_RUN = _NAMED + " Of a run's folder, its environment in its wrappers."
 _AS_IN_A_RUN = " If not given, as in a run."
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file of settings.")]
@@ -56,13 +58,23 @@ Player = Annotated[
         metavar="MODEL", help="A model's folder, zoo:NAME, a run's folder, or human: you play."
     ),
 ]
-Environment = Annotated[str, typer.Option("--env", metavar="ID", help=_NAMED)]
+Environment = Annotated[
+    str | None,
+    typer.Option("--env", metavar="ID", help=_NAMED + " If not given, as in MODEL's run."),
+]
 Options = Annotated[
     list[str] | None,
     typer.Option(
         "--option", "-o", metavar="KEY=VALUE", help="For the environment's constructor; repeatable."
     ),
 ]
+Wrappers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--wrapper", metavar="YAML",
+        help="Around the environment, as in a config: '{kind: parse, tag: answer}'; repeatable.",
+    ),
+]  # fmt: skip
 Episodes = Annotated[int, typer.Option(min=1, help="Tasks to play, one episode each.")]
 Seed = Annotated[int, typer.Option(min=0, help="The first task's; the others count up from it.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
@@ -136,8 +148,9 @@ def compare(
 @app.command("eval")
 def evaluate(
     model: Model,
-    env: Environment,
+    env: Environment = None,
     option: Options = None,
+    wrapper: Wrappers = None,
     split: Annotated[str | None, typer.Option(help="Short for -o split=NAME.")] = None,
     episodes: Episodes = 128,
     seed: Seed = HELD_OUT_SEED,
@@ -150,14 +163,18 @@ def evaluate(
 ) -> None:
     """Measure how often a model solves an environment's tasks, as runs are measured.
 
+    Of a run's folder, what is not given is as in the run: its test tasks, its wrappers, its limits.
+
+    agentopd eval runs/turn --episodes 256
+
     agentopd eval zoo:sokoban-easy --env agentopd/Sokoban-v0 --split test
     -o prompt=brief -o stop_when_stuck=true
     """
     options = acting.parse_options(option or []) | ({"split": split} if split else {})
     settings = acting.Acting(
-        model=model, env=env, options=options, episodes=episodes, seed=seed, device=device,
-        temperature=temperature, max_turn_tokens=max_turn_tokens, max_turns=max_turns,
-        max_context=max_context,
+        model=model, env=place(env, options, wrapper or [], run=model, held_out=True),
+        episodes=episodes, seed=seed, device=device, temperature=temperature, held_out=True,
+        max_turn_tokens=max_turn_tokens, max_turns=max_turns, max_context=max_context,
     )  # fmt: skip
     acting.evaluate(settings, as_json)
 
@@ -165,8 +182,9 @@ def evaluate(
 @app.command()
 def play(
     model: Player,
-    env: Environment,
+    env: Environment = None,
     option: Options = None,
+    wrapper: Wrappers = None,
     episodes: Episodes = 1,
     seed: Seed = 0,
     delay: Annotated[
@@ -188,9 +206,9 @@ def play(
     agentopd play human --env agentopd/Sokoban-v0
     """
     settings = acting.Acting(
-        model=model, env=env, options=acting.parse_options(option or []), episodes=episodes,
-        seed=seed, device=device, temperature=temperature, max_turn_tokens=max_turn_tokens,
-        max_turns=max_turns, max_context=max_context,
+        model=model, env=place(env, acting.parse_options(option or []), wrapper or [], run=model),
+        episodes=episodes, seed=seed, device=device, temperature=temperature, held_out=False,
+        max_turn_tokens=max_turn_tokens, max_turns=max_turns, max_context=max_context,
     )  # fmt: skip
     if model == "human":
         acting.play_yourself(settings, raw)
@@ -287,8 +305,9 @@ def methods() -> None:
 
 @app.command("check-env")
 def check_env(
-    spec: Annotated[str, typer.Argument(metavar="ID", help=_NAMED)],
+    spec: Annotated[str, typer.Argument(metavar="ID", help=_NAMED_OR_RUN)],
     option: Options = None,
+    wrapper: Wrappers = None,
     strict: Annotated[
         bool,
         typer.Option(
@@ -307,15 +326,17 @@ def check_env(
 
     The exit code is 1 when something would break training, else 0.
     """
-    listing.check_env(spec, acting.parse_options(option or []), strict, seeds, seconds)
+    env = place(spec, acting.parse_options(option or []), wrapper or [])
+    listing.check_env(spec, env, strict, seeds, seconds)
 
 
 @app.command("serve-env")
 def serve_env(
-    spec: Annotated[str, typer.Argument(metavar="ID", help=_NAMED)],
+    spec: Annotated[str, typer.Argument(metavar="ID", help=_NAMED_OR_RUN)],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8000,
     option: Options = None,
+    wrapper: Wrappers = None,
     sessions: Annotated[int, typer.Option(min=1, help="Clients at a time.")] = 64,
     privileged: Annotated[
         bool,
@@ -330,8 +351,8 @@ def serve_env(
 
     The other side is openenv's own client, or the environment openenv:ws://127.0.0.1:8000/ws.
     """
-    options = acting.parse_options(option or [])
-    serving.serve_env(spec, options, host, port, sessions, privileged)
+    env = place(spec, acting.parse_options(option or []), wrapper or [])
+    serving.serve_env(env, host, port, sessions, privileged)
 
 
 @zoo.command("list")

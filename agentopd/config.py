@@ -37,7 +37,7 @@ from agentopd.notices import notices_of
 from agentopd.parts import Settings, closest
 from agentopd.privilege.sources import SkillSummary, Source
 from agentopd.probes.settings import ProbeSettings
-from agentopd.rollout.policies import EnvSettings, Rollout, StudentRollout
+from agentopd.rollout.policies import Rollout, StudentRollout
 from agentopd.signal.divergences import Divergence, ReverseKL
 from agentopd.signal.mix import DistilOnly, Mix
 from agentopd.signal.schedules import History, Schedule
@@ -46,6 +46,7 @@ from agentopd.signal.weights.base import Weight
 from agentopd.teacher import Teacher
 from agentopd.teachers.copies import FrozenTeacher
 from agentopd.view import SystemView, ViewBuilder
+from agentopd.wrappers import EnvSettings
 
 FOLDER = Path(__file__).parent / "configs"
 AXES = (

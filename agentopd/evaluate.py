@@ -14,12 +14,13 @@ from agentopd.env import HELD_OUT_SEED, Info, system_prompt
 from agentopd.model import LanguageModel, load_model
 from agentopd.privilege.sources import Source
 from agentopd.rollout.failures import failures, most_frequent
-from agentopd.rollout.policies import EnvSettings, Rollout
+from agentopd.rollout.policies import Rollout
 from agentopd.rollout.pool import Task
 from agentopd.rollout.sampler import Sampler, TransformersSampler
 from agentopd.statistics import wilson
 from agentopd.types import EndReason, Trajectory
 from agentopd.view import SystemView
+from agentopd.wrappers import EnvSettings
 
 # An evaluation's sampling is apart from any run's, whose seeds count from 0.
 _SEED = 2**31 - 1

@@ -8,22 +8,24 @@
     client -> {"type": "state"} or {"type": "close"}
     server -> {"type": "error", "data": {"message": ..., "code": "VALIDATION_ERROR"}}
 
-A connection is a session and an episode is an environment of its own: nothing is shared. `info` is
-the observation's `metadata`, without what is privileged unless that is asked for. What the protocol
-has no place for is in there too: `truncated`, and on reset `system_prompt`, `action_form`,
-`action_between`, `max_turns` and `stochastic`. A message that cannot be used is answered by an
-error and the session goes on; what a broken environment raises is logged and ends its session.
-Source: the package `openenv`, 0.10. Its stateless HTTP `/reset` and `/step` and its tasks by number
-are left out.
+A connection is a session and an episode is an environment of its own: nothing is shared. Of `info`
+the keys in `TOLD` are the observation's `metadata`, or all of them where that is asked for. What
+the protocol has no place for is in there too: `truncated`, and on reset `system_prompt`,
+`action_form`, `action_between`, `max_turns` and `stochastic`. A message that cannot be used is
+answered by an error and the session goes on; so is one on which the environment raises, which ends
+the episode and is logged. Source: the package `openenv`, 0.10. Its stateless HTTP `/reset` and
+`/step` and its tasks by number are left out.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any
@@ -31,12 +33,17 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agentopd.env import PRIVILEGED, Info, declared, make, plain, system_prompt
+from agentopd.env import Info, TextEnv, declared, plain, system_prompt
+from agentopd.wrappers import EnvSettings, Wrapper
 
 if TYPE_CHECKING:
     from websockets.http11 import Request, Response
     from websockets.sync.server import Server, ServerConnection
 
+TOLD = frozenset({"task_id", "success", "action_valid", "metrics", "skill"})
+"""The keys of `info` for every client: what else an environment says there may be the solution."""
+
+_LOG = logging.getLogger(__name__)
 _LARGEST = 2**20
 """Bytes of a message; a longer one ends its session."""
 
@@ -116,21 +123,38 @@ class Session:
             return Refused("VALIDATION_ERROR", "Invalid message", errors=errors).reply
         except Refused as error:
             return error.reply
-        except ValueError as error:  # an environment's way to refuse options
-            return Refused("EXECUTION_ERROR", str(error)).reply
 
     def close(self) -> None:
         """Close the environment, if there is one."""
-        if self._env is not None:
-            self._env.close()
-            self._env = None
+        env, self._env = self._env, None
+        if env is not None:
+            env.close()
 
     def _act(self, kind: str, data: Mapping[str, Any]) -> dict[str, Any]:
         if kind == "reset":
-            return self._reset(Reset.model_validate(data))
+            return self._played(partial(self._reset, Reset.model_validate(data)))
         if kind == "step":
-            return self._step(Action.model_validate(data))
+            return self._played(partial(self._step, Action.model_validate(data)))
         raise Refused("UNKNOWN_TYPE", f"Unknown message type: {kind}")
+
+    def _played(self, play: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What the environment answers, as JSON has it.
+
+        Raises:
+            Refused: it raised, or answered what JSON has no form for; the episode is over.
+        """
+        try:
+            return json.loads(json.dumps(play(), default=plain))
+        except Refused:
+            raise
+        except ValueError as error:  # an environment's way to refuse options
+            self._over = True
+            raise Refused("EXECUTION_ERROR", f"{error}; reset to begin an episode") from error
+        except (Exception, SystemExit) as error:
+            self._over = True
+            said = f"{type(error).__name__}: {error}"
+            _LOG.error("an environment raised %s", said, exc_info=error)
+            raise Refused("EXECUTION_ERROR", f"{said}; reset to begin an episode") from error
 
     def _reset(self, wanted: Reset) -> dict[str, Any]:
         self.close()
@@ -139,12 +163,12 @@ class Session:
         self.state, self._over = State(episode_id=wanted.episode_id), False
         about = {
             "system_prompt": system_prompt(self._env),
-            "action_form": declared(self._env, "action_form", "{}"),
+            "action_form": declared(self._env, "action_form", TextEnv.action_form),
             "action_between": declared(self._env, "action_between", " "),
             "max_turns": declared(self._env, "max_turns", None),
             "stochastic": declared(self._env, "stochastic", False),
         }
-        return self._shown(text, None, False, info | about)
+        return self._shown(text, None, False, info, about)
 
     def _step(self, action: Action) -> dict[str, Any]:
         if self._env is None or self._over:
@@ -153,10 +177,12 @@ class Session:
         self.state.step_count += 1
         self._over = bool(terminated or truncated)
         late = bool(truncated and not terminated)
-        return self._shown(text, float(reward), self._over, info | {"truncated": late})
+        return self._shown(text, float(reward), self._over, info, {"truncated": late})
 
-    def _shown(self, text: str, reward: float | None, done: bool, info: Info) -> dict[str, Any]:
-        told = {k: v for k, v in info.items() if self.privileged or k not in PRIVILEGED}
+    def _shown(
+        self, text: str, reward: float | None, done: bool, info: Info, own: Info
+    ) -> dict[str, Any]:
+        told = {k: v for k, v in (info | own).items() if self.privileged or k in TOLD | own.keys()}
         # Twice, as openenv does: typed clients look into the observation, generic ones beside it.
         seen = {"text": text, "metadata": told}
         return {"observation": seen, "reward": reward, "done": done, "metadata": told}
@@ -184,6 +210,7 @@ def serve(
     spec: str,
     options: Mapping[str, Any] | None = None,
     *,
+    wrappers: Sequence[Wrapper] = (),
     host: str = "127.0.0.1",
     port: int = 8000,
     sessions: int = 64,
@@ -193,6 +220,7 @@ def serve(
 
     Args:
         spec, options: the environment, as for `agentopd.make`.
+        wrappers: around it, the last one outermost.
         port: 0 takes a free one; `server.socket.getsockname()` tells which.
         sessions: connections at a time; one more is told so and closed.
 
@@ -207,8 +235,8 @@ def serve(
             "websockets is not installed: run pip install 'agentopd[openenv]'"
         ) from error
 
-    options = dict(options or {})
-    env = make(spec, options)
+    settings = EnvSettings(id=spec, options=dict(options or {}), wrappers=list(wrappers))
+    env = settings.build()
     told = _told_over_http(spec, env)
     env.close()
     free = BoundedSemaphore(sessions)
@@ -218,7 +246,7 @@ def serve(
             full = Refused("CAPACITY_REACHED", f"all {sessions} sessions are taken: try later")
             connection.send(json.dumps(full.reply))
             return
-        session = Session(lambda: make(spec, options), privileged)
+        session = Session(settings.build, privileged)
         with ExitStack() as ending:
             ending.callback(free.release)
             ending.callback(session.close)
@@ -244,7 +272,7 @@ def _converse(connection: ServerConnection, session: Session) -> None:
         for message in connection:
             if (reply := session.reply(message)) is None:
                 return
-            connection.send(json.dumps(reply, default=plain))
+            connection.send(json.dumps(reply))
 
 
 def _router(told: Mapping[str, Any]) -> Callable[[ServerConnection, Request], Response | None]:

@@ -4,7 +4,8 @@
       id: agentopd/Sokoban-v0
       wrappers: [{kind: parse, tag: answer}, {kind: invalid_limit, limit: 3}]
 
-They are put around the environment in order, the last one outermost. Each keeps the contract of
+or `--wrapper '{kind: parse, tag: answer}'` for a command. They are put around the environment in
+order, the last one outermost. Each keeps the contract of
 `agentopd.env`: what it changes in the texts, it changes in the rules and the oracle too.
 """
 
@@ -13,21 +14,23 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import gymnasium
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from agentopd.env import (
     Info,
     actions,
     declared,
+    make,
     parse_action,
     system_prompt,
     without_reasoning,
 )
 from agentopd.objects import load_object
-from agentopd.parts import Part
+from agentopd.parts import Part, Settings
 from agentopd.tools import Syntax, Tool, ToolError
 
 Env = gymnasium.Env[str, str]
@@ -323,3 +326,24 @@ class _Calling(Reading):
                 if calls and None not in calls:
                     told[key] = "\n".join(filter(None, calls))
         return told
+
+
+class EnvSettings(Settings):
+    """Which environment, what its constructor is given, and what is put around it in order."""
+
+    id: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    wrappers: list[SerializeAsAny[Wrapper]] = Field(default_factory=list)
+
+    def build(self, **more: Any) -> Env:
+        """A fresh environment in its wrappers."""
+        env = make(self.id, {**self.options, **more})
+        for wrapper in self.wrappers:
+            env = wrapper.wrap(env)
+        return env
+
+
+def build(id: str, options: Mapping[str, Any] | None = None, wrappers: Sequence[Any] = ()) -> Env:
+    """An environment in its wrappers, from plain values: for who names it by a function."""
+    described = {"id": id, "options": options or {}, "wrappers": list(wrappers)}
+    return EnvSettings.model_validate(described).build()

@@ -41,7 +41,82 @@ def test_eval_says_when_the_environment_fails(tiny_model: Path) -> None:
         "--episodes", "2", "--max-turns", "1", "--json",
     )  # fmt: skip
     assert json.loads(result.stdout)["errors"] == 1
-    assert "1 of 2 episodes failed; the first: RuntimeError: no such level" in result.stderr
+    told = "1 of 2 episodes played ended in errors; the first: RuntimeError: no such level"
+    assert told in result.stderr
+
+
+OPTIONS = {"prompt": "brief", "max_turns": 12}
+WRAPPERS = [{"kind": "history", "turns": 2}, {"kind": "parse", "tag": "answer"}]
+
+
+@pytest.fixture(scope="module")
+def wrapped_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A run of one step in wrappers, whose test tasks are other ones and played greedily."""
+    folder = tmp_path_factory.mktemp("wrapped")
+    settings = {
+        "steps": 1,
+        "threads": 1,
+        "student": {"path": str(tiny_model)},
+        "env": {"id": SOKOBAN, "options": OPTIONS, "wrappers": WRAPPERS},
+        "rollout": {"tasks": 1, "max_turn_tokens": 5, "max_turns": 2},
+        "evaluate": {"episodes": 2, "temperature": 0, "options": {"split": "test"}},
+    }
+    (folder / "wrapped.yaml").write_text(yaml.safe_dump(settings))
+    result = call("train", folder / "wrapped.yaml", "--out", folder / "run")
+    assert result.exit_code == 0, result.output
+    return folder / "run"
+
+
+def test_a_run_is_evaluated_as_it_was_trained(wrapped_run: Path) -> None:
+    found = json.loads(call("eval", wrapped_run, "--episodes", "2", "--json").stdout)
+    measured = json.loads((wrapped_run / "summary.json").read_text())["evaluation"]
+    assert {key: found[key] for key in measured} == measured
+    assert found["env"] == SOKOBAN
+    assert found["options"] == OPTIONS | {"split": "test"}
+    assert [w["kind"] for w in found["wrappers"]] == ["history", "parse"]
+    assert (found["temperature"], found["max_turn_tokens"], found["max_turns"]) == (0, 5, 2)
+
+
+def test_what_is_said_stands_above_what_a_run_did(wrapped_run: Path) -> None:
+    words = ("-o", "max_turns=1", "--wrapper", "invalid_limit", "--max-turn-tokens", "3")
+    found = json.loads(call("eval", wrapped_run, "--episodes", "1", "--json", *words).stdout)
+    assert found["options"] == OPTIONS | {"max_turns": 1, "split": "test"}
+    assert [w["kind"] for w in found["wrappers"]] == ["invalid_limit"]
+    assert (found["turns"], found["max_turn_tokens"], found["max_turns"]) == (1, 3, 2)
+    other = ("--env", "broken_envs:Line", "--episodes", "1", "--json")
+    found = json.loads(call("eval", wrapped_run, *other).stdout)
+    assert (found["env"], found["options"], found["wrappers"]) == ("broken_envs:Line", {}, [])
+
+
+def test_a_run_is_watched_and_checked_in_its_wrappers(wrapped_run: Path) -> None:
+    watched = call("play", wrapped_run).stdout
+    assert "You answered:" in watched and "No <answer></answer> in the answer." in watched
+    checked = call("check-env", wrapped_run)
+    assert checked.stdout == f"{wrapped_run} keeps the contract\n"
+
+
+def test_a_person_plays_in_wrappers() -> None:
+    env = agentopd.make(SOKOBAN)
+    moves = env.reset(seed=4)[1]["oracle"].split()
+    words = ("play", "human", "--env", SOKOBAN, "--seed", "4", "--wrapper", "{kind: parse, tag: a}")
+    result = call(*words, typed="\n".join(moves))
+    assert "<a>" in result.stdout and "<action>" not in result.stdout
+    assert f"solved in {len(moves)} turns" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("eval", "zoo:sokoban-easy"), "name an environment with --env"),
+        (("play", "human"), "name an environment with --env"),
+        (("check-env", "broken_envs:Line", "--wrapper", "prase"), "did you mean 'parse'?"),
+        (("check-env", "broken_envs:Line", "--wrapper", "{kind: parse}"), "a tag or a pattern"),
+        (("check-env", "broken_envs:Line", "--wrapper", "{"), "the wrapper '{' is not YAML"),
+        (("check-env", "broken_envs:Line", "--wrapper", "{kind: history, turns: 0}"), "turns: "),
+    ],
+)
+def test_where_to_act_is_told_or_refused(words: tuple[str, ...], told: str) -> None:
+    assert told in problem(call(*words))
 
 
 def broken_model(folder: Path, tiny: Path, name: str, content: bytes) -> Path:

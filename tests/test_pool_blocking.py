@@ -19,11 +19,11 @@ from scripted import CHATML, ScriptedEnv, ends, play, random_model, says, toy_to
 
 from agentopd.evaluate import _WhisperingEnv
 from agentopd.rollout.calls import InPlace, OnThread, caller
-from agentopd.rollout.policies import EnvSettings, StudentRollout
+from agentopd.rollout.policies import StudentRollout
 from agentopd.rollout.pool import Limits
 from agentopd.types import EndReason, Trajectory
 from agentopd.view import SystemView
-from agentopd.wrappers import InvalidLimit
+from agentopd.wrappers import EnvSettings, InvalidLimit
 
 TOKENIZER = toy_tokenizer(CHATML)
 ANSWERS = ["up <|im_end|>", "left <|im_end|>"]

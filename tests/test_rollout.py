@@ -22,9 +22,10 @@ from scripted import (
 )
 
 from agentopd.chat import ChatTemplate
-from agentopd.rollout.policies import EnvSettings, StudentRollout
+from agentopd.rollout.policies import StudentRollout
 from agentopd.rollout.pool import EpisodePool, Limits, Task
 from agentopd.types import EndReason, Message, Owner, Trajectory, Turn
+from agentopd.wrappers import EnvSettings
 
 TOKENIZER = toy_tokenizer(CHATML)
 ASK = "<|im_start|> assistant ⏎"

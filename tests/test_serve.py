@@ -13,8 +13,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Event
 from typing import Any
 
+import gymnasium
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,8 +28,10 @@ from serving import PATIENCE, Closing, Counting, served
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from agentopd.commands.serving import end, serve_from_a_thread
 from agentopd.env import PRIVILEGED, make
-from agentopd.serve import Session
+from agentopd.serve import Action, Session, serve
+from agentopd.wrappers import Wrapper
 
 COUNTING = "serving:Counting"
 HANOI = "agentopd/Hanoi-v0"
@@ -244,16 +248,121 @@ def test_a_message_that_is_too_long_ends_its_session_alone() -> None:
         assert _ask(other, "reset")["type"] == "observation"
 
 
-def test_a_broken_environment_ends_its_session_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_an_environment_raises_ends_its_episode_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.ERROR)
-    with served(COUNTING, {"bad": "TypeError"}) as url, _client(url) as other:
-        with _client(url) as connection:
-            _ask(connection, "reset")
-            _ask(connection, "step", text="x")
-            with pytest.raises(ConnectionClosedError, match="1011"):
-                _ask(connection, "step", text="x")
-        assert _ask(other, "reset")["type"] == "observation"
-    assert "TypeError: broken" in caplog.text
+    with served(COUNTING, {"bad": "TypeError"}) as url, _client(url) as connection:
+        _ask(connection, "reset")
+        _ask(connection, "step", text="x")
+        said = _ask(connection, "step", text="x")["data"]
+        assert said["code"] == "EXECUTION_ERROR"
+        assert said["message"].startswith("TypeError: broken; reset")
+        assert "reset first" in _ask(connection, "step", text="x")["data"]["message"]
+        assert _ask(connection, "reset")["type"] == "observation"
+        assert _ask(connection, "step", text="x")["type"] == "observation"
+    assert "an environment raised TypeError: broken" in caplog.text
+
+
+class Awkward(Counting):
+    """Keeps its solution under a key of its own; each option is one more way to be broken."""
+
+    def __init__(self, way: str = "") -> None:
+        super().__init__()
+        if way == "init":
+            raise OSError("no port")
+        self.way = way
+
+    def reset(self, **kwargs: Any) -> Any:
+        text, info = super().reset(**kwargs)
+        return text, info | {"solution": {1, 2} if self.way == "json" else "up up"}
+
+    def step(self, action: str) -> Any:
+        if self.way == "exit":
+            raise SystemExit(3)
+        if self.way == "validation":
+            Action.model_validate({})
+        text, *rest, info = super().step(action)
+        return text.encode() if self.way == "bytes" else text, *rest, info | {"solution": "up"}
+
+    def close(self) -> None:
+        if self.way == "close":
+            raise OSError("stuck")
+
+
+@pytest.mark.parametrize(
+    ("way", "codes"),
+    [
+        ("init", ["EXECUTION_ERROR", "EXECUTION_ERROR", "EXECUTION_ERROR"]),
+        ("json", ["EXECUTION_ERROR", "EXECUTION_ERROR", "EXECUTION_ERROR"]),
+        ("exit", ["", "EXECUTION_ERROR", ""]),
+        ("validation", ["", "EXECUTION_ERROR", ""]),
+        ("bytes", ["", "EXECUTION_ERROR", ""]),
+        ("close", ["", "", "EXECUTION_ERROR"]),
+    ],
+)
+def test_every_way_to_be_broken_is_an_execution_error(way: str, codes: list[str]) -> None:
+    session = Session(lambda: Awkward(way), privileged=True)
+    messages = ('{"type": "reset"}', '{"type": "step", "data": {"text": "x"}}', '{"type": "reset"}')
+    replies = [session.reply(message) for message in messages]
+    assert [reply and reply["data"].get("code", "") for reply in replies] == codes
+
+
+def test_a_key_of_the_environments_own_is_not_told() -> None:
+    session = Session(Awkward, privileged=False)
+    for message in ('{"type": "reset"}', '{"type": "step", "data": {"text": "x"}}'):
+        reply = session.reply(message)
+        assert reply is not None and reply["type"] == "observation"
+        assert "solution" not in reply["data"]["metadata"]
+        assert {"task_id", "success"} <= reply["data"]["metadata"].keys()
+
+
+class Undeclared(gymnasium.Env[str, str]):
+    """Declares nothing."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        return "hello", {"task_id": "t", "success": False}
+
+
+def test_an_environment_that_declares_no_form_has_the_usual_one() -> None:
+    reply = Session(Undeclared, privileged=False).reply('{"type": "reset"}')
+    assert reply is not None
+    assert reply["data"]["metadata"]["action_form"] == "<action>{}</action>"
+
+
+class Hanging(Counting):
+    """Its step waits until it is let go."""
+
+    begun, go = Event(), Event()
+
+    def step(self, action: str) -> Any:
+        self.begun.set()
+        self.go.wait(PATIENCE)
+        return super().step(action)
+
+
+def test_a_hung_step_does_not_keep_the_server_from_ending() -> None:
+    server = serve(f"{__name__}:Hanging", port=0)
+    thread = serve_from_a_thread(server)
+    port = server.socket.getsockname()[1]
+    with _client(f"ws://127.0.0.1:{port}/ws") as connection:
+        _ask(connection, "reset")
+        connection.send('{"type": "step", "data": {"text": "x"}}')
+        assert Hanging.begun.wait(PATIENCE)
+        assert not end(server, 0.05)
+        assert all(t.daemon for t in server.handler_threads)
+        Hanging.go.set()
+    assert end(server, PATIENCE)
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_wrappers_are_served_too() -> None:
+    wrappers = [Wrapper.model_validate({"kind": "parse", "tag": "answer"})]
+    with served(HANOI, wrappers=wrappers) as url, _client(url) as connection:
+        told = _ask(connection, "reset", seed=0)["data"]["metadata"]
+        assert told["action_form"] == "<answer>{}</answer>"
+        assert "<answer>" in told["system_prompt"] and "<action>" not in told["system_prompt"]
 
 
 def test_an_environment_is_closed_with_its_session() -> None:

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from agentopd.check import check_env
 from agentopd.env import system_prompt
-from agentopd.rollout.policies import EnvSettings
 from agentopd.tools import Tool, ToolError
+from agentopd.wrappers import EnvSettings
 
 LINE = f"{broken_envs.__name__}:Line"
 

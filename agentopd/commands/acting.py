@@ -8,14 +8,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 import yaml
 from rich.console import Console
 from rich.text import Text
 
+from agentopd.commands.place import stored
 from agentopd.console import quiet_libraries, stdout, table, warn, working
+
+if TYPE_CHECKING:  # a command without an environment starts sooner
+    from agentopd.wrappers import EnvSettings
 
 _CELLS = {
     "#": "bright_black",
@@ -31,24 +35,28 @@ _THOUGHT = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
 
 @dataclass(frozen=True, kw_only=True)
 class Acting:
-    """Who acts where; None stands for what a run would use."""
+    """Who acts where; None stands for what a run would use, `held_out` for its evaluations."""
 
     model: str
-    env: str
-    options: dict[str, Any]
+    env: EnvSettings
     episodes: int
     seed: int
     device: str
+    held_out: bool
     temperature: float | None
     max_turn_tokens: int | None
     max_turns: int | None
     max_context: int | None
 
     def limits(self) -> dict[str, Any]:
-        """The settings of the rollout that were given."""
+        """The settings of the rollout: those given, over those of a run's folder."""
         names = ("temperature", "max_turn_tokens", "max_turns", "max_context")
         given = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in given.items() if value is not None}
+        told = stored(self.model)
+        own = dict(told.get("rollout", {"kind": "student"}))
+        if told and self.held_out and told["evaluate"]["temperature"] is not None:
+            own["temperature"] = told["evaluate"]["temperature"]
+        return own | {name: value for name, value in given.items() if value is not None}
 
 
 def evaluate(acting: Acting, as_json: bool) -> None:
@@ -70,7 +78,9 @@ def evaluate(acting: Acting, as_json: bool) -> None:
     if said := some_failed(failures(trajectories), found["episodes"], "played"):
         warn(said)
     if as_json:
-        about = {"model": acting.model, "env": acting.env, "options": acting.options}
+        described = acting.env.model_dump(mode="json")
+        about = {"model": acting.model, "env": acting.env.id}
+        about |= {name: described[name] for name in ("options", "wrappers")}
         spent = {"student_tokens": tokens, "seconds": round(seconds, 3)}
         record = about | {"seed": acting.seed} | settings | found | spent
         typer.echo(json.dumps(record))
@@ -116,19 +126,20 @@ def play_yourself(acting: Acting, raw: bool) -> None:
     """Let the person at the keyboard play; the end of the input ends the game.
 
     Args:
-        raw: send what is typed as it stands, not inside `<action></action>`.
+        raw: send what is typed as it stands, not in the environment's form of an action.
 
     Raises:
         ValueError: there is no such environment, or it refuses the options.
     """
-    from agentopd.env import make
+    from agentopd.env import TextEnv, declared, system_prompt
 
     console = stdout()
     for seed in range(acting.seed, acting.seed + acting.episodes):
-        env = make(acting.env, acting.options)
+        env = acting.env.build()
+        form = declared(env, "action_form", TextEnv.action_form)
         observation, info = env.reset(seed=seed)
         console.rule(str(info.get("task_id", f"seed {seed}")))
-        console.print(getattr(env.unwrapped, "system_prompt", ""), style="dim", soft_wrap=True)
+        console.print(system_prompt(env), style="dim", soft_wrap=True)
         turns, over = 0, ""
         while not over:
             show_text(console, observation)
@@ -137,7 +148,8 @@ def play_yourself(acting: Acting, raw: bool) -> None:
             except EOFError:
                 console.print("stopped")
                 return
-            answer = typed if raw or "<action>" in typed else f"<action>{typed}</action>"
+            written = form.partition("{}")[0]
+            answer = typed if raw or (written and written in typed) else form.replace("{}", typed)
             observation, reward, terminated, truncated, info = env.step(answer)
             turns += 1
             _show_outcome(console, float(reward), info)
@@ -188,23 +200,20 @@ def model_path(named: str) -> str:
 
 def _play(acting: Acting) -> tuple[list[Any], dict[str, Any]]:
     """Trajectories, and the rollout's settings that they were played with."""
-    from agentopd.env import make
-
-    make(acting.env, acting.options).close()  # a mistake there is told before torch is loaded
+    acting.env.build().close()  # a mistake there is told before torch is loaded
     with working("loading"):
         quiet_libraries()
         from agentopd.evaluate import play_tasks
         from agentopd.model import ModelSettings, load_model
-        from agentopd.rollout.policies import EnvSettings, StudentRollout
+        from agentopd.rollout.policies import Rollout
         from agentopd.rollout.sampler import TransformersSampler
 
         settings = ModelSettings(path=model_path(acting.model), device=acting.device)
         student = load_model(settings)
         sampler = TransformersSampler(student)
-        rollout = StudentRollout.model_validate(acting.limits())
-        env = EnvSettings(id=acting.env, options=acting.options)
+        rollout = Rollout.model_validate(acting.limits())
     with working(f"playing {acting.episodes} episodes"):
-        played = play_tasks(env, student, sampler, rollout, acting.episodes, {}, acting.seed)
+        played = play_tasks(acting.env, student, sampler, rollout, acting.episodes, {}, acting.seed)
     used = rollout.model_dump(mode="json")
     names = ("temperature", "max_turn_tokens", "max_turns", "max_context")
     return played, {name: used[name] for name in names}

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 import yaml
@@ -17,6 +17,9 @@ import yaml
 import agentopd
 from agentopd.commands.progress import build_progress
 from agentopd.console import quiet_libraries, stdout, table, warn, working
+
+if TYPE_CHECKING:  # a command without an environment starts sooner
+    from agentopd.wrappers import EnvSettings
 
 _CONFIGS = Path(agentopd.__file__).parent / "configs"
 
@@ -82,9 +85,9 @@ def compact(value: Any) -> str:
 
 
 def check_env(
-    spec: str, options: dict[str, Any], strict: bool, seeds: int | None, seconds: float
+    spec: str, env: EnvSettings, strict: bool, seeds: int | None, seconds: float
 ) -> None:
-    """Print how an environment breaks the contract.
+    """Print how an environment breaks the contract, and call it `spec`.
 
     Raises:
         ValueError: see `agentopd.check.check_env`.
@@ -93,7 +96,11 @@ def check_env(
     from agentopd.check import check_env as check
 
     with working(f"playing {spec}"):
-        findings = check(spec, options, seeds, strict, seconds)
+        if env.wrappers:
+            named, options = "agentopd.wrappers:build", env.model_dump(mode="json")
+        else:
+            named, options = env.id, env.options
+        findings = check(named, options, seeds, strict, seconds)
     colours = {"error": "red", "warning": "yellow", "note": "blue"}
     for finding in findings:
         level = typer.style(f"{finding.level}:", fg=colours[finding.level], bold=True)

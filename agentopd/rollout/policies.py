@@ -5,31 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field
 
 from agentopd.chat import ChatTemplate
-from agentopd.env import make
 from agentopd.model import LanguageModel
-from agentopd.parts import Part, Settings
+from agentopd.parts import Part
 from agentopd.rollout.pool import EpisodePool, Limits, Task
 from agentopd.rollout.sampler import Sampler
 from agentopd.types import Trajectory
-from agentopd.wrappers import Wrapper
-
-
-class EnvSettings(Settings):
-    """Which environment, what its constructor is given, and what is put around it in order."""
-
-    id: str
-    options: dict[str, Any] = Field(default_factory=dict)
-    wrappers: list[SerializeAsAny[Wrapper]] = Field(default_factory=list)
-
-    def build(self, **more: Any) -> Any:
-        """A fresh environment in its wrappers."""
-        env = make(self.id, {**self.options, **more})
-        for wrapper in self.wrappers:
-            env = wrapper.wrap(env)
-        return env
+from agentopd.wrappers import EnvSettings
 
 
 class Rollout(Part, family="rollout"):

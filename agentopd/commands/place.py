@@ -1,0 +1,71 @@
+"""Where a command acts: an environment named in words, or a run's, as the run was trained in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:  # a command without an environment starts sooner
+    from agentopd.wrappers import EnvSettings
+
+
+def place(
+    named: str | None,
+    options: Mapping[str, Any],
+    wrappers: Sequence[str],
+    *,
+    run: str = "",
+    held_out: bool = False,
+) -> EnvSettings:
+    """An environment with its options and wrappers.
+
+    Args:
+        named: an environment, or the folder of a run; None takes the environment of `run`.
+        options: in place of the run's options of the same names.
+        wrappers: as in a config, each as YAML; any of them take the place of all of the run's.
+        held_out: a run's tasks are those on which it is evaluated.
+
+    Raises:
+        ValueError: no environment is named and `run` is no run's folder, or a wrapper is none.
+    """
+    from agentopd.wrappers import EnvSettings
+
+    told = stored(named or run)
+    if named is None and not told:
+        raise ValueError("name an environment with --env: only a run's folder brings its own")
+    env: dict[str, Any] = dict(told["env"]) if told else {"id": named}
+    test = told["evaluate"]["options"] if told and held_out else {}
+    env["options"] = {**env.get("options", {}), **test, **options}
+    if wrappers:
+        env["wrappers"] = [_read(wrapper) for wrapper in wrappers]
+    return EnvSettings.model_validate(env)
+
+
+def stored(folder: str) -> dict[str, Any]:
+    """The complete configuration in a run's folder; empty where `folder` is none."""
+    path = Path(folder) / "config.yaml"
+    if not folder or not path.is_file():
+        return {}
+    read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return read if isinstance(read, dict) and {"env", "evaluate", "rollout"} <= read.keys() else {}
+
+
+def _read(wrapper: str) -> Any:
+    from pydantic import ValidationError
+
+    from agentopd.wrappers import Wrapper
+
+    try:
+        return Wrapper.model_validate(yaml.safe_load(wrapper))
+    except yaml.YAMLError as error:
+        raise ValueError(f"the wrapper {wrapper!r} is not YAML") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        said = first["msg"].removeprefix("Value error, ")
+        raise ValueError(
+            f"the wrapper {wrapper!r}: {where + ': ' if where else ''}{said}"
+        ) from error
