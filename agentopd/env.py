@@ -19,6 +19,9 @@ flat and JSON-able:
 
 Where chance decides what an action does, `stochastic = True` says so: no oracle wins for certain.
 
+`metrics` are averaged over episodes, each with those of its last step, as `env/NAME`. What can only
+be said of many episodes an environment says in `summarise`, a `Summarise`, which it may declare.
+
 The student sees the observations alone: everything in `PRIVILEGED` reaches nobody but the teacher.
 `agentopd.check.check_env` tells whether an environment keeps all this.
 
@@ -56,6 +59,9 @@ HELD_OUT_SEED = 1_000_000_000
 """The first environment seed of evaluations; training's stay below it."""
 
 Info = dict[str, Any]
+
+Summarise = Callable[[Mapping[str, Sequence[bool]]], Mapping[str, float]]
+"""Makes named numbers of a whole evaluation of whether the episodes of each `task_id` succeeded."""
 
 
 class Text(gymnasium.Space[str]):

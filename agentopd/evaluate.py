@@ -10,9 +10,10 @@ import numpy as np
 
 from agentopd.chat import ChatTemplate
 from agentopd.config import RunConfig
-from agentopd.env import HELD_OUT_SEED, Info, system_prompt
+from agentopd.env import HELD_OUT_SEED, Info, Summarise, system_prompt
 from agentopd.model import LanguageModel, load_model
 from agentopd.privilege.sources import Source
+from agentopd.probes.rollout import env_metrics
 from agentopd.rollout.failures import failures, most_frequent
 from agentopd.rollout.policies import Rollout
 from agentopd.rollout.pool import Task
@@ -40,9 +41,12 @@ def play_tasks(
     return rollout.pool(env, student, _SEED, **options).play(tasks, sampler)
 
 
-def score(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+def score(trajectories: Sequence[Trajectory], summarise: Summarise | None = None) -> dict[str, Any]:
     """Success with its 95 % interval, reward and turns of played episodes; how many ended by an
-    error, and by which.
+    error, and by which; and, as `env/...`, the environment's own numbers.
+
+    Args:
+        summarise: what the environment declares under that name.
     """
     solved = sum(t.success for t in trajectories)
     played = len(trajectories)
@@ -54,7 +58,19 @@ def score(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
         "turns": sum(len(t.turns) for t in trajectories) / max(played, 1),
         "errors": sum(bool(t.error) for t in trajectories),
         "reasons": most_frequent(failures(trajectories)),
+        **env_metrics(trajectories),
+        **_summary(trajectories, summarise),
     }
+
+
+def _summary(trajectories: Sequence[Trajectory], summarise: Summarise | None) -> dict[str, float]:
+    solved: dict[str, list[bool]] = {}
+    for trajectory in trajectories:
+        if (task := trajectory.prompt.get("task_id")) is not None:
+            solved.setdefault(str(task), []).append(trajectory.success)
+    if summarise is None or not solved:
+        return {}
+    return {f"env/{name}": float(value) for name, value in summarise(solved).items()}
 
 
 def teacher_success(config: RunConfig) -> dict[str, Any] | None:

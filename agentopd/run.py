@@ -16,6 +16,7 @@ import torch
 from agentopd.chat import ChatTemplate
 from agentopd.checkpoint import Progress, latest, load_progress, restore_weights, save_checkpoint
 from agentopd.config import RunConfig
+from agentopd.env import Summarise, declared
 from agentopd.evaluate import play_tasks, score
 from agentopd.folder import check_folder, open_folder
 from agentopd.learner import Learner, Update
@@ -74,7 +75,9 @@ class Run:
         self._told: tuple[dict[str, float], dict[str, int]] = ({}, {})
         check_folder(self.config, out, resume, "run", free=("steps", "threads"))
         self.student = load_model(self.config.student)
-        self.config.env.build().close()
+        env = self.config.env.build()
+        self.summarise: Summarise | None = declared(env, "summarise", None)
+        env.close()
         self.template = ChatTemplate(self.student.tokenizer)
         self.sampler = TransformersSampler(self.student)
         for source in self.config.privilege:
@@ -242,7 +245,7 @@ class Run:
                 settings.options,
             )
         refuse_failures(played, f"of the evaluation after {self.step} steps ({self.out})")
-        return score(played)
+        return score(played, self.summarise)
 
     def _spent(self) -> float:
         return sum(self.clock.stages.values())

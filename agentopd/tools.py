@@ -85,8 +85,8 @@ class Tool:
             arguments = dict(zip(self._hints, values, strict=True))
             try:
                 yield arguments, self.run(arguments)
-            except ToolError:
-                continue  # the function refuses this combination: nobody has to write it
+            except Exception:  # the function refuses these, or fails: nobody has to write that call
+                continue
 
     @staticmethod
     def call(text: str, syntax: Syntax, tools: Mapping[str, Tool]) -> str:

@@ -256,8 +256,9 @@ class Tools(Wrapper, kind="tools"):
 
     A function takes the arguments of a call, checked and converted by its annotations, and returns
     the action that the environment inside is given. What it raises as a ValueError the student
-    reads. An oracle is told as calls, one on a line, where every action in it is what some call
-    of arguments with finitely many values (Literal, bool, Enum) returns; elsewhere it is left out.
+    reads; anything else costs the episode. An oracle is told as calls, one on a line, where every
+    action in it is what some call of arguments with finitely many values (Literal, bool, Enum)
+    returns; elsewhere it is left out.
 
     Args:
         functions: "package.module:function" of each; name, annotations and docstring are shown.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import agentopd
 from agentopd.commands.acting import model_path, parse_options
 from agentopd.commands.listing import compact
 from agentopd.env import PLUGINS, schemes
+from agentopd.zoo.recipes import find_recipe
 
 METHODS = sorted((Path(agentopd.__file__).parent / "configs" / "methods").glob("*.yaml"))
 
@@ -33,6 +36,14 @@ def test_eval_prints_one_json_object(tiny_model: Path) -> None:
     assert found["options"] == {"max_turns": 2, "split": "test"}
     assert (found["seed"], found["max_turn_tokens"]) == (5, 4)
     assert 0 < found["student_tokens"] <= 3 * 2 * 4
+
+
+def test_eval_tells_the_environments_own_numbers(tiny_model: Path) -> None:
+    words = ("eval", tiny_model, "--env", "agentopd/Desk-v0", "-o", "max_turns=2")
+    words = (*words, "--episodes", "2", "--max-turn-tokens", "2", "--max-context", "99999")
+    found = json.loads(call(*words, "--json").stdout)
+    assert {"env/sgc": 0.0, "env/tgc": 0.0, "env/calls": 0.0}.items() <= found.items()
+    assert "env/calls 0  " in call(*words).stdout
 
 
 def test_eval_says_when_the_environment_fails(tiny_model: Path) -> None:
@@ -312,6 +323,19 @@ def test_modules_of_the_current_folder_are_found(
 def test_the_zoo_is_listed() -> None:
     shown = call("zoo", "list").stdout
     assert "zoo:sokoban-easy" in shown and "zoo:sokoban-expert" in shown
+    commands = [shlex.split(line) for line in shown.splitlines() if line.startswith("agentopd ")]
+    assert [words[2] for words in commands] == [
+        "zoo:sokoban-easy", "zoo:sokoban-cliff", "zoo:sokoban-expert",
+        "zoo:hanoi-easy", "zoo:number-easy", "zoo:desk-easy",
+    ]  # fmt: skip
+    for _, command, model, *words in commands:
+        recipe = find_recipe(model.removeprefix("zoo:"))
+        given = [after for word, after in pairwise(words) if word == "-o"]
+        assert command == "eval"
+        assert parse_options(given) == recipe.options | recipe.levels | {"split": "test"}
+        rest = [word for word in words if word not in ("-o", *given)]
+        limit = str(recipe.turn_tokens)
+        assert rest == ["--env", recipe.env, "--max-turn-tokens", limit]
 
 
 def test_the_zoo_builds_only_what_it_knows_and_only_where_nothing_is(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from agentopd.envs.desk.api import call
+from agentopd.envs.desk.env import Desk
 from agentopd.envs.desk.state import Completion, Given, State
 from agentopd.envs.desk.tasks.library import scenario_goal_completion
 from agentopd.envs.desk.tasks.task import Expected, Goal, Task, evaluate, progress, same
@@ -161,6 +162,18 @@ def test_one_change_meets_one_of_the_changes_of_a_goal() -> None:
     assert len(progress(task, start, world).unmet) == 1
     world.todos.insert(Todo(title="milk"))
     assert progress(task, start, world).unmet == ()
+
+
+def test_an_evaluations_scenarios_are_read_from_its_task_ids() -> None:
+    solved = {
+        "desk/test/a/1/0": [True], "desk/test/a/1/1": [True, True], "desk/test/a/1/2": [True],
+        "desk/test/a/2/0": [True], "desk/test/a/2/1": [False],
+    }  # fmt: skip
+    assert Desk.summarise(solved) == {"sgc": 0.5}
+    env = Desk(split="test")
+    of_seeds = [env.reset(seed=seed)[1] for seed in (6, 7, 8)]
+    assert len({info["task_id"] for info in of_seeds}) == 3
+    assert {info["task_id"].rpartition("/")[0] for info in of_seeds} == {of_seeds[0]["scenario"]}
 
 
 def test_scenario_goal_completion_by_hand() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trajectories import lessons_of, played, tokens_of
 
+from agentopd.evaluate import score
 from agentopd.phrases import inserted_phrases, phrases
 from agentopd.probes.answers import answer_probes, episode_probes
 from agentopd.probes.collector import Collector, jsonable
-from agentopd.probes.rollout import rollout_probes
+from agentopd.probes.rollout import env_metrics, rollout_probes
 from agentopd.probes.settings import ProbeSettings
 from agentopd.probes.token import channel_ratios, overlap, overlap_advantage, token_probes
 from agentopd.signal.divergences import ReverseKL
@@ -339,6 +340,36 @@ def test_rollout_probes_are_shares_of_episodes_and_of_turns() -> None:
         "errors": 0.25,
         "new_segments": 0.0,
     }
+
+
+def test_an_environments_own_numbers_are_means_over_the_episodes_that_tell_them() -> None:
+    told = [
+        [{"metrics": {"calls": 9.0}}, {"metrics": {"calls": 2, "score": 0.5, "odd": "x"}}],
+        [{"metrics": {"calls": 5.0, "score": math.nan}}],
+        [{"metrics": {"score": 1.5, "far": math.inf}}],
+        [{"metrics": "none"}],
+        [{"metrics": {"score": 7.0}}, {}],
+    ]
+    episodes = [played(*([10] for _ in infos), infos=infos) for infos in told]
+    found = {"env/calls": 3.5, "env/score": 1.0}
+    assert env_metrics([*episodes, played()]) == found
+    assert found.items() <= rollout_probes(episodes).items()
+
+
+def test_an_evaluation_is_summarised_by_task() -> None:
+    def episode(task_id: str, success: bool) -> Trajectory:
+        made = played([10], infos=[{"success": success, "metrics": {"score": float(success)}}])
+        return replace(made, prompt={"task_id": task_id})
+
+    def summarise(solved: Mapping[str, Sequence[bool]]) -> dict[str, float]:
+        assert solved == {"a": [True, False], "b": [True]}
+        return {"both": 0.5}
+
+    episodes = [episode("a", True), episode("b", True), episode("a", False)]
+    found = score(episodes, summarise)
+    assert (found["env/both"], found["env/score"]) == (0.5, 2 / 3)
+    assert "env/both" not in score(episodes)
+    assert "env/both" not in score([played([10])], summarise), "nobody knows its task"
 
 
 def test_rollout_probes_of_no_episodes_are_zero() -> None:

@@ -27,6 +27,10 @@ def walk(steps: int) -> str:
     return "right" if steps > 0 else "left"
 
 
+def divide(by: Literal[0, 1]) -> str:
+    return ("left", "right")[1 // by]
+
+
 GO, WALK = f"{__name__}:go", f"{__name__}:walk"
 PARSE = {"kind": "parse", "tag": "answer"}
 BOXED = {"kind": "parse", "pattern": r"\[(\w+)\]", "form": "[{}]", "rules": "Write [left]."}
@@ -183,3 +187,10 @@ def test_a_tool_needs_annotations() -> None:
 def test_settings_are_written_and_read_again() -> None:
     settings = EnvSettings.model_validate({"id": LINE, "wrappers": [PARSE, CALLS]})
     assert EnvSettings.model_validate(settings.model_dump()) == settings
+
+
+def test_a_tool_that_fails_costs_the_step_that_calls_it() -> None:
+    env = begun({"kind": "tools", "functions": [f"{__name__}:divide"], "syntax": "call"})
+    assert env.step("<action>divide(by=1)</action>")[4]["action_valid"]
+    with pytest.raises(ZeroDivisionError):
+        env.step("<action>divide(by=0)</action>")

@@ -19,6 +19,7 @@ from agentopd.commands.place import stored
 from agentopd.console import quiet_libraries, stdout, table, warn, working
 
 if TYPE_CHECKING:  # a command without an environment starts sooner
+    from agentopd.env import Summarise
     from agentopd.wrappers import EnvSettings
 
 _CELLS = {
@@ -67,11 +68,11 @@ def evaluate(acting: Acting, as_json: bool) -> None:
             no episode could be played.
     """
     began = time.perf_counter()
-    trajectories, settings = _play(acting)
+    trajectories, settings, summarise = _play(acting)
     from agentopd.evaluate import score
     from agentopd.rollout.failures import failures, refuse_failures, some_failed
 
-    found = score(trajectories)
+    found = score(trajectories, summarise)
     seconds = time.perf_counter() - began
     tokens = sum(t.student_tokens for t in trajectories)
     refuse_failures(trajectories, "played")
@@ -98,6 +99,9 @@ def evaluate(acting: Acting, as_json: bool) -> None:
         f"{seconds:.1f}",
     )
     stdout().print(table(headings, [row], numbers=len(headings) - 1))
+    own = [f"{name} {value:.3g}" for name, value in found.items() if name.startswith("env/")]
+    if own:
+        stdout().print("  ".join(own))
 
 
 def watch(acting: Acting, delay: float) -> None:
@@ -106,7 +110,7 @@ def watch(acting: Acting, delay: float) -> None:
     Raises:
         ValueError: see `evaluate`.
     """
-    trajectories, _ = _play(acting)
+    trajectories, *_ = _play(acting)
     console = stdout()
     pause = delay if console.is_terminal else 0.0
     for trajectory in trajectories:
@@ -198,9 +202,15 @@ def model_path(named: str) -> str:
     return named
 
 
-def _play(acting: Acting) -> tuple[list[Any], dict[str, Any]]:
-    """Trajectories, and the rollout's settings that they were played with."""
-    acting.env.build().close()  # a mistake there is told before torch is loaded
+def _play(acting: Acting) -> tuple[list[Any], dict[str, Any], Summarise | None]:
+    """Trajectories, the rollout's settings that they were played with, and the environment's
+    `summarise`.
+    """
+    from agentopd.env import declared
+
+    env = acting.env.build()  # a mistake there is told before torch is loaded
+    summarise = declared(env, "summarise", None)
+    env.close()
     with working("loading"):
         quiet_libraries()
         from agentopd.evaluate import play_tasks
@@ -216,7 +226,7 @@ def _play(acting: Acting) -> tuple[list[Any], dict[str, Any]]:
         played = play_tasks(acting.env, student, sampler, rollout, acting.episodes, {}, acting.seed)
     used = rollout.model_dump(mode="json")
     names = ("temperature", "max_turn_tokens", "max_turns", "max_context")
-    return played, {name: used[name] for name in names}
+    return played, {name: used[name] for name in names}, summarise
 
 
 def show_text(console: Console, text: str) -> None:

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
@@ -112,16 +113,26 @@ def check_env(
 
 
 def zoo() -> None:
-    """Print the embedded models."""
+    """Print the embedded models, and how each is evaluated where it was trained."""
     from agentopd.zoo.recipes import RECIPES
 
-    rows = []
+    rows, commands = [], []
     for name, recipe in RECIPES.items():
         folder = _models() / name
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         state = f"{size / 1e6:.1f} MB" if folder.is_dir() else "not built"
         rows.append((f"zoo:{name}", recipe.summary, state))
+        if folder.is_dir():
+            options = recipe.options | recipe.levels | {"split": "test"}
+            words = [f"{key}={_yaml(value)}" for key, value in options.items()]
+            given = [word for pair in (("-o", word) for word in words) for word in pair]
+            limit = ("--max-turn-tokens", str(recipe.turn_tokens))
+            commands.append(
+                shlex.join(["agentopd", "eval", f"zoo:{name}", "--env", recipe.env, *given, *limit])
+            )
     stdout().print(table(("model", "what it is", "size"), rows, numbers=1))
+    for command in commands:
+        typer.echo(command)  # as one line, to be copied
 
 
 def build(name: str, out: Path | None, steps: int | None, threads: int | None) -> None:
@@ -170,6 +181,11 @@ def _summary(text: str) -> str:
     comment = takewhile(lambda line: re.match(r"# \S", line), text.splitlines())
     said = " ".join(line.removeprefix("# ").strip() for line in comment)
     return f"{said.split('. ')[0].rstrip('.')}."
+
+
+def _yaml(value: Any) -> str:
+    """A value on one line, as `-o` reads it."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
 
 
 def _first_line(text: str) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 from agentopd.probes.answers import truncated
-from agentopd.types import Trajectory
+from agentopd.types import EndReason, Trajectory
 
 
 def rollout_probes(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Means over a step's episodes, and the shares of answers and ends of each sort."""
+    """Means over a step's episodes, the shares of answers and ends of each sort, and the
+    environment's own numbers.
+    """
     turns = [turn for t in trajectories for turn in t.turns]
     return {
         "success": _share(t.success for t in trajectories),
@@ -18,9 +21,24 @@ def rollout_probes(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "invalid": _share(not turn.valid for turn in turns),
         "cut": _share(turn.cut for turn in turns),
         "truncated": _share(truncated(t) for t in trajectories),
-        "errors": _share(bool(t.error) for t in trajectories),
+        "errors": _share(bool(t.error) or t.end is EndReason.ERROR for t in trajectories),
         "new_segments": sum(len(t.segments) - 1 for t in trajectories) / max(len(trajectories), 1),
+        **env_metrics(trajectories),
     }
+
+
+def env_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Means, by name, of the environment's `info["metrics"]`; the names begin with `env/`.
+
+    An episode's are those of its last step. What is no finite number takes no part.
+    """
+    found: dict[str, list[float]] = {}
+    for trajectory in trajectories:
+        told = trajectory.turns[-1].info.get("metrics") if trajectory.turns else None
+        for name, value in told.items() if isinstance(told, Mapping) else ():
+            if isinstance(value, int | float) and math.isfinite(value):
+                found.setdefault(f"env/{name}", []).append(float(value))
+    return {name: sum(values) / len(values) for name, values in sorted(found.items())}
 
 
 def _share(flags: Iterable[bool]) -> float:

@@ -16,7 +16,14 @@ from agentopd.envs.desk.desk import Desk as Apps
 from agentopd.envs.desk.desk import chosen
 from agentopd.envs.desk.sandbox import CodeActor, Limits
 from agentopd.envs.desk.state import Logins, State
-from agentopd.envs.desk.tasks.library import SPLITS, Split, known_among, scenario, select
+from agentopd.envs.desk.tasks.library import (
+    SPLITS,
+    Split,
+    known_among,
+    scenario,
+    scenario_goal_completion,
+    select,
+)
 from agentopd.envs.desk.tasks.oracle import Oracle, Plan
 from agentopd.envs.desk.tasks.task import Check, Progress, evaluate, progress
 from agentopd.envs.desk.world import changes
@@ -175,6 +182,18 @@ class Desk(TextEnv):
         self._playing = not (terminated or truncated)
         shown = words.cut(outcome.shown, self.observation)
         return shown, self._reward(info, terminated), terminated, truncated, info
+
+    @staticmethod
+    def summarise(solved: Mapping[str, Sequence[bool]]) -> dict[str, float]:
+        """AppWorld's scenario goal completion, of which an evaluation's success is the TGC.
+
+        A scenario counts as far as its variants were played: three seeds in a row, from a multiple
+        of three on, are all of one.
+        """
+        scenarios: dict[str, list[bool]] = {}
+        for task_id, episodes in solved.items():
+            scenarios.setdefault(task_id.rpartition("/")[0], []).extend(episodes)
+        return {"sgc": scenario_goal_completion(scenarios)}
 
     def render(self) -> str:
         """What has changed since the start."""
