@@ -23,6 +23,7 @@ from scenes import (
 
 from agentopd.config import parse_config
 from agentopd.learner import Learner
+from agentopd.signal.advantages import Grpo
 from agentopd.types import Trajectory
 
 SAMPLED = "divergence.support=sampled"

@@ -189,6 +189,7 @@ def test_an_estimator_that_is_a_gate_is_shown_beside_the_weights() -> None:
     assert set(found) == {"entropy", "gated"}
     torch.testing.assert_close(found["gated"], 1 / (1 + (-2 * gap_N).exp()))
     plain = Objective(parse_config(ENV, ["divergence.support=sampled"]))
+    plan = _plan(plain.method, lessons)
     assert plain.channels(measured, tokens, lessons, plan).gates == {}
 
 
