@@ -114,7 +114,7 @@ def _unread_fields(method: RunConfig) -> Iterator[str]:
 
 def _silent_weights(method: RunConfig) -> Iterator[str]:
     for number, weight in enumerate(method.weight):
-        if weight.says_nothing:
+        if weight.says_nothing and weight.renormalise != "step":
             yield (
                 f"weight.{number}: {weight.kind} as it is set counts every token alike: the method "
                 "is the same without it"

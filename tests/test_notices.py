@@ -18,8 +18,10 @@ from test_weights import SOME, VARIANTS
 from agentopd.config import ConfigError, RunConfig, arm_config, load_config, parse_config
 from agentopd.notices import reads_of
 from agentopd.signal.units import SpanIndex, Unit
-from agentopd.signal.weights.base import Weight
-from agentopd.signal.weights.place import PhraseMask
+from agentopd.signal.weights.base import Weight, product
+from agentopd.signal.weights.place import DepthDecay, PhraseMask
+from agentopd.signal.weights.token import EntropyWeight, GapGate
+from agentopd.signal.weights.turn import StepSigmoid, TrustDecay
 from agentopd.teachers.copies import FrozenTeacher
 from agentopd.types import Trajectory
 
@@ -183,16 +185,22 @@ UNITS = {
     LOST % "credit": LOST % "weight",
 }
 """A unit, and the same without means."""
-WEIGHTS = [weight for weight in VARIANTS if not isinstance(weight, PhraseMask)]
+WEIGHTS = [
+    *([weight] for weight in VARIANTS if not isinstance(weight, PhraseMask)),
+    [GapGate(), EntropyWeight()],
+    [GapGate(), EntropyWeight(renormalise=False)],
+    [StepSigmoid(), GapGate()],
+    [DepthDecay(gamma=1.0), StepSigmoid()],
+    [DepthDecay(), TrustDecay()],
+]
 
 
 def _modulations(unit: Unit, weights: Sequence[Weight]) -> torch.Tensor:
     """What the random episodes' advantages are multiplied by, end to end."""
     found = []
     for evidence in SOME[:3]:
-        weight_N = torch.ones_like(evidence.value_N)
-        for weight in weights:
-            weight_N = weight_N * weight.of(evidence)
+        factors = [(weight, weight.raw(evidence).detach()) for weight in weights]
+        weight_N = product(factors, evidence.tokens).to(evidence.value_N)
         spans = [unit.spans(lesson.trajectory) for lesson in evidence.lessons]
         index = SpanIndex.of(evidence.lessons, spans, evidence.tokens)
         found.append(unit.modulation(weight_N, index, evidence))
@@ -209,21 +217,23 @@ def test_a_weight_that_a_unit_averages_away_is_refused_and_a_mean_of_nothing_tol
 ) -> None:
     """A mask may leave all that is here as it is: of it only what is refused or told must hold."""
     unit, own = (_config(f"unit={x}").unit for x in (written, UNITS[written]))
-    for weight in WEIGHTS:
+    for weights in WEIGHTS:
         overrides = ENV | {
             "rollout": {"group": 4}, "mix": "multiplicative", "unit": unit.model_dump(),
-            "weight": weight.model_dump(),
+            "weight": [weight.model_dump() for weight in weights],
         }  # fmt: skip
-        void = _same(_modulations(unit, [weight]), _modulations(unit, ()))
+        masks = any(weight.mask for weight in weights)
+        found_N = _modulations(unit, weights)
+        void = _same(found_N, _modulations(unit, ()))
         try:
             notices = parse_config(overrides).notices()
         except ConfigError as error:
-            assert "averages to 1 over each" in str(error) and void, weight
+            assert "averages to 1 over each" in str(error) and void, weights
             continue
-        assert weight.mask or not void, weight
+        assert masks or not void, weights
         told = any("is its own mean" in notice for notice in notices)
-        same = unit != own and _same(_modulations(unit, [weight]), _modulations(own, [weight]))
-        assert told <= same <= (told or weight.mask), weight
+        same = unit != own and _same(found_N, _modulations(own, weights))
+        assert told <= same <= (told or masks), weights
 
 
 FIELDS = [

@@ -10,6 +10,7 @@ from pydantic import Field
 from agentopd.signal.channels import Channels
 from agentopd.signal.mix import Read, RlOnly
 from agentopd.signal.tokens import spans_all
+from agentopd.signal.weights.weighed import balanced_over
 
 if TYPE_CHECKING:
     from agentopd.config import RunConfig
@@ -45,21 +46,22 @@ class Multiplicative(RlOnly, kind="multiplicative"):
     def check(self, method: RunConfig) -> None:
         """See `Mix.check`."""
         super().check(method)
-        telling = [weight for weight in method.weight if not weight.says_nothing]
-        if not telling:
+        silent = all(weight.says_nothing for weight in method.weight)
+        if not method.weight or (silent and not method.unit.looks_at):
             among = ", all of which are 1" if method.weight else ", and there are none"
             raise ValueError(
                 f"mix: multiplicative multiplies advantages by the method's weights{among}: it "
                 "would be mix: rl, paying for a teacher. Set a weight, for example "
                 "weight: [gap_gate]"
             )
-        over, unit = telling[0].balanced_over, method.unit
-        if len(telling) == 1 and over and spans_all(unit.averages_over or "token", over):
+        over, means_over = balanced_over(method.weight), method.unit.averages_over
+        if over and means_over and spans_all(means_over, over):
+            kinds = ", ".join(weight.kind for weight in method.weight)
             raise ValueError(
-                f"weight: {telling[0].kind} as it is set averages to 1 over each {over}, and unit: "
-                f"{unit.kind} takes the mean over each {unit.averages_over}: under mix: "
-                "multiplicative every factor would be the same whatever the teacher says. Use a "
-                "finer unit, such as token, or a weight that does not (renormalise: false; of "
+                f"weight: {kinds} as set averages to 1 over each {over}, and unit: "
+                f"{method.unit.kind} takes the mean over each {means_over}: under mix: "
+                "multiplicative every mean would be 1, and the weight say nothing. Use a finer "
+                "unit, such as token, or a weight that does not (renormalise: off; of "
                 "step_sigmoid, budget: none)"
             )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from agentopd.signal.evidence import Evidence
+from agentopd.signal.tokens import Extent
 from agentopd.signal.weights.base import Weight, product
 from agentopd.types import Lesson
 
@@ -87,3 +88,14 @@ def known_by_place(weights: Sequence[Weight]) -> bool:
 def need_survey(weights: Sequence[Weight]) -> bool:
     """Whether the models must have been asked about the whole step before a token is weighed."""
     return not known_by_place(weights) and any(weight.needs_step for weight in weights)
+
+
+def balanced_over(weights: Sequence[Weight]) -> Extent | None:
+    """The narrowest stretch over which the weights together average to 1, whatever is said of the
+    tokens; None where they need not.
+    """
+    telling = [weight for weight in weights if not weight.says_nothing]
+    if len(telling) == 1:
+        return telling[0].balanced_over
+    rescaled = [weight.renormalise == "episode" and not weight.mask for weight in telling]
+    return "episode" if telling and all(rescaled) else None
