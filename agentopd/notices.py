@@ -27,6 +27,12 @@ _FIELDS: dict[Read, tuple[str, ...]] = {
     "divergence": ("divergence",),
     "weight": ("weight",),
 }
+_CHANNELS: dict[str, Read] = {
+    "distil": "schedule.distil",
+    "rl": "schedule.rl",
+    "strength": "schedule.strength",
+    "target": "divergence",
+}
 
 
 def notices_of(method: RunConfig) -> list[str]:
@@ -64,10 +70,9 @@ def _unread_parts(method: RunConfig) -> Iterator[str]:
         for field in fields:
             if axis not in read and not _usual(method, field):
                 yield _unread(f"{field}: {_kinds(getattr(method, field))}", axis, method)
-    channels: tuple[Read, ...] = ("schedule.distil", "schedule.rl", "schedule.strength")
-    for channel in channels:
-        if channel not in read and channel.removeprefix("schedule.") in method.schedule:
-            yield _unread(channel, channel, method)
+    for channel, axis in _CHANNELS.items():
+        if axis not in read and channel in method.schedule:
+            yield _unread(f"schedule.{channel}", axis, method)
 
 
 def _unread(what: str, read: Read, method: RunConfig) -> str:

@@ -127,7 +127,8 @@ def test_a_controlled_configuration_is_read_as_it_was_written(control: str) -> N
     again = parse_config(yaml.safe_load(yaml.safe_dump(written)))
     assert again.model_dump(mode="json") == written
     assert config.fresh().model_dump(mode="json") == written
-    for read in (again, config.fresh(), config.model_copy(update={"threads": 7})):
+    copied = config.model_copy(update={"threads": 7})
+    for read in (again, config.fresh(), copied, RunConfig.model_validate(config)):
         assert (read.privilege, read.teacher) == (config.privilege, config.teacher)
 
 

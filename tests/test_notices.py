@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from test_weights import SOME, VARIANTS
 
 from agentopd.config import ConfigError, RunConfig, arm_config, load_config, parse_config
 from agentopd.notices import reads_of
+from agentopd.signal.aggregate import Normalise
 from agentopd.signal.units import SpanIndex, Unit
 from agentopd.signal.weights.base import Weight, product
 from agentopd.signal.weights.place import DepthDecay, PhraseMask
@@ -133,13 +135,17 @@ def test_what_stands_there_anyway_is_not_told() -> None:
     assert _config("mix=rl").notices() == []
     assert _config("mix=rl", "privilege=none", SAMPLED, "unit.normalise=turn_mean").notices() == []
     told = _config("mix=rl", "privilege=[none, ground_truth]", "view=every_turn").notices()
-    assert [notice.partition(" changes")[0] for notice in told] == [
-        "privilege: none, ground_truth",
-        "view: every_turn",
-    ]
+    whats = [notice.partition(" changes")[0] for notice in told]
+    assert whats == ["privilege: none, ground_truth", "view: every_turn"]
 
 
-ADD = "{kind: function, function: 'operator:add'}"
+def test_a_schedule_of_the_target_is_read_where_the_divergence_is() -> None:
+    aimed = ("divergence.target=veto", "schedule.target={kind: linear, steps: 9}")
+    assert _config(*aimed).notices() == []
+    told = [x.partition(" changes")[0] for x in _config(*aimed, "mix=rl").notices()]
+    assert told == ["divergence: reverse_kl", "schedule.target"]
+
+
 LOSSES = ("divergence=jsd", "divergence={kind: reverse_kl, support: sampled, estimator: k2}")
 KEEPING = {
     "{kind: turn, reduce: %s}": "{kind: token}",
@@ -152,7 +158,7 @@ KEEPING = {
 """A unit that may take means, and the one that leaves each token its own value."""
 
 
-@pytest.mark.parametrize("normalise", ["token_mean", "turn_mean", "sequence_mean", "fixed"])
+@pytest.mark.parametrize("normalise", get_args(Normalise))
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
 @pytest.mark.parametrize("unit", KEEPING)
 def test_means_of_losses_are_said_to_be_the_tokens_own_where_they_are(
@@ -267,6 +273,9 @@ def test_a_field_is_said_to_be_unread_where_it_is(
         elif not ("rl.decay" in field or "kl_estimator" in field):
             # A first step has no past, nor has its student left the first one.
             assert _differ(_gradient(scene, *base), _gradient(scene, *base, field))
+
+
+ADD = "{kind: function, function: 'operator:add'}"
 
 
 @pytest.mark.parametrize(

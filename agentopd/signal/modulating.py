@@ -61,8 +61,8 @@ class Multiplicative(RlOnly, kind="multiplicative"):
                 f"weight: {kinds} as set averages to 1 over each {over}, and unit: "
                 f"{method.unit.kind} takes the mean over each {means_over}: under mix: "
                 "multiplicative every mean would be 1, and the weight say nothing. Use a finer "
-                "unit, such as token, or a weight that does not (renormalise: off; of "
-                "step_sigmoid, budget: none)"
+                "unit, such as token, or a weight that does not (renormalise: off; "
+                "budget: none of step_sigmoid)"
             )
 
     def notices(self, method: RunConfig) -> list[str]:
