@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+import agentopd.signal.alpha
 import agentopd.signal.decisions
 import agentopd.signal.modulating
 import agentopd.signal.routing
