@@ -17,6 +17,7 @@ from agentopd.checks import form, play, repeat, tasks
 from agentopd.checks.subject import Caught, Finding, Findings, Subject, said
 from agentopd.checks.told import told
 from agentopd.checks.watch import Watch, in_time
+from agentopd.objects import BuildError
 
 __all__ = ["Finding", "check_env"]
 
@@ -98,10 +99,13 @@ def _check(subject: Subject, found: list[Finding]) -> None:
     """Add to `found` what is wrong with `subject`."""
     with Caught() as caught:
         subject.build()
-    # What `make` refuses is the caller's mistake, not the environment's.
-    if isinstance(caught.error, ValueError):
-        raise caught.error
-    if error := caught.error or subject.close():
+    built = caught.error
+    if isinstance(built, BuildError):
+        built = built.__cause__ or built
+    # What `make` refuses otherwise is the caller's mistake, not the environment's.
+    elif isinstance(built, ValueError):
+        raise built
+    if error := built or subject.close():
         found.append(_raised(subject.watch.call, error))
         return
     try:

@@ -45,7 +45,7 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 
-from agentopd.objects import build_env, check_arguments, load_module, load_object
+from agentopd.objects import BuildError, build_env, check_arguments, load_module, load_object
 
 PRIVILEGED: frozenset[str] = frozenset(
     {"feedback", "mistake", "oracle", "reference", "facts", "guide"}
@@ -295,15 +295,17 @@ def _registered(spec: str, env_id: str, options: dict[str, Any]) -> gymnasium.En
     try:
         made = partial(gymnasium.make, env_id, disable_env_checker=True)
         return build_env(spec, made, (), options)
-    except gymnasium.error.UnregisteredEnv as error:
-        raise ValueError(
-            f"no environment is called {spec!r}; {_hint(spec)} One of your own is named "
-            "module:Class, or module:ID where the module registers it"
-        ) from error
-    except gymnasium.error.Error as error:
-        raise ValueError(
-            f"{spec!r} is neither a registered id nor module:Class: {error}"
-        ) from error
+    except BuildError as error:
+        if isinstance(error.__cause__, gymnasium.error.UnregisteredEnv):
+            raise ValueError(
+                f"no environment is called {spec!r}; {_hint(spec)} One of your own is named "
+                "module:Class, or module:ID where the module registers it"
+            ) from error
+        if isinstance(error.__cause__, gymnasium.error.Error):
+            raise ValueError(
+                f"{spec!r} is neither a registered id nor module:Class: {error.__cause__}"
+            ) from error
+        raise
 
 
 def _hint(spec: str) -> str:

@@ -45,26 +45,34 @@ def load_module(path: str) -> ModuleType:
         ) from error
 
 
+class BuildError(ValueError):
+    """An environment's own code does not build one; the cause is what it raised, if anything."""
+
+
 def build_env(
     spec: str, build: Callable[..., Any], given: tuple[Any, ...], options: Mapping[str, Any]
 ) -> gymnasium.Env[str, str]:
     """What `build` makes.
 
     Raises:
-        ValueError: the options do not fit, `build` raises, or it makes something else.
+        BuildError: `build` raises anything but a ValueError, or it makes something else.
+        ValueError: the options do not fit, or `build` says what is wrong with them.
     """
     check_arguments(spec, build, given, options)
     try:
         built = build(*given, **options)
-    except (ValueError, gymnasium.error.Error):
+    except ValueError:
         raise
     except Exception as error:
         told = f" with the options {dict(options)}" if options else ""
-        raise ValueError(
+        raise BuildError(
             f"{spec} cannot be built{told}: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(built, gymnasium.Env):
-        raise ValueError(f"{spec} makes a {type(built).__name__}, which is no gymnasium.Env")
+        raise BuildError(
+            f"{spec} makes a {type(built).__name__}, which is no gymnasium.Env: derive it from "
+            "agentopd.TextEnv"
+        )
     return cast("gymnasium.Env[str, str]", built)
 
 
