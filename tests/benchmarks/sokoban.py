@@ -4,12 +4,13 @@
     python tests/benchmarks/sokoban.py [SECONDS [SIDE]]
 
 At each size the three take turns, for SECONDS of resets in all and at least three. The first twenty
-levels are played to their ends five times from copies, by random moves that are not blocked: two
-blocked ones would end TextArena's episode. A step ends with the observation: text, which in
-TextArena's default wrappers holds the whole history; for gym-sokoban, which has none, the image it
-makes by default or its smallest. Ours is measured as it comes, where every step searches for the
-oracle and for whether the level can still be solved, and with `search_limit=0`. All seconds are of
-the processor. SIDE leaves out the boards of other sizes; the larger ones take the others minutes.
+levels are played to their ends from copies, five times and for a quarter of SECONDS in all, by
+random moves that are not blocked: two blocked ones would end TextArena's episode. A step ends with
+the observation: text, which in TextArena's default wrappers holds the whole history; for
+gym-sokoban, which has none, the image it makes by default or its smallest. Ours is measured as it
+comes, where every step searches for the oracle and for whether the level can still be solved, and
+with `search_limit=0`. All seconds are of the processor. SIDE leaves out the boards of other sizes;
+the larger ones take the others minutes.
 
 Equal sizes are not equal puzzles: ours are asked for at least as many pushes as theirs commonly
 take, and the median number of pushes of the best plans stands beside the speed.
@@ -216,16 +217,19 @@ def measure(
                     level = one.level()
                     plan = Solver(level, 10 * SEARCH_LIMIT).plan(level.start)
                     pushes[one.name].append(plan.pushes)
+                    share = seconds / 4 * len(pushes[one.name]) / PLAYED
                     for form in one.forms:
-                        play(one, form, seed, steps[f"{one.name}, {form}"])
+                        play(one, form, seed, steps[f"{one.name}, {form}"], share)
     return resets, steps, pushes
 
 
-def play(one: Contestant, form: str, seed: int, clock: Clock) -> None:
-    """Play the level just made to its end, some times, by random moves that are not blocked."""
+def play(one: Contestant, form: str, seed: int, clock: Clock, seconds: float) -> None:
+    """Play the level just made to its end some times, and until the clock has so many seconds."""
     rng = random.Random(seed)
     level = one.level()
-    for _ in range(COPIES):
+    played = 0
+    while played < COPIES or clock.seconds < seconds:
+        played += 1
         moves = draw_moves(level, rng)
         env, over = one.copy(form), False
         with clock.counting(len(moves)):
