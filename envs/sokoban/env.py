@@ -209,12 +209,12 @@ class Sokoban(TextEnv):
 
     def _play(self, moves: list[str]) -> tuple[list[str], bool]:
         """Play `moves` until the level is solved; those played, and whether one was blocked."""
-        blocked = False
+        level, goals, blocked = self.level, self.level.goals, False
         for count, move in enumerate(moves, 1):
-            after = step(self.level, self.state, DIRECTIONS[move])
-            blocked |= after == self.state
+            after = step(level, self.state, DIRECTIONS[move])
+            blocked |= after is self.state
             self.state = after
-            if self.solved:
+            if after[1] <= goals:
                 return moves[:count], blocked
         return moves, blocked
 
