@@ -107,7 +107,7 @@ def _propose(spec: LevelSpec, rng: random.Random) -> Level | None:
     cells = [c for c in inner if c not in walls]
     goals = frozenset(rng.sample(cells, spec.boxes))
     room = Level(height, width, walls, goals, goals, cells[0])
-    if room.geometry.reach(room.player, 0) != room.geometry.cells:
+    if room.geometry.reach(1 << room.player, 0) != room.geometry.cells:
         return None
     solved = bits(goals)
     layers = _pull_layers(room.geometry, spec)
@@ -131,7 +131,7 @@ def _pull_layers(room: Geometry, spec: LevelSpec) -> list[list[_Room]]:
     layer: list[_Room] = []
     rest = room.cells & ~goals
     while rest:
-        region = _region(room, regions, (rest & -rest).bit_length() - 1, goals)
+        region = _region(room, regions, rest & -rest, goals)
         layer.append((region, goals))
         rest &= ~region
     layers = [layer]
@@ -144,7 +144,7 @@ def _pull_layers(room: Geometry, spec: LevelSpec) -> list[list[_Room]]:
             free = room.cells & ~boxes
             for box in members(boxes):
                 for stand, back, moved in pulls[box]:
-                    if not (region >> stand & free >> back & 1):
+                    if not (region & stand and free & back):
                         continue
                     after = boxes ^ moved
                     state = (_region(room, regions, back, after), after)
@@ -159,12 +159,13 @@ def _pull_layers(room: Geometry, spec: LevelSpec) -> list[list[_Room]]:
 def _pulls(height: int, width: int) -> list[list[tuple[int, int, int]]]:
     """For each cell the pulls of a box there on a board without walls.
 
-    Each is the cell the player stands on, the cell it ends on, and the bits that change.
+    Each is the cell the player stands on, the cell it ends on, and the boxes' cells that change,
+    all three as bits.
     """
     around = Geometry(height, width, frozenset(), frozenset()).neighbours
     return [
         [
-            (stand, around[stand][direction], 1 << box | 1 << stand)
+            (1 << stand, 1 << around[stand][direction], 1 << box | 1 << stand)
             for direction, stand in enumerate(around[box])
             if stand >= 0 and around[stand][direction] >= 0
         ]
@@ -173,10 +174,10 @@ def _pulls(height: int, width: int) -> list[list[tuple[int, int, int]]]:
 
 
 def _region(room: Geometry, regions: dict[int, tuple[int, ...]], player: int, boxes: int) -> int:
-    """The region the player stands in; `regions` remembers those of each set of boxes."""
+    """The region of the player, a bit; `regions` remembers those of each set of boxes."""
     known = regions.get(boxes, ())
     for region in known:
-        if region >> player & 1:
+        if region & player:
             return region
     region = room.reach(player, boxes)
     regions[boxes] = (*known, region)

@@ -43,11 +43,11 @@ class Geometry:
             side = (region & not_last) << 1 | (region & not_first) >> 1
             grown = (region | side | region << width | region >> width) & free
 
-    def reach(self, player: int, boxes: int) -> int:
-        """The cells the player can walk to without pushing."""
+    def reach(self, start: int, boxes: int) -> int:
+        """The cells that can be walked to without pushing from `start`, a set of cells."""
         free, width = self.cells & ~boxes, self._width
         not_last, not_first = self._not_last, self._not_first
-        region, grown = 0, 1 << player
+        region, grown = 0, start
         while grown != region:
             region = grown
             side = (region & not_last) << 1 | (region & not_first) >> 1
@@ -105,19 +105,20 @@ class Geometry:
         return away
 
     @cached_property
-    def pushes(self) -> dict[int, list[tuple[int, int, int]]]:
+    def pushes(self) -> dict[int, list[tuple[int, int, int, int]]]:
         """Cell -> the pushes of a lone box there that leave it able to reach a goal.
 
-        Each is a direction, the cell the player stands on, and the cell the box is pushed to.
+        Each is a direction, the cell the player stands on, the cell the box is pushed to, and the
+        set of these two, which must be clear of boxes.
         """
-        pushes: dict[int, list[tuple[int, int, int]]] = {}
+        pushes: dict[int, list[tuple[int, int, int, int]]] = {}
         away, neighbours = self.away, self.neighbours
         for box in self.floor:
             ways = pushes[box] = []
             for direction, opposite in enumerate(_OPPOSITE):
                 target, stand = neighbours[box][direction], neighbours[box][opposite]
                 if target >= 0 and stand >= 0 and away[target] >= 0:
-                    ways.append((direction, stand, target))
+                    ways.append((direction, stand, target, 1 << stand | 1 << target))
         return pushes
 
 

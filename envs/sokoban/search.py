@@ -131,8 +131,8 @@ class Solver:
         pushes = []
         wanted = 0
         for box in members(boxes):
-            for direction, stand, target in geometry.pushes[box]:
-                if not (boxes >> stand | boxes >> target) & 1:
+            for direction, stand, target, clear in geometry.pushes[box]:
+                if not boxes & clear:
                     pushes.append((box, direction, stand, target))
                     wanted |= 1 << stand
         walked = geometry.distances(player, boxes, wanted)
