@@ -12,7 +12,8 @@ import gymnasium
 from agentopd.checks.repeat import told
 from agentopd.checks.subject import Caught, Episode, Finding, Findings, Subject
 from agentopd.checks.watch import short
-from agentopd.env import declared, load_object
+from agentopd.env import declared
+from agentopd.objects import load_object
 from agentopd.splits import SHARES
 
 _DRAWN = 10

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from agentopd.env import load_object
+from agentopd.objects import load_object
 from agentopd.parts import Part
 from agentopd.signal.aggregate import Normalise
 from agentopd.signal.divergences import Divergence

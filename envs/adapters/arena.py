@@ -23,11 +23,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agentopd.checks.subject import Caught
-from agentopd.env import Info, TextEnv, load_object, parse_action
+from agentopd.env import Info, TextEnv, parse_action
 from agentopd.envs.adapters import library
 from agentopd.envs.adapters.arena_oracles import KNOWN
 from agentopd.envs.adapters.isolation import Isolation
 from agentopd.envs.puzzle import SPLITS, Outcome, Prompt, Split, check_choice, check_number
+from agentopd.objects import load_object
 from agentopd.splits import split_of
 
 _LONGEST = 1_000
