@@ -11,9 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import agentopd.signal.alpha  # noqa: F401  (imported for the kind it defines)
 from agentopd.signal import tiles
 from agentopd.signal.divergences import Divergence, ForwardKL, JensenShannon, ReverseKL
 from agentopd.signal.evidence import Gathered, Measured
+from agentopd.signal.head import Logits
 from agentopd.signal.linear import Head, Question, measure
 from agentopd.signal.support import Support
 from agentopd.signal.tiles import likeliest
@@ -185,16 +187,43 @@ def test_a_broken_promise_costs_time_and_not_the_gradient(tile: int) -> None:
             assert_close(found, expected)
 
 
-def test_a_second_backward_pass_finds_the_same_gradient() -> None:
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("known", [True, False])
+def test_a_second_backward_pass_finds_the_same_gradient(known: bool, tile: int) -> None:
     student, teacher, _ = three_heads()
-    known_N = torch.ones(N, dtype=torch.float64)
+    known_N = torch.linspace(1, 2, N, dtype=torch.float64)
     measured = measure(
-        Question(some_ids(), ReverseKL(), tile=3 * V), student, teacher, coefficient_N=known_N
+        Question(some_ids(), ReverseKL(), tile=tile),
+        student,
+        teacher,
+        coefficient_N=known_N if known else None,
     )
     assert measured.divergence_N is not None
     loss = (measured.divergence_N * known_N).sum()
     first = torch.autograd.grad(loss, student.hidden_NH, retain_graph=True)
     assert_close(list(first), list(torch.autograd.grad(loss, student.hidden_NH)))
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_the_backward_pass_makes_no_logits_that_are_still_there(
+    tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    call = Logits.__call__
+
+    def counted(self: Logits, rows: slice) -> torch.Tensor:
+        made.append(rows.start)
+        return call(self, rows)
+
+    monkeypatch.setattr(Logits, "__call__", counted)
+    student, teacher, _ = three_heads()
+    measured = measure(Question(some_ids(), ReverseKL(), tile=tile), student, teacher)
+    forward = made.copy()
+    assert len(forward) == 2 * len(set(forward))
+    assert measured.divergence_N is not None
+    measured.divergence_N.sum().backward()
+    # The last tile's are used first; all others are made once more.
+    assert made == forward + [start for start in forward if start != max(forward)]
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -3,7 +3,8 @@
 Hidden states go in, numbers a token come out. Logits exist for one tile of tokens at a time, always
 in the same memory; what is made of them is made of a few rows at once, which stay in the
 processor's cache. The gradient is in closed form: the forward pass makes it already where it is
-told how much each token counts, and otherwise the backward pass makes the logits once more.
+told how much each token counts, and otherwise the backward pass makes the logits once more, but for
+those of the last tile, which are still there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import torch
 
 from agentopd.signal.divergences import Divergence
 from agentopd.signal.evidence import Gathered, Measured
-from agentopd.signal.tiles import Gradient, Head, Strip, Tile, Tiles
+from agentopd.signal.head import Gradient, Head
+from agentopd.signal.tiles import Strip, Tile, Tiles
 
 # N tokens, R rows of a tile, H hidden size, V vocabulary
 
@@ -44,7 +46,7 @@ class Question:
     temperature: float = 1.0
     ranks: bool = False
     keep: int = 0
-    tile: int = 5 * 2**23
+    tile: int = 13 * 2**22
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
@@ -108,7 +110,7 @@ class _Backward:
 
     Attributes:
         known: the coefficients that were promised, and the gradient they lead to.
-        only: the tile, where a single one holds all tokens: it need not be made again.
+        last: the last tile of the forward pass, which need not be made again.
         tiles, alone: of all models, and of the student without the others.
     """
 
@@ -125,28 +127,33 @@ class _Backward:
         self.tiles = self._tiles(*heads)
         self.alone = self._tiles(heads[0])
         self.known: tuple[torch.Tensor, Gradient] | None = None
-        self.only: tuple[Tile, list[Strip]] | None = None
+        self.last: tuple[Tile, list[Strip]] | None = None
 
     def measure(self, coefficient_N: torch.Tensor | None) -> Measured:
         """The forward pass."""
-        measured = Gathered(self.tiles.tokens)
-        gradient = None
         compared = self.question.divergence is not None and self.tiles.teacher is not None
         if coefficient_N is not None and compared:
-            gradient = Gradient(self.tiles, self.needed)
-            self.known = coefficient_N.detach().clone(), gradient
-        for tile in self.tiles:
-            strips = []
+            return self._measure_at_once(coefficient_N)
+        tiles, measured = self.tiles, Gathered(self.tiles.tokens)
+        for number, tile in enumerate(tiles.first(len(tiles)), 1):
+            strips: list[Strip] = []
             for strip in tile.strips(self.question):
                 measured.add(strip.rows, strip.measured)
-                if gradient is not None:
-                    strip.differentiate(tile.student_RV, None, None, coefficient_N)
-                elif len(self.tiles) == 1 and any(self.needed):
-                    strips.append(strip)
-            if gradient is not None:
-                gradient.add(tile.rows, tile.student_RV)
-            elif strips:
-                self.only = tile, strips
+                if number == len(tiles) and any(self.needed):
+                    strips.append(strip.slim())
+            if strips:
+                self.last = tile, strips
+        return measured.result()
+
+    def _measure_at_once(self, coefficient_N: torch.Tensor) -> Measured:
+        tiles, measured = self.tiles, Gathered(self.tiles.tokens)
+        gradient = Gradient(tiles.student, self.needed)
+        for tile in tiles.first(len(tiles)):
+            for strip in tile.strips(self.question):
+                measured.add(strip.rows, strip.measured)
+                strip.differentiate(tile.student_RV, None, None, coefficient_N)
+            gradient.add(tile.rows, tile.student_RV)
+        self.known = coefficient_N.detach().clone(), gradient
         return measured.result()
 
     def gradient(
@@ -161,23 +168,26 @@ class _Backward:
             if promised is not None:
                 return promised
         losses = logprob_N, entropy_N, divergence_N
-        gradient = Gradient(self.tiles, self.needed)
-        if self.only is not None:
-            tile, strips = self.only
-            by_logits_RV = torch.empty_like(tile.student_RV)
-            for strip in strips:
-                strip.differentiate(by_logits_RV, *losses)
-            gradient.add(tile.rows, by_logits_RV)
-            return gradient.result()
+        gradient = Gradient(self.tiles.student, self.needed)
         asked, tiles = replace(self.question, ranks=False, keep=0), self.tiles
         if divergence_N is None:
             # What the student says by itself: the others' logits would be made for nothing.
             asked, tiles = replace(asked, divergence=None), self.alone
-        for tile in tiles:
+        for tile in tiles.first(len(tiles) - self._add_last(gradient, losses)):
             for strip in tile.strips(asked):
                 strip.differentiate(tile.student_RV, *losses)
             gradient.add(tile.rows, tile.student_RV)
         return gradient.result()
+
+    def _add_last(self, gradient: Gradient, losses: Sequence[torch.Tensor | None]) -> int:
+        """Take in the tile that is still there, and let go of it; how many that are."""
+        if self.last is None:
+            return 0
+        (tile, strips), self.last = self.last, None
+        for strip in strips:
+            strip.differentiate(tile.student_RV, *losses)
+        gradient.add(tile.rows, tile.student_RV)
+        return 1
 
     def _tiles(
         self, student: Head | None, teacher: Head | None = None, reference: Head | None = None

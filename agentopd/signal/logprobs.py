@@ -34,9 +34,11 @@ def weighted(p_NK: torch.Tensor, values_NK: torch.Tensor) -> torch.Tensor:
 
     Not to be differentiated: what is infinite there would make the gradient NaN.
     """
-    mass_NK = p_NK.exp()
-    empty_NK = mass_NK == 0
-    return mass_NK.mul_(values_NK).masked_fill_(empty_NK, 0.0)
+    product_NK = p_NK.exp().mul_(values_NK)
+    # Zero times an infinite value makes a NaN, which is rare and quickly seen in a sum.
+    if product_NK.sum().isnan():
+        product_NK.masked_fill_(p_NK.exp() == 0, 0.0)
+    return product_NK
 
 
 def mixture(p_NK: torch.Tensor, q_NK: torch.Tensor, share: float) -> torch.Tensor:
