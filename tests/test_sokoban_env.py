@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agentopd.env import parse_action
 from agentopd.envs.sokoban.env import Sokoban
 from agentopd.envs.sokoban.generate import LevelSpec, generate
+from agentopd.envs.sokoban.search import Solver
 
 CORRIDOR = "######\n#@_$.#\n######"
 ROOM = "######\n#____#\n#@$__#\n#___.#\n######"
@@ -260,8 +261,7 @@ def test_a_level_that_is_solved_at_the_start_is_refused() -> None:
 def test_a_level_too_large_to_search_has_no_oracle_and_is_never_called_lost() -> None:
     env = Sokoban(stop_when_stuck=True)
     env.reset(options={"level": PAIR})
-    env.solver.limit = 0
-    env.solver._known.clear()
+    env.solver = Solver(env.level, limit=0)
     _, info = env.restart()
     assert "oracle" not in info
     assert "reference" not in info

@@ -157,9 +157,9 @@ class Sokoban(TextEnv):
         # No move mends a lost level; searching it again would cost the most where it helps least.
         lost = before.verdict == "unsolvable"
         plan = self.plan = before if lost else self.solver.plan(self.state)
-        solved = self.solved
+        solved = self.state[1] <= self.level.goals
         stuck = plan.verdict == "unsolvable"
-        closer = plan.better_than(before)
+        closer = plan.verdict == "solvable" and plan.better_than(before)
         info = self._info(plan, solved)
         facts = info["facts"]
         facts["well_formed"] = info["action_valid"] = not problem
@@ -256,7 +256,7 @@ class Sokoban(TextEnv):
         return ("", f"moves closer, {left}") if closer else ("away", f"moves away, {left}")
 
     def _info(self, plan: Plan, solved: bool) -> Info:
-        boxes = self.state[1]
+        boxes, verdict = self.state[1], plan.verdict
         facts: dict[str, Any] = {
             "boxes": len(boxes),
             "boxes_on_goal": len(boxes & self.level.goals),
@@ -267,9 +267,9 @@ class Sokoban(TextEnv):
             "action_valid": True,
             "facts": facts,
         }
-        if plan.verdict != "unknown":
-            facts["solvable"] = plan.solvable
-        if plan.solvable:
+        if verdict != "unknown":
+            facts["solvable"] = verdict == "solvable"
+        if verdict == "solvable":
             facts["pushes_left"] = plan.pushes
             facts["moves_left"] = len(plan.moves)
             info["oracle"] = " ".join(plan.moves)

@@ -9,23 +9,16 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import chain
 
-from agentopd.envs.sokoban.geometry import Geometry, bits, members
+from agentopd.envs.sokoban.geometry import members
 from agentopd.envs.sokoban.levels import Level
 from agentopd.envs.sokoban.search import Plan, Solver
+from agentopd.envs.sokoban.table import tabulate
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 _ATTEMPTS = 5_000
-_AMPLE = 1_500
-"""States after which a search backwards ends, once it has states with enough pushes."""
-_LIMIT = 20_000
-"""States after which it ends without."""
-
-_Room = tuple[int, int]
-"""A state as the region the player can walk in and the boxes, both sets of bits."""
-
 
 @dataclass(frozen=True)
 class LevelSpec:
@@ -63,6 +56,11 @@ class LevelSpec:
                 f"moves {self.min_moves}-{self.max_moves}"
             )
 
+    @cached_property
+    def name(self) -> str:
+        """What tells it from every other."""
+        return repr(self)
+
     def admits(self, plan: Plan) -> bool:
         """Whether the plan is known and inside the band."""
         return (
@@ -84,7 +82,7 @@ def generate(spec: LevelSpec, seed: int, split: str = "train") -> tuple[Level, P
     Raises:
         ValueError: no level of that difficulty was found in a few thousand tries.
     """
-    rng = random.Random(f"sokoban/{spec}/{split}/{seed}")
+    rng = random.Random(f"sokoban/{spec.name}/{split}/{seed}")
     for _ in range(_ATTEMPTS):
         level = _propose(spec, rng)
         if level is None or split_of(level) != split:
@@ -101,17 +99,16 @@ def generate(spec: LevelSpec, seed: int, split: str = "train") -> tuple[Level, P
 def _propose(spec: LevelSpec, rng: random.Random) -> Level | None:
     """A random level whose pushes lie in the band, or None if this room has no such state."""
     height, width = spec.height, spec.width
-    inner = [r * width + c for r in range(1, height - 1) for c in range(1, width - 1)]
-    walls = frozenset(range(height * width)).difference(inner)
-    walls |= frozenset(rng.sample(inner, spec.inner_walls))
+    inner, outer = _inside(height, width)
+    walls = outer.union(rng.sample(inner, spec.inner_walls))
     cells = [c for c in inner if c not in walls]
     goals = frozenset(rng.sample(cells, spec.boxes))
     room = Level(height, width, walls, goals, goals, cells[0])
     if room.geometry.reach(1 << room.player, 0) != room.geometry.cells:
         return None
-    solved = bits(goals)
-    layers = _pull_layers(room.geometry, spec)
-    far = chain.from_iterable(layers[spec.min_pushes :])
+    solved = room.geometry.goal_cells
+    table = room.geometry.table = tabulate(room.geometry, spec.min_pushes, spec.max_pushes)
+    far = chain.from_iterable(table.layers[spec.min_pushes :])
     candidates = [state for state in far if not state[1] & solved]
     if not candidates:
         return None
@@ -120,65 +117,8 @@ def _propose(spec: LevelSpec, rng: random.Random) -> Level | None:
     return room.started_from(player, frozenset(members(boxes)))
 
 
-def _pull_layers(room: Geometry, spec: LevelSpec) -> list[list[_Room]]:
-    """States by exact number of pushes from solved, in a fixed order.
-
-    As many whole layers as make the most pushes; fewer where the states run out or are very many.
-    """
-    regions: dict[int, tuple[int, ...]] = {}
-    pulls = _pulls(spec.height, spec.width)
-    goals = bits(room.goals)
-    layer: list[_Room] = []
-    rest = room.cells & ~goals
-    while rest:
-        region = _region(room, regions, rest & -rest, goals)
-        layer.append((region, goals))
-        rest &= ~region
-    layers = [layer]
-    seen = set(layer)
-    while layer and len(layers) <= spec.max_pushes:
-        if len(seen) >= (_AMPLE if len(layers) > spec.min_pushes else _LIMIT):
-            break
-        layer = []
-        for region, boxes in layers[-1]:
-            free = room.cells & ~boxes
-            for box in members(boxes):
-                for stand, back, moved in pulls[box]:
-                    if not (region & stand and free & back):
-                        continue
-                    after = boxes ^ moved
-                    state = (_region(room, regions, back, after), after)
-                    if state not in seen:
-                        seen.add(state)
-                        layer.append(state)
-        layers.append(layer)
-    return layers
-
-
 @lru_cache(maxsize=8)
-def _pulls(height: int, width: int) -> list[list[tuple[int, int, int]]]:
-    """For each cell the pulls of a box there on a board without walls.
-
-    Each is the cell the player stands on, the cell it ends on, and the boxes' cells that change,
-    all three as bits.
-    """
-    around = Geometry(height, width, frozenset(), frozenset()).neighbours
-    return [
-        [
-            (1 << stand, 1 << around[stand][direction], 1 << box | 1 << stand)
-            for direction, stand in enumerate(around[box])
-            if stand >= 0 and around[stand][direction] >= 0
-        ]
-        for box in range(height * width)
-    ]
-
-
-def _region(room: Geometry, regions: dict[int, tuple[int, ...]], player: int, boxes: int) -> int:
-    """The region of the player, a bit; `regions` remembers those of each set of boxes."""
-    known = regions.get(boxes, ())
-    for region in known:
-        if region & player:
-            return region
-    region = room.reach(player, boxes)
-    regions[boxes] = (*known, region)
-    return region
+def _inside(height: int, width: int) -> tuple[list[int], frozenset[int]]:
+    """The cells inside the outer wall, and those of it."""
+    inner = [r * width + c for r in range(1, height - 1) for c in range(1, width - 1)]
+    return inner, frozenset(range(height * width)).difference(inner)

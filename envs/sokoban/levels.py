@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class Level:
 
     def started_from(self, player: int, boxes: frozenset[int]) -> Level:
         """The same walls and goals with another start; what is known of the cells is kept."""
-        level = replace(self, player=player, boxes=boxes)
+        level = Level(self.height, self.width, self.walls, self.goals, boxes, player)
         level.__dict__["geometry"] = self.geometry
         return level
 

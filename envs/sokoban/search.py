@@ -10,7 +10,8 @@ from __future__ import annotations
 import heapq
 from typing import Literal, NamedTuple
 
-from agentopd.envs.sokoban.geometry import bits, members
+from agentopd.envs.sokoban.deadlock import deadlocked
+from agentopd.envs.sokoban.geometry import bits
 from agentopd.envs.sokoban.levels import DIRECTIONS, MOVES, Level, State
 
 SEARCH_LIMIT = 20_000
@@ -62,17 +63,31 @@ class Solver:
         self.level = level
         self.limit = limit
         self._known: dict[State, Plan] = {}
+        self._followed: State | None = None
+        """From where a plan is known whose rest is not noted yet."""
 
     def plan(self, state: State) -> Plan:
         """The best plan from `state`."""
-        if state not in self._known:
-            self.remember(state, self.search(state))
-        return self._known[state]
+        known = self._known.get(state)
+        if self._followed is not None and (known is None or known.verdict == "unknown"):
+            self._note_rest(self._followed)
+            known = self._known.get(state)
+        if known is None:
+            known = self.search(state)
+            self.remember(state, known)
+        return known
 
     def remember(self, state: State, plan: Plan) -> None:
         """Note that `plan` is the best from `state`, and its rest the best from where it leads."""
-        pushes, here = plan.pushes, state
+        if self._followed is not None:
+            self._note_rest(self._followed)
         self._known[state] = plan
+        # An episode that ends before the first step never needs the rest.
+        self._followed = state if plan.moves else None
+
+    def _note_rest(self, state: State) -> None:
+        plan = self._known[state]
+        pushes, here, self._followed = plan.pushes, state, None
         for index, move in enumerate(plan.moves, 1):
             after = step(self.level, here, DIRECTIONS[move])
             pushes -= after[1] != here[1]
@@ -87,14 +102,23 @@ class Solver:
 
     def search(self, state: State) -> Plan:
         """The best plan from `state`, neither looked up nor remembered."""
-        away = self.level.geometry.away
+        geometry = self.level.geometry
+        away, goals = geometry.away, geometry.goal_cells
         bounds = [away[box] for box in state[1]]
         if min(bounds) < 0:
             return _UNSOLVABLE
         if not self.limit:
             return _UNKNOWN if any(bounds) else Plan("solvable")
         start: Packed = (state[0], bits(state[1]))
-        goals = bits(self.level.goals)
+        table = geometry.table
+        total = table.pushes(*start) if table else None
+        if total is None and (
+            (table and table.complete)
+            or any(deadlocked(geometry, start[1], box) for box in state[1])
+        ):
+            return _UNSOLVABLE
+        # A lone box has few ways, which it is quicker to try than to look up.
+        crowded = len(bounds) > 1
         # A heap entry: the cost so far and the bound on the pushes to come, a counter that breaks
         # ties in a fixed order, the cost so far, the state. The bound never falls by more than the
         # push that lowers it, so the first solved state that leaves the heap is the best.
@@ -116,6 +140,8 @@ class Solver:
                 reached = cost + _PUSH + walked + 1
                 if after in best and best[after] <= reached:
                     continue
+                if crowded and self._hopeless(after, target, reached // _PUSH, total):
+                    continue
                 best[after] = reached
                 parents[after] = (here, stand, direction)
                 counter += 1
@@ -124,19 +150,33 @@ class Solver:
                 heapq.heappush(heap, entry)
         return _UNSOLVABLE
 
+    def _hopeless(self, state: Packed, target: int, pushed: int, total: int | None) -> bool:
+        """Whether no best plan, of `total` pushes if that is known, comes by a state after so many
+        pushes, the last one to `target`. To leave it out does not change which plan is found.
+        """
+        geometry = self.level.geometry
+        if total is None or geometry.table is None:
+            return deadlocked(geometry, state[1], target)
+        left = geometry.table.pushes(*state)
+        return left is None or pushed + left > total
+
     def _moves_of_boxes(self, state: Packed) -> list[tuple[int, int, int, int, int]]:
         """The useful pushes from `state`: box, direction, stand, target, and the walk's length."""
         player, boxes = state
         geometry = self.level.geometry
+        lone = geometry.pushes
         pushes = []
-        wanted = 0
-        for box in members(boxes):
-            for direction, stand, target, clear in geometry.pushes[box]:
-                if not boxes & clear:
-                    pushes.append((box, direction, stand, target))
-                    wanted |= 1 << stand
+        wanted, rest = 0, boxes
+        while rest:
+            low = rest & -rest
+            rest ^= low
+            box = low.bit_length() - 1
+            for push in lone[box]:
+                if not boxes & push[3]:
+                    pushes.append((box, push))
+                    wanted |= 1 << push[1]
         walked = geometry.distances(player, boxes, wanted)
-        return [(b, d, s, t, walked[s]) for b, d, s, t in pushes if s in walked]
+        return [(b, d, s, t, walked[s]) for b, (d, s, t, _) in pushes if s in walked]
 
     def _trace(
         self, parents: dict[Packed, tuple[Packed, int, int]], start: Packed, end: Packed
