@@ -248,10 +248,12 @@ class Sokoban(TextEnv):
             if self.solver.cornered(self.state[1]):
                 return "corner", "pushes the box where it is stuck, it can no longer be solved."
             return "stuck", "makes it impossible, it can no longer be solved."
+        if not plan.solvable:
+            return ("wall", "hits a wall.") if blocked else ("", "is done.")
         left = f"{len(plan.moves)} to go."
         if blocked:
-            return "wall", f"hits a wall, {left}" if plan.solvable else "hits a wall."
-        if not plan.solvable or not before.solvable:
+            return "wall", f"hits a wall, {left}"
+        if not before.solvable:
             return "", "is done."
         return ("", f"moves closer, {left}") if closer else ("away", f"moves away, {left}")
 

@@ -41,17 +41,6 @@ class Geometry:
         self._not_first = self.cells & ~first
         self._not_last = self.cells & ~(first << width - 1)
 
-    def waves(self, cell: int, boxes: int) -> Iterator[int]:
-        """The cells that can be walked to from `cell` in no step, in up to 1, in up to 2, ..."""
-        free, width = self.cells & ~boxes, self.width
-        not_last, not_first = self._not_last, self._not_first
-        region, grown = 0, 1 << cell
-        while grown != region:
-            yield grown
-            region = grown
-            side = (region & not_last) << 1 | (region & not_first) >> 1
-            grown = (region | side | region << width | region >> width) & free
-
     def reach(self, start: int, boxes: int) -> int:
         """The cells that can be walked to without pushing from `start`, a set of cells."""
         free, width = self.cells & ~boxes, self.width
@@ -68,7 +57,7 @@ class Geometry:
         free, width = self.cells & ~boxes, self.width
         not_last, not_first = self._not_last, self._not_first
         found: dict[int, int] = {}
-        # As `waves` and `members` have it, spelled out: searches spend most of their time here.
+        # Searches spend most of their time here.
         length, region, grown = 0, 0, 1 << player
         while grown != region:
             if hit := grown & wanted:
@@ -90,11 +79,14 @@ class Geometry:
 
         Of several the one that goes up at the first fork, else down, else left.
         """
+        free, width = self.cells & ~boxes, self.width
+        not_last, not_first = self._not_last, self._not_first
         waves: list[int] = []
-        for region in self.waves(target, boxes) if player != target else ():
-            if region >> player & 1:
-                break
-            waves.append(region)
+        grown, here = 1 << target, 1 << player
+        while not grown & here:
+            waves.append(grown)
+            side = (grown & not_last) << 1 | (grown & not_first) >> 1
+            grown = (grown | side | grown << width | grown >> width) & free
         way = []
         for nearer in reversed(waves):
             for direction, cell in enumerate(self.neighbours[player]):

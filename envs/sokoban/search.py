@@ -68,6 +68,8 @@ class Solver:
 
     def plan(self, state: State) -> Plan:
         """The best plan from `state`."""
+        if not self.limit:
+            return self.search(state)
         known = self._known.get(state)
         if self._followed is not None and (known is None or known.verdict == "unknown"):
             self._note_rest(self._followed)
@@ -117,8 +119,6 @@ class Solver:
             or any(deadlocked(geometry, start[1], box) for box in state[1])
         ):
             return _UNSOLVABLE
-        # A lone box has few ways, which it is quicker to try than to look up.
-        crowded = len(bounds) > 1
         # A heap entry: the cost so far and the bound on the pushes to come, a counter that breaks
         # ties in a fixed order, the cost so far, the state. The bound never falls by more than the
         # push that lowers it, so the first solved state that leaves the heap is the best.
@@ -135,12 +135,13 @@ class Solver:
                 return Plan("solvable", self._trace(parents, start, here), cost // _PUSH)
             if len(best) > self.limit:
                 return _UNKNOWN
-            for box, direction, stand, target, walked in self._moves_of_boxes(here):
+            left = None if total is None else total - cost // _PUSH - 1
+            for box, direction, stand, target, walked in self._moves_of_boxes(here, left):
                 after = (box, boxes ^ (1 << box) | 1 << target)
                 reached = cost + _PUSH + walked + 1
                 if after in best and best[after] <= reached:
                     continue
-                if crowded and self._hopeless(after, target, reached // _PUSH, total):
+                if left is None and deadlocked(geometry, after[1], target):
                     continue
                 best[after] = reached
                 parents[after] = (here, stand, direction)
@@ -150,21 +151,17 @@ class Solver:
                 heapq.heappush(heap, entry)
         return _UNSOLVABLE
 
-    def _hopeless(self, state: Packed, target: int, pushed: int, total: int | None) -> bool:
-        """Whether no best plan, of `total` pushes if that is known, comes by a state after so many
-        pushes, the last one to `target`. To leave it out does not change which plan is found.
-        """
-        geometry = self.level.geometry
-        if total is None or geometry.table is None:
-            return deadlocked(geometry, state[1], target)
-        left = geometry.table.pushes(*state)
-        return left is None or pushed + left > total
+    def _moves_of_boxes(
+        self, state: Packed, left: int | None
+    ) -> list[tuple[int, int, int, int, int]]:
+        """The useful pushes from `state`: box, direction, stand, target, and the walk's length.
 
-    def _moves_of_boxes(self, state: Packed) -> list[tuple[int, int, int, int, int]]:
-        """The useful pushes from `state`: box, direction, stand, target, and the walk's length."""
+        Of a best plan so many pushes are `left` after this one. One that leads to where more are
+        needed is left out, if that is known: it does not change which plan is found.
+        """
         player, boxes = state
         geometry = self.level.geometry
-        lone = geometry.pushes
+        lone, table = geometry.pushes, geometry.table
         pushes = []
         wanted, rest = 0, boxes
         while rest:
@@ -172,9 +169,14 @@ class Solver:
             rest ^= low
             box = low.bit_length() - 1
             for push in lone[box]:
-                if not boxes & push[3]:
-                    pushes.append((box, push))
-                    wanted |= 1 << push[1]
+                if boxes & push[3]:
+                    continue
+                if left is not None and table:
+                    needed = table.pushes(box, boxes ^ low | 1 << push[2])
+                    if needed is None or needed > left:
+                        continue
+                pushes.append((box, push))
+                wanted |= 1 << push[1]
         walked = geometry.distances(player, boxes, wanted)
         return [(b, d, s, t, walked[s]) for b, (d, s, t, _) in pushes if s in walked]
 
