@@ -88,6 +88,9 @@ class LearnerSettings(Settings):
 
     Args:
         clip: the gradient's norm is clipped to this.
+        epochs: passes over a step's episodes, each with an optimizer step of its own. From the
+            second on the student is no longer the one that acted: importance ratios make up for it,
+            and PPO's clip has something to clip. The teacher is asked once.
         warmup: steps over which the learning rate grows from nothing.
         tokens_per_batch: padded tokens of one micro-batch; it bounds memory, not the result.
     """
@@ -97,6 +100,7 @@ class LearnerSettings(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     warmup: int = Field(default=0, ge=0)
     clip: float = Field(default=1.0, gt=0)
+    epochs: int = Field(default=1, ge=1)
     tokens_per_batch: int = Field(default=4_096, ge=64)
 
 
@@ -220,6 +224,12 @@ class RunConfig(Settings):
             self.divergence.aimed(1.0)
         self.mix.check(self)
         self.unit.check(self)
+        if self.learner.epochs > 1 and self.teacher.is_student and self.mix.distil_coefficient:
+            raise ValueError(
+                f"learner.epochs: {self.learner.epochs} moves the student several times a step, "
+                f"and teacher: {self.teacher.kind} is that student, which is asked once a step: "
+                "use teacher: frozen, ema, {kind: lagged, every: 1}, or epochs: 1"
+            )
         return self
 
     @model_serializer(mode="wrap")

@@ -1,4 +1,4 @@
-"""The learner: one optimizer step on the student from one step's lessons."""
+"""The learner: from one step's lessons to the student's update, in one pass or several."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Update:
-    """What one optimizer step was like.
+    """What one step of learning was like; of several passes, the first.
 
     `skipped` tells why there was none: an empty string when there was. `scores` holds what the
     models said of each episode that was learnt from, before the step, where it is to be saved.
@@ -46,6 +46,14 @@ class Update:
     skipped: str = ""
     scores: Sequence[Scored] = ()
     payments: Mapping[int, Sequence[Payment]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Witness:
+    """Who looks on at the first pass, in which the student is still the one that acted."""
+
+    probes: Collector
+    scored: list[Scored]
 
 
 class Learner:
@@ -102,21 +110,37 @@ class Learner:
             return Update(None, {}, probes.result(), why, payments=payments)
         untaught = [x for x in untaught if x.trajectory.episode in learnt]
         batches = self._batches(taught) + self._batches(untaught)
-        totals, scored = dict[str, float](), list[Scored]()
-        for batch in batches:
-            for name, value in self._accumulate(batch, plan, probes, scored).items():
-                totals[name] = _combined(name, totals.get(name, 0.0), value)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip))
-        skipped = self._apply(norm, step)
+        scored = list[Scored]()
+        totals, skipped = self._pass(batches, plan, step, _Witness(probes, scored))
+        for _ in range(1, self.settings.epochs):
+            if not skipped:
+                again, skipped = self._pass(batches, plan, step)
+                totals["drift"] = again["sampler_gap"]
         scalars = {
             **probes.means(),
             **totals,
             **channel_ratios(totals),
             "taught": len(taught) / len(trajectories),
-            "gradient_norm": norm,
             "learning_rate": self._rate(step),
         }
         return Update(totals["loss"], scalars, probes.result(), skipped, scored, payments)
+
+    def _pass(
+        self,
+        batches: list[list[Lesson]],
+        plan: Plan,
+        step: int,
+        witness: _Witness | None = None,
+    ) -> tuple[dict[str, float], str]:
+        """Learn from all micro-batches with one step of the optimizer; what it was like, and why it
+        was skipped, if it was.
+        """
+        totals = dict[str, float]()
+        for batch in batches:
+            for name, value in self._accumulate(batch, plan, witness).items():
+                totals[name] = _combined(name, totals.get(name, 0.0), value)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip))
+        return totals | {"gradient_norm": norm}, self._apply(norm, step)
 
     def _batches(self, lessons: list[Lesson]) -> list[list[Lesson]]:
         lengths = [len(x.trajectory.ids) for x in lessons]
@@ -140,7 +164,7 @@ class Learner:
         return Survey.of([one.lesson for one in ordered], join_scores(ordered))
 
     def _accumulate(
-        self, batch: list[Lesson], plan: Plan, probes: Collector, scored: list[Scored]
+        self, batch: list[Lesson], plan: Plan, witness: _Witness | None
     ) -> dict[str, float]:
         """Add one micro-batch's gradient; returns its part of the step's numbers."""
         tokens = Tokens.of(batch, self.student.device)
@@ -149,13 +173,15 @@ class Learner:
         leaf_NH = hidden_NH.detach().requires_grad_(hidden_NH.requires_grad)
         coefficient_N = self.objective.coefficients(tokens, batch, plan)
         most = self.method.save.scores_top_k
-        keep = max(self.method.probe.keep, most)
+        keep = max(self.method.probe.keep, most) if witness else 0
         measured = self._measure(batch, leaf_NH, tokens, plan.divergence, coefficient_N, keep)
         check_measured(measured, tokens, batch)
-        if most:
-            scored += split_scores(measured, tokens, batch, self.student.vocabulary, most)
         channels = self.objective.channels(measured, tokens, batch, plan)
-        probes.add_tokens(measured, tokens, batch, channels.gates)
+        if witness:
+            witness.probes.add_tokens(measured, tokens, batch, channels.gates)
+        if witness and most:
+            scores = split_scores(measured, tokens, batch, self.student.vocabulary, most)
+            witness.scored.extend(scores)
         terms, summands = self.method.mix.terms(channels), self.method.mix.summands(channels)
         norms = self._backward(terms, leaf_NH)
         if leaf_NH.grad is not None:

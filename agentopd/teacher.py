@@ -28,6 +28,8 @@ class Teacher(Part, family="teacher"):
 
     copies_student: ClassVar[bool] = False
     """Whether the teacher is the student itself, or a copy of it."""
+    is_student: ClassVar[bool] = False
+    """Whether every step of the optimizer moves the teacher too."""
 
     tokens_per_batch: int = Field(default=4_096, ge=64)
 

@@ -15,6 +15,7 @@ class LiveTeacher(Teacher, kind="live"):
     """The student as it is now, a baseline: it can drift with its own teaching and collapse."""
 
     copies_student = True
+    is_student = True
 
     def prepare(self, student: LanguageModel) -> None:
         """See `Teacher.prepare`."""
@@ -23,6 +24,8 @@ class LiveTeacher(Teacher, kind="live"):
 
 class FrozenTeacher(LiveTeacher, kind="frozen"):
     """The student as it was before its first step (OPSD 2601.18734)."""
+
+    is_student = False
 
     def prepare(self, student: LanguageModel) -> None:
         """See `Teacher.prepare`."""

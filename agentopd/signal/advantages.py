@@ -26,7 +26,8 @@ class Advantage(Part, family="rl"):
 
     Args:
         clip: PPO's clip of the importance ratio below 1, and above it unless `clip_high` is given
-            (1707.06347); only matters when the weights have moved since the rollout.
+            (1707.06347); only matters when the weights have moved since the rollout, as they have
+            from the second of `learner.epochs` on.
         clip_high: how far above 1 the ratio may go.
         kl_coefficient: of the divergence from the student as it was before its first step, which is
             added to the loss.
