@@ -3,14 +3,14 @@
     pip install textarena==0.7.4 gym-sokoban==0.0.6 gym==0.26.2
     python tests/benchmarks/sokoban.py [SECONDS [SIDE]]
 
-At each size the three take turns, for SECONDS of resets in all and at least three. The first twenty
-levels are played to their ends from copies, five times and for a quarter of SECONDS in all, by
-random moves that are not blocked: two blocked ones would end TextArena's episode. A step ends with
-the observation: text, which in TextArena's default wrappers holds the whole history; for
-gym-sokoban, which has none, the image it makes by default or its smallest. Ours is measured as it
-comes, where every step searches for the oracle and for whether the level can still be solved, and
-with `search_limit=0`. All seconds are of the processor. SIDE leaves out the boards of other sizes;
-the larger ones take the others minutes.
+At each size the three take turns, many, so that a machine that grows slower slows all of them: for
+SECONDS of resets in all and at least three. Twenty levels are played to their ends from copies,
+five times and for a quarter of SECONDS in all, by random moves that are not blocked: two blocked
+ones would end TextArena's episode. A step ends with the observation: text, which in TextArena's
+default wrappers holds the whole history; for gym-sokoban, which has none, the image it makes by
+default or its smallest. Ours is measured as it comes, where every step searches for the oracle and
+for whether the level can still be solved, and with `search_limit=0`. All seconds are of the
+processor. SIDE leaves out the boards of other sizes; the larger ones take the others minutes.
 
 Equal sizes are not equal puzzles: ours are asked for at least as many pushes as theirs commonly
 take, and the median number of pushes of the best plans stands beside the speed.
@@ -38,7 +38,7 @@ from agentopd.envs.sokoban.levels import MOVES, Level, parse_level
 from agentopd.envs.sokoban.search import SEARCH_LIMIT, Solver, step
 
 TURNS = 30
-ROUNDS = 3
+ROUNDS, LEAST = 20, 3
 COPIES = 5
 PLAYED = 20
 SIZES = ((6, 1, 2, 2), (6, 3, 2, 4), (8, 4, 8, 9), (8, 5, 8, 8), (10, 4, 20, 11))
@@ -209,11 +209,11 @@ def measure(
     for part in range(1, ROUNDS + 1):
         for one in everyone:
             clock = resets[one.name]
-            while clock.count < part or clock.seconds < seconds * part / ROUNDS:
+            while clock.count < min(part, LEAST) or clock.seconds < seconds * part / ROUNDS:
                 seed = clock.count
                 with clock.counting():
                     one.reset(seed)
-                if len(pushes[one.name]) < PLAYED:
+                if len(pushes[one.name]) < PLAYED * part / ROUNDS:
                     level = one.level()
                     plan = Solver(level, 10 * SEARCH_LIMIT).plan(level.start)
                     pushes[one.name].append(plan.pushes)
