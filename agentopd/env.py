@@ -134,6 +134,12 @@ def system_prompt(env: gymnasium.Env[str, str]) -> str:
     return declared(env, "system_prompt", "") or ""
 
 
+def turn_limit(env: gymnasium.Env[str, str]) -> int | None:
+    """The number of turns the environment declares or was registered with, whichever ends first."""
+    limits = (declared(env, "max_turns", None), env.spec and env.spec.max_episode_steps)
+    return min((limit for limit in limits if limit), default=None)
+
+
 _REASONING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agentopd.env import Info, TextEnv, declared, plain, system_prompt
+from agentopd.env import Info, TextEnv, declared, plain, system_prompt, turn_limit
 from agentopd.wrappers import EnvSettings, Wrapper
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Session:
             "system_prompt": system_prompt(self._env),
             "action_form": declared(self._env, "action_form", TextEnv.action_form),
             "action_between": declared(self._env, "action_between", " "),
-            "max_turns": declared(self._env, "max_turns", None),
+            "max_turns": turn_limit(self._env),
             "stochastic": declared(self._env, "stochastic", False),
         }
         return self._shown(text, None, False, info, about)

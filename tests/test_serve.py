@@ -110,6 +110,13 @@ def test_a_turn_limit_is_told_as_truncated() -> None:
     assert [r["metadata"]["truncated"] for r in replies] == [False] * 7 + [True]
 
 
+def test_a_limit_that_gymnasium_keeps_is_told_at_the_start() -> None:
+    with served(HANOI, {"max_turns": 8, "max_episode_steps": 3}) as url, _client(url) as connection:
+        assert _ask(connection, "reset", seed=0)["data"]["metadata"]["max_turns"] == 3
+        replies = [_ask(connection, "step", text="nonsense")["data"] for _ in range(3)]
+    assert [r["metadata"]["truncated"] for r in replies] == [False, False, True]
+
+
 def test_the_end_of_the_task_counts_where_the_limit_comes_with_it() -> None:
     with served(COUNTING, {"both": True}) as url, _client(url) as connection:
         _ask(connection, "reset")

@@ -20,10 +20,9 @@ from agentopd.checks.subject import (
     by_oracle,
     plan_of,
     steps,
-    turn_limit,
 )
 from agentopd.checks.watch import short
-from agentopd.env import Info, declared
+from agentopd.env import Info, declared, turn_limit
 
 _UNREADABLE = ("", "\x00", "x" * 20_000, "<action>", "<think>never closed")
 _ODD = "\u221a \U0001f642 \u05d0\u0301 \u202e"

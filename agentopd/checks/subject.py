@@ -246,12 +246,6 @@ def plan_of(env: gymnasium.Env[str, str], info: Info) -> list[str]:
     return actions(env, plan) if isinstance(plan, str) else []
 
 
-def turn_limit(env: gymnasium.Env[str, str]) -> int | None:
-    """The number of turns the environment declares or was registered with, whichever ends first."""
-    limits = (declared(env, "max_turns", None), env.spec and env.spec.max_episode_steps)
-    return min((limit for limit in limits if limit), default=None)
-
-
 def attempt(env: gymnasium.Env[str, str], action: str) -> tuple[Any, Finding | None]:
     """What `step` returned, or what is wrong with it if it raised."""
     result = None
