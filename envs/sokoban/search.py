@@ -65,11 +65,15 @@ class Solver:
         self._known: dict[State, Plan] = {}
         self._followed: State | None = None
         """From where a plan is known whose rest is not noted yet."""
+        self._unsearched: tuple[frozenset[int], Plan] = (frozenset(), _UNKNOWN)
+        """What was said last without a search, which the boxes alone decide."""
 
     def plan(self, state: State) -> Plan:
         """The best plan from `state`."""
         if not self.limit:
-            return self.search(state)
+            if self._unsearched[0] is not state[1]:
+                self._unsearched = state[1], self.search(state)
+            return self._unsearched[1]
         known = self._known.get(state)
         if self._followed is not None and (known is None or known.verdict == "unknown"):
             self._note_rest(self._followed)
