@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -270,6 +271,18 @@ def test_a_level_too_large_to_search_has_no_oracle_and_is_never_called_lost() ->
     _, _, terminated, _, info = env.step("<action>up</action>")
     assert (info["mistake"], info["feedback"], terminated) == ("", "up is done.", False)
     assert "solvable" not in info["facts"]
+
+
+def test_a_copy_plays_on_by_itself_on_the_same_level() -> None:
+    env = Sokoban()
+    env.reset(seed=3)
+    twin = copy.deepcopy(env)
+    assert twin.level is env.level
+    board = env.render()
+    for move in env.plan.moves:
+        twin.step(f"<action>{move}</action>")
+    assert twin.solved
+    assert env.render() == board and env.turns == 0 and not env.solved
 
 
 @pytest.mark.parametrize(

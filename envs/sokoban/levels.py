@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from agentopd.envs.sokoban.geometry import Geometry
 
@@ -46,6 +47,10 @@ class Level:
     goals: frozenset[int]
     boxes: frozenset[int]
     player: int
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Level:
+        """Itself: it never changes, and a copy would cost more than the rest of an environment."""
+        return self
 
     @property
     def start(self) -> State:
