@@ -226,6 +226,22 @@ def test_the_backward_pass_makes_no_logits_that_are_still_there(
     assert made == forward + [start for start in forward if start != max(forward)]
 
 
+def test_what_is_kept_for_the_backward_pass_leaves_no_small_tensors_about() -> None:
+    """Between the large ones that are made meanwhile they would cost as much memory as those."""
+    student, teacher, _ = three_heads()
+    measured = measure(Question(some_ids(), ReverseKL(), tile=3 * V), student, teacher)
+    assert measured.divergence_N is not None
+    node: Any = measured.divergence_N.grad_fn
+    _, strips = node.backward_pass.last
+    said = measured.teacher
+    assert said is not None
+    for strip in strips:
+        assert strip.pull_rV is None
+        kept = strip.measured.teacher.entropy_N
+        assert kept.untyped_storage().data_ptr() == said.entropy_N.untyped_storage().data_ptr()
+        assert torch.equal(kept, said.entropy_N[strip.rows])
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_beside_rewards_the_teacher_is_asked_once(known: bool) -> None:
     """A term that looks at the student alone makes no teacher logits; nor does the promised

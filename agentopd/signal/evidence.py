@@ -101,6 +101,11 @@ class Gathered:
             self._whole = _room(part, self._tokens)
         _copy(self._whole, rows, part)
 
+    def at(self, rows: slice) -> Measured:
+        """The measurements of the tokens `rows`, where they lie."""
+        assert self._whole is not None
+        return _view(self._whole, rows)
+
     def result(self) -> Measured:
         """The measurements of all tokens."""
         assert self._whole is not None
@@ -113,6 +118,12 @@ def _room(part: Any, tokens: int) -> Any:
     if isinstance(part, torch.Tensor):
         return part.new_empty(tokens, *part.shape[1:])
     return type(part)(**{f.name: _room(getattr(part, f.name), tokens) for f in fields(part)})
+
+
+def _view(whole: Any, rows: slice) -> Any:
+    if whole is None or isinstance(whole, torch.Tensor):
+        return None if whole is None else whole[rows]
+    return type(whole)(**{f.name: _view(getattr(whole, f.name), rows) for f in fields(whole)})
 
 
 def _copy(whole: Any, rows: slice, part: Any) -> None:

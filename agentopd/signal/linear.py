@@ -140,7 +140,7 @@ class _Backward:
             for strip in tile.strips(self.question):
                 measured.add(strip.rows, strip.measured)
                 if number == len(tiles) and any(self.needed):
-                    strips.append(strip.slim())
+                    strips.append(strip.kept(measured.at(strip.rows)))
             if strips:
                 self.last = tile, strips
         return measured.result()

@@ -191,9 +191,12 @@ class Strip:
         found = replace(found, divergence_N=value_r, mass_N=chosen.mass_N)
         return replace(self, measured=found, pull_rV=support.spread(chosen, pull_rK, student_rV))
 
-    def slim(self) -> Strip:
-        """The same without what can be compared again."""
-        return replace(self, pull_rV=None, question=replace(self.question, keep=0))
+    def kept(self, measured: Measured) -> Strip:
+        """The same without what can be compared again, and with what was measured lying elsewhere:
+        see `Gathered`.
+        """
+        question = replace(self.question, keep=0)
+        return replace(self, measured=measured, pull_rV=None, question=question)
 
     def differentiate(
         self,
