@@ -65,7 +65,7 @@ class Solver:
         self._known: dict[State, Plan] = {}
         self._followed: State | None = None
         """From where a plan is known whose rest is not noted yet."""
-        self._unsearched: tuple[frozenset[int], Plan] = (frozenset(), _UNKNOWN)
+        self._unsearched: tuple[frozenset[int] | None, Plan] = (None, _UNKNOWN)
         """What was said last without a search, which the boxes alone decide."""
 
     def plan(self, state: State) -> Plan:
