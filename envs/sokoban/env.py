@@ -157,7 +157,7 @@ class Sokoban(TextEnv):
         # No move mends a lost level; searching it again would cost the most where it helps least.
         lost = before.verdict == "unsolvable"
         plan = self.plan = before if lost else self.solver.plan(self.state)
-        solved = self.state[1] <= self.level.goals
+        solved = self.solved
         stuck = plan.verdict == "unsolvable"
         closer = plan.verdict == "solvable" and plan.better_than(before)
         info = self._info(plan, solved)
