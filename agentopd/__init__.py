@@ -1,6 +1,7 @@
 """On-policy distillation of language-model agents in multi-turn text environments."""
 
-from agentopd.env import Text, TextEnv, make, parse_action, register, register_scheme
+from agentopd.environment.contract import Text, TextEnv, parse_action
+from agentopd.environment.registry import make, register, register_scheme
 
 __all__ = ["Text", "TextEnv", "make", "parse_action", "register", "register_scheme"]
 

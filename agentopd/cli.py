@@ -12,10 +12,10 @@ from typing import Annotated
 
 import typer
 
+from agentopd.base.console import MistakesToLines
 from agentopd.commands import acting, judging, listing, replaying, running, serving
 from agentopd.commands.place import place
-from agentopd.console import MistakesToLines
-from agentopd.env import HELD_OUT_SEED
+from agentopd.environment.contract import HELD_OUT_SEED
 
 app = typer.Typer(
     cls=MistakesToLines,

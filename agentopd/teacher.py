@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from pydantic import Field, PrivateAttr
 
-from agentopd.batching import by_length, padded
-from agentopd.model import LanguageModel
-from agentopd.parts import Part
-from agentopd.signal.linear import Head
-from agentopd.types import Lesson, View
+from agentopd.base.parts import Part
+from agentopd.base.types import Lesson, View
+from agentopd.divergences.linear import Head
+from agentopd.models.batching import by_length, padded
+from agentopd.models.model import LanguageModel
 
 # N trainable tokens, H hidden size, V vocabulary, B sequences, T tokens
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
 
-from agentopd.env import Info, TextEnv, parse_action
-from agentopd.splits import split_of
+from agentopd.environment.contract import Info, TextEnv, parse_action
+from agentopd.environment.splits import split_of
 
 Split = Literal["train", "validation", "test"]
 Prompt = Literal["full", "brief"]

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from agentopd import TextEnv, parse_action, register
-from agentopd.config import parse_config
-from agentopd.train import train
+from agentopd.running.config import parse_config
+from agentopd.running.train import train
 
 
 class Guess(TextEnv):

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agentopd.config import load_config
+from agentopd.base.types import Privilege, Trajectory
 from agentopd.privilege.sources import Source
-from agentopd.train import train
-from agentopd.types import Privilege, Trajectory
+from agentopd.running.config import load_config
+from agentopd.running.train import train
 
 
 class OraclePlan(Source, kind="oracle_plan"):

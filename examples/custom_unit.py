@@ -3,10 +3,11 @@
 import sys
 from pathlib import Path
 
-from agentopd.config import load_config
-from agentopd.signal.units import Span, Unit
-from agentopd.train import train
-from agentopd.types import Trajectory
+from agentopd.base.types import Trajectory
+from agentopd.running.config import load_config
+from agentopd.running.train import train
+from agentopd.units.base import Unit
+from agentopd.units.spans import Span
 
 
 class MistakeUnit(Unit, kind="mistake"):

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from agentopd.config import load_config
-from agentopd.replay.compare import replay
-from agentopd.train import train
+from agentopd.looking.replay.compare import replay
+from agentopd.running.config import load_config
+from agentopd.running.train import train
 
 ARMS = {
     "turn": ["unit={kind: turn, use: weight}"],

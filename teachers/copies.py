@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import Field, PrivateAttr
 
-from agentopd.model import LanguageModel
+from agentopd.models.model import LanguageModel
 from agentopd.teacher import Teacher
 
 _AVERAGE = "average."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentopd.model import LanguageModel, ModelSettings, load_model
+from agentopd.models.model import LanguageModel, ModelSettings, load_model
 from agentopd.teacher import Teacher, check_same_vocabulary
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 
-from agentopd.env import Info, TextEnv, parse_action
+from agentopd.environment.contract import Info, TextEnv, parse_action
 
 Result = tuple[str, float, bool, bool, Info]
 

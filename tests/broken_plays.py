@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from broken_envs import Line, Result
 
-from agentopd.env import Info
-from agentopd.splits import split_of
+from agentopd.environment.contract import Info
+from agentopd.environment.splits import split_of
 
 
 class Told(Line):

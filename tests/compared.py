@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from agentopd.signal.divergences import Divergence, Row
-from agentopd.signal.logprobs import entropy
+from agentopd.divergences.base import Divergence, Row
+from agentopd.divergences.logprobs import entropy
 
 Config = dict[str, Any]
 

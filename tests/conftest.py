@@ -32,7 +32,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small Qwen3 with random weights, its tokenizer and chat template."""
     import torch
 
-    from agentopd.console import quiet_libraries
+    from agentopd.base.console import quiet_libraries
     from agentopd.zoo.build import blank_model
     from agentopd.zoo.tokenizer import train_tokenizer
 

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from trajectories import played
 
-from agentopd.chat import ChatTemplate
-from agentopd.config import parse_config
-from agentopd.learner import Learner, Update
-from agentopd.model import LanguageModel, ModelSettings, load_model
-from agentopd.signal.advantages import Grpo
+from agentopd.base.types import Briefed, Lesson, Trajectory
+from agentopd.learning.learner import Learner, Update
+from agentopd.mixes.advantages import Grpo
+from agentopd.models.chat import ChatTemplate
+from agentopd.models.model import LanguageModel, ModelSettings, load_model
+from agentopd.privilege.view import SystemView
+from agentopd.running.config import parse_config
+from agentopd.running.train import Run
 from agentopd.teacher import Teacher
 from agentopd.teachers.copies import FrozenTeacher
-from agentopd.train import Run
-from agentopd.types import Briefed, Lesson, Trajectory
-from agentopd.view import SystemView
 
 ENV: dict[str, Any] = {"env": {"id": "agentopd/Sokoban-v0"}}
 AUXILIARY = ("mix={kind: auxiliary, coefficient: 0.5}", "rollout.group=4")

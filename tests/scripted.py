@@ -10,12 +10,12 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from agentopd.chat import ChatTemplate
-from agentopd.env import Info, TextEnv
-from agentopd.model import LanguageModel
+from agentopd.base.types import Trajectory
+from agentopd.environment.contract import Info, TextEnv
+from agentopd.models.chat import ChatTemplate
+from agentopd.models.model import LanguageModel
 from agentopd.rollout.pool import EpisodePool, Limits, Task
 from agentopd.rollout.sampler import Completion, Request
-from agentopd.types import Trajectory
 
 _LOOP = "{% for m in messages %}"
 _ASK = "{% if add_generation_prompt %}"

@@ -13,8 +13,8 @@ import numpy as np
 from websockets.sync.server import Server, ServerConnection
 from websockets.sync.server import serve as listen
 
-from agentopd.env import Info, TextEnv
-from agentopd.serve import serve
+from agentopd.environment.contract import Info, TextEnv
+from agentopd.environment.serve import serve
 
 PATIENCE = 60.0
 """Seconds that only a failing test takes."""

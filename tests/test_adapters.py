@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from agentopd import make
-from agentopd.env import schemes
+from agentopd.environment.registry import schemes
 from agentopd.envs.adapters.isolation import Isolation
 
 PACKAGES = [

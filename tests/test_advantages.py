@@ -11,18 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trajectories import played
 
-from agentopd.signal.advantages import (
-    Advantage,
-    Grpo,
-    Reinforce,
-    Rloo,
-    dead_groups,
-    groups,
-    policy_gradient,
-    reference_kl,
-)
+from agentopd.base.types import EndReason, Trajectory
+from agentopd.mixes.advantages import Advantage, Grpo, Reinforce, Rloo
 from agentopd.signal.evidence import SignalError
-from agentopd.types import EndReason, Trajectory
+from agentopd.signal.groups import dead_groups, groups
+from agentopd.signal.surrogate import policy_gradient, reference_kl
 
 
 def _step(*rewards_by_task: list[float]) -> list[Trajectory]:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from trajectories import credited, lessons_of, played, tokens_of
 
-from agentopd.config import parse_config
+from agentopd.base.types import Trajectory
+from agentopd.running.config import parse_config
 from agentopd.signal.aggregate import Aggregator, Normalise
-from agentopd.types import Trajectory
 
 # Turns of 2 and 3 tokens, and of 1 and 1: seven tokens, four turns, two episodes.
 LONG = played([10, 11], [12, 13, 14], episode=0)

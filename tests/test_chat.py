@@ -25,8 +25,8 @@ from scripted import (
 )
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from agentopd.chat import ChatTemplate, Conversation
-from agentopd.types import EndReason, Owner, Trajectory
+from agentopd.base.types import EndReason, Owner, Trajectory
+from agentopd.models.chat import ChatTemplate, Conversation
 
 TOY = toy_tokenizer()
 

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from agentopd.check import Finding, check_env
+from agentopd.environment.check import Finding, check_env
 
 SOKOBAN = "agentopd.envs.sokoban.env:Sokoban"
 

@@ -14,8 +14,8 @@ import broken_plays
 import gymnasium
 import pytest
 
-from agentopd.check import Finding, check_env
-from agentopd.env import make
+from agentopd.environment.check import Finding, check_env
+from agentopd.environment.registry import make
 
 ERRORS = [
     ("MovesAreFree", "turn-limit", "with one answer that can be read and others that cannot"),

@@ -13,12 +13,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agentopd import checkpoint as checkpoints
-from agentopd.checkpoint import Progress, latest, load_progress, restore_weights, save_checkpoint
-from agentopd.config import RunConfig, parse_config
-from agentopd.env import Info, TextEnv
-from agentopd.model import LanguageModel, ModelSettings, load_model
-from agentopd.train import Interrupted, train
+from agentopd.environment.contract import Info, TextEnv
+from agentopd.models.model import LanguageModel, ModelSettings, load_model
+from agentopd.running import checkpoint as checkpoints
+from agentopd.running.checkpoint import (
+    Progress,
+    latest,
+    load_progress,
+    restore_weights,
+    save_checkpoint,
+)
+from agentopd.running.config import RunConfig, parse_config
+from agentopd.running.train import Interrupted, train
 
 STEPS = 4
 GROUPS = ("rollout.tasks=2", "rollout.group=2", f"env={{id: {__name__}:Lottery}}")

@@ -197,7 +197,7 @@ def test_a_defect_is_no_mistake_and_keeps_its_traceback(
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("agentopd.train.train", fail)
+    monkeypatch.setattr("agentopd.running.train.train", fail)
     with pytest.raises(ZeroDivisionError):
         call("train", config, "--out", tmp_path / "out")
 
@@ -320,7 +320,7 @@ def test_ctrl_c_before_the_first_step_says_so(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("agentopd.train.train", interrupt)
+    monkeypatch.setattr("agentopd.running.train.train", interrupt)
     result = call("train", config, "--out", tmp_path / "out")
     assert result.exit_code == 130
     assert result.stderr == "stopped before anything was written\n"
@@ -355,7 +355,8 @@ def test_a_comparison_ends_in_a_table_of_its_arms(
         watch("[two]", 0, line_of(1))
         return {"arms": {"one": ARM, "[two]": ARM | {"dead_groups": 0.25}}}
 
-    monkeypatch.setattr("agentopd.study.compare", compare)
+    monkeypatch.setattr("agentopd.running.study.compare", compare)
+    monkeypatch.setattr("agentopd.looking.report.write_report", lambda out: out / "report.html")
     out = tmp_path / "out"
     result = call("compare", study, "--out", out, "--workers", "3")
     assert result.exit_code == 0, result.output
@@ -377,12 +378,12 @@ def test_a_comparison_ends_in_a_table_of_its_arms(
 def test_an_interrupted_comparison_tells_how_to_go_on(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from agentopd.train import Interrupted
+    from agentopd.running.train import Interrupted
 
     def compare(*_: Any, **__: Any) -> None:
         raise Interrupted(3)
 
-    monkeypatch.setattr("agentopd.study.compare", compare)
+    monkeypatch.setattr("agentopd.running.study.compare", compare)
     words = ["compare", str(study), "unit={kind: turn}", "--out", str(tmp_path / "out")]
     result = call(*words, "--workers", "1")
     assert result.exit_code == 130

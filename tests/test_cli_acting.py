@@ -19,7 +19,7 @@ from gymnasium.envs.registration import EnvSpec
 import agentopd
 from agentopd.commands.acting import model_path, parse_options
 from agentopd.commands.listing import compact
-from agentopd.env import PLUGINS, schemes
+from agentopd.environment.registry import PLUGINS, schemes
 from agentopd.zoo.recipes import find_recipe
 
 METHODS = sorted((Path(agentopd.__file__).parent / "configs" / "methods").glob("*.yaml"))
@@ -209,7 +209,7 @@ def test_thoughts_are_shown_apart_from_actions(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = "<think>[red]the box is near</think><action>up</action>"
-    monkeypatch.setattr("agentopd.chat.Conversation.answer", lambda *_: (said, 0))
+    monkeypatch.setattr("agentopd.models.chat.Conversation.answer", lambda *_: (said, 0))
     result = call("play", tiny_model, "--env", SOKOBAN, "-o", "max_turns=1")
     assert "[red]the box is near\n1> <action>up</action>\n" in result.stdout
 

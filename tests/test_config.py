@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from agentopd.config import (
+from agentopd.divergences.kl import JensenShannon, ReverseKL
+from agentopd.mixes.schedules import Schedule
+from agentopd.mixes.shared import Auxiliary, RlOnly
+from agentopd.privilege.sources import NoPrivilege, SkillSummary
+from agentopd.rollout.policies import Rollout
+from agentopd.running.config import (
     AXES,
     ConfigError,
     RunConfig,
@@ -18,14 +23,9 @@ from agentopd.config import (
     method_names,
     parse_config,
 )
-from agentopd.privilege.sources import NoPrivilege, SkillSummary
-from agentopd.rollout.policies import Rollout
-from agentopd.signal.divergences import JensenShannon, ReverseKL
-from agentopd.signal.mix import Auxiliary, RlOnly
-from agentopd.signal.rubrics import RubricSpanUnit
-from agentopd.signal.schedules import Schedule
-from agentopd.signal.units import TokenUnit, TrajectoryUnit, TurnUnit
-from agentopd.signal.weights.token import EntropyWeight, GapGate
+from agentopd.units.rubric.unit import RubricSpanUnit
+from agentopd.units.stretches import TokenUnit, TrajectoryUnit, TurnUnit
+from agentopd.weights.token import EntropyWeight, GapGate
 
 ENV: dict[str, Any] = {"env": {"id": "agentopd/Sokoban-v0"}}
 STUDY = {

@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from scripted import play_one, toy_tokenizer
 from trajectories import played
 
-from agentopd.chat import ChatTemplate
-from agentopd.config import ConfigError, RunConfig, arm_config, parse_config
-from agentopd.model import ModelSettings, load_model
+from agentopd.base.types import Privilege, Trajectory
+from agentopd.models.chat import ChatTemplate
+from agentopd.models.model import ModelSettings, load_model
 from agentopd.privilege.controls import Filler, Shuffled
 from agentopd.privilege.sources import EnvFeedback, GroundTruth, NoPrivilege, SkillSummary, Source
-from agentopd.run import Run
-from agentopd.signal.weights.token import GapGate
+from agentopd.privilege.view import SystemView
+from agentopd.running.config import ConfigError, RunConfig, arm_config, parse_config
+from agentopd.running.run import Run
 from agentopd.teachers.copies import EmaTeacher, FrozenTeacher
-from agentopd.types import Privilege, Trajectory
-from agentopd.view import SystemView
+from agentopd.weights.token import GapGate
 
 ENV: dict[str, Any] = {"env": {"id": "agentopd/Sokoban-v0"}}
 GRPO = ("mix=auxiliary", "rollout.group=4", "rollout.tasks=1")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from agentopd.environment.splits import split_of
 from agentopd.envs.countdown import Countdown, Search, sums
-from agentopd.splits import split_of
 
 
 def play(task: str, *steps: str, **options: Any) -> list[tuple[str, float, bool, bool, dict]]:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from trajectories import credited, evidence_of, index_of, opinion_of, played
 
-from agentopd.signal.decisions import DecisionPointUnit
+from agentopd.base.types import Trajectory
 from agentopd.signal.evidence import Evidence
-from agentopd.types import Trajectory
+from agentopd.units.decisions import DecisionPointUnit
 
 # Four turns of 1, 2, 1 and 2 tokens; then an episode of two turns of one token.
 LONG = played([10], [11, 12], [13], [14, 15], episode=0)

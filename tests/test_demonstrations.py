@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 
-from agentopd.env import actions
+from agentopd.environment.contract import actions
 from agentopd.zoo.build import demonstrator
 from agentopd.zoo.demonstrations.episode import Demonstrator, Form, Piece
 from agentopd.zoo.demonstrations.sokoban import SokobanDemonstrator

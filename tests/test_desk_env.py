@@ -12,8 +12,9 @@ from garbage import many
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentopd.check import check_env
-from agentopd.env import PRIVILEGED, make
+from agentopd.environment.check import check_env
+from agentopd.environment.contract import PRIVILEGED
+from agentopd.environment.registry import make
 from agentopd.envs.desk.env import Desk
 from agentopd.envs.desk.tasks.library import TEMPLATES, select
 

@@ -18,7 +18,7 @@ from garbage import many
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentopd.env import make
+from agentopd.environment.registry import make
 from agentopd.envs.desk.env import Desk
 from agentopd.envs.desk.sandbox import CodeActor, Limits
 from agentopd.rollout.calls import InPlace, OnThread, caller

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from naive import autograd, differences, naive_value
 from pydantic import ValidationError
 
-from agentopd.signal.divergences import Divergence, EntropySwitched, Row
-from agentopd.signal.logprobs import entropy, kl
+from agentopd.divergences.base import Divergence, Row
+from agentopd.divergences.kl import EntropySwitched
+from agentopd.divergences.logprobs import entropy, kl
 
 INF = math.inf
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=named)

@@ -13,9 +13,10 @@ import broken_envs
 import gymnasium
 import pytest
 
-from agentopd import env as registry
-from agentopd.env import declared, env_ids, make, parse_action, register, register_scheme, schemes
-from agentopd.splits import split_of
+from agentopd.environment import registry
+from agentopd.environment.contract import declared, parse_action
+from agentopd.environment.registry import env_ids, make, register, register_scheme, schemes
+from agentopd.environment.splits import split_of
 
 
 def build(name: str, **options: Any) -> Any:

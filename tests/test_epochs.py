@@ -9,9 +9,9 @@ import pytest
 import torch
 from scenes import AUXILIARY, ENV, Scene, scene_of, thawed, weights
 
-from agentopd.config import parse_config
-from agentopd.learner import Learner
-from agentopd.types import Trajectory
+from agentopd.base.types import Trajectory
+from agentopd.learning.learner import Learner
+from agentopd.running.config import parse_config
 
 REWARDS = ("mix=rl", "rollout.group=4")
 FAST = "learner.learning_rate=1e-2"

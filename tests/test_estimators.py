@@ -13,12 +13,20 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from agentopd.signal.advantages import policy_gradient
-from agentopd.signal.divergences import Divergence, ForwardKL, ReverseKL
-from agentopd.signal.estimators import Clipped, Estimator, Gated, Importance, RewardToGo, Truncated
+from agentopd.divergences.base import Divergence
+from agentopd.divergences.estimators import (
+    Clipped,
+    Estimator,
+    Gated,
+    Importance,
+    RewardToGo,
+    Truncated,
+)
+from agentopd.divergences.kl import ForwardKL, ReverseKL
+from agentopd.divergences.support import SampledSupport
+from agentopd.divergences.targets import Extrapolate, Veto
 from agentopd.signal.evidence import Measured, Opinion
-from agentopd.signal.support import SampledSupport
-from agentopd.signal.targets import Extrapolate, Veto
+from agentopd.signal.surrogate import policy_gradient
 from agentopd.signal.tokens import Tokens
 
 Array = npt.NDArray[np.float64]

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from command_line import call, problem
 
-from agentopd.env import Info, TextEnv
-from agentopd.report.data import read_results
+from agentopd.environment.contract import Info, TextEnv
+from agentopd.looking.report.data import read_results
 from agentopd.rollout.failures import failures, most_frequent
 
 REASON = "RuntimeError: no level"

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentopd import make
-from agentopd.check import check_env
+from agentopd.environment.check import check_env
+from agentopd.environment.splits import split_of
 from agentopd.envs.adapters import fiction_games
 from agentopd.envs.adapters.fiction_games import KINDS
-from agentopd.splits import split_of
 
 pytest.importorskip("textworld")
 

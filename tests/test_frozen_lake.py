@@ -8,8 +8,8 @@ from typing import Any
 import gymnasium
 import pytest
 
+from agentopd.environment.splits import split_of
 from agentopd.envs.frozen_lake import MOVES, FrozenLake, Ice, canonical, read_map
-from agentopd.splits import split_of
 
 LAKE = "SFH FFF HFG"
 

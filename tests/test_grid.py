@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentopd import make
-from agentopd.check import check_env
+from agentopd.environment.check import check_env
 from agentopd.envs.adapters.grid import seen
 
 pytest.importorskip("minigrid")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from agentopd.environment.splits import split_of
 from agentopd.envs.hanoi import PEGS, Hanoi, canonical, distances, moves
-from agentopd.splits import split_of
 
 
 def play(task: str, *actions: str, **options: Any) -> list[tuple[str, float, bool, bool, dict]]:

@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 import agentopd
-from agentopd.config import arm_config, load_config
+from agentopd.running.config import arm_config, load_config
 
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "agentopd"
@@ -87,22 +87,113 @@ def test_every_way_to_import_an_adapter_is_seen(source: str) -> None:
 
 
 def test_imports_of_the_core_are_not_taken_for_adapters() -> None:
-    source = "import agentopd.env\nfrom agentopd import parts\nfrom . import envs\nimport envsets"
+    source = "import agentopd.models\nfrom agentopd import base\nfrom . import envs\nimport envsets"
     assert not _adapters_among(_imports(ast.parse(source), "agentopd.signal"))
 
 
-def test_imports_point_one_way() -> None:
-    """Only the command and the config reach envs and teachers, and `import agentopd` by name."""
+FLOORS = """
+    cli commands
+    looking
+    zoo
+    running
+    learning
+    probes
+    privilege
+    mixes
+    weights
+    units
+    divergences
+    rollout
+    teacher
+    models
+    environment
+    signal
+    base
+"""
+"""From the top of the house to the ground: what is imported lies on a floor below, or in one's own
+room.
+"""
+HEIGHT = {
+    room: -number for number, floor in enumerate(FLOORS.split("\n")) for room in floor.split()
+}
+MAY_NAME_ADAPTERS = ("cli.py", "commands/", "zoo/", "running/kinds.py", "running/config.py")
+
+
+def _room(name: str) -> str:
+    """The room of a module of the package, or of a name in it."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def _dependencies() -> dict[str, set[str]]:
+    """What each module of the core imports of the core, also where it is for types alone."""
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in _modules(CORE, skip=LINKS)
+    }
+    found = {}
+    for module, path in paths.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        package = ".".join(path.relative_to(ROOT).parent.parts)
+        names = {n for n in _imports(tree, package) if n.startswith("agentopd.")}
+        named = {n if n in paths else n.rpartition(".")[0] for n in names}
+        found[module.removesuffix(".__init__")] = named - {module}
+    return found
+
+
+def test_imports_run_down_the_stair() -> None:
+    offenders = []
+    for module, names in _dependencies().items():
+        room = _room(module)
+        if room in ("", "__init__", "__main__"):
+            continue  # the public face and `python -m agentopd`
+        for name in names:
+            below = _room(name)
+            if below in HEIGHT and below != room and HEIGHT[below] >= HEIGHT[room]:
+                offenders.append(f"{module} imports {name}")
+    assert offenders == []
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    graph = _dependencies()
+    on_the_way: list[str] = []
+    done: set[str] = set()
+
+    def visit(module: str) -> None:
+        if module in on_the_way:
+            circle = [*on_the_way[on_the_way.index(module) :], module]
+            raise AssertionError(" -> ".join(circle))
+        if module in done or module not in graph:
+            return
+        on_the_way.append(module)
+        for name in sorted(graph[module]):
+            visit(name)
+        done.add(on_the_way.pop())
+
+    for module in graph:
+        visit(module)
+
+
+def test_no_room_is_a_flat_hall() -> None:
+    sizes = {
+        folder.relative_to(CORE).as_posix(): len(list(folder.glob("*.py")))
+        for folder in CORE.rglob("*")
+        if folder.is_dir() and folder.relative_to(CORE).parts[0] not in LINKS
+    }
+    assert {name: size for name, size in sizes.items() if size > 13} == {}, "12 and __init__.py"
+
+
+def test_only_those_who_must_name_environments_and_teachers() -> None:
+    """The method knows them by their contracts."""
     offenders = {}
     for path in _modules(CORE, skip=LINKS):
         within = path.relative_to(CORE).as_posix()
-        if within in ("cli.py", "config.py") or within.startswith("zoo/"):
+        if within.startswith(MAY_NAME_ADAPTERS):
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
         names = _adapters_among(_imports(tree, ".".join(path.relative_to(ROOT).parent.parts)))
         if within != "__init__.py":
             names |= _adapters_among(_strings(tree))
-        if within == "env.py":
+        if within == "environment/registry.py":
             names -= {"agentopd.envs"}  # the name of the plugins' entry-point group
         if names:
             offenders[within] = names
@@ -195,12 +286,22 @@ def test_a_drawn_tree_is_read_as_it_looks() -> None:
     }
 
 
-@in_a_checkout
-def test_the_tree_in_the_readme_is_the_tree() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    fenced = re.search(r"^## The tree$.*?^```\w*\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
-    assert fenced, "README.md has no fenced block under the heading `## The tree`"
+def _tree_in(page: Path) -> dict[str, str]:
+    """The tree drawn under the heading `## The tree` of a page; every line has its remark and names
+    something.
+    """
+    text = page.read_text(encoding="utf-8")
+    fenced = re.search(r"^## The tree$.*?^```\w*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert fenced, f"{page.name} has no fenced block under the heading `## The tree`"
     tree = _tree(fenced[1])
+    assert [path for path in tree if not (ROOT / path).exists()] == [], "names of nothing"
+    assert [path for path, remark in tree.items() if not remark] == [], "lines without a remark"
+    return tree
+
+
+@in_a_checkout
+def test_the_tree_in_the_docs_is_the_tree() -> None:
+    tree = _tree_in(ROOT / "docs" / "architecture.md")
     # a folder's own line stands for its __init__.py
     modules = {
         path.relative_to(ROOT).as_posix()
@@ -208,8 +309,22 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
         if path.name != "__init__.py"
     }
     assert sorted(modules - tree.keys()) == [], "modules that the tree leaves out"
-    assert [path for path in tree if not (ROOT / path).exists()] == [], "names of nothing"
-    assert [path for path, remark in tree.items() if not remark] == [], "lines without a remark"
+
+
+@in_a_checkout
+def test_the_tree_in_the_readme_shows_every_room() -> None:
+    tree = _tree_in(ROOT / "README.md")
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    folders = {f"{path.partition('/')[0]}/" for path in listed if "/" in path}
+    rooms = {
+        f"agentopd/{path.name}{'/' if path.is_dir() else ''}"
+        for path in CORE.iterdir()
+        if path.name not in ("__init__.py", "__pycache__", "py.typed")
+    }
+    missing = {x for x in folders | rooms if not x.startswith(".")} - tree.keys()
+    assert sorted(missing) == []
 
 
 def test_the_public_names_are_all_there_and_nothing_else_is() -> None:

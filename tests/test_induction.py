@@ -12,12 +12,12 @@ import pytest
 from pydantic import ValidationError
 from trajectories import played
 
-from agentopd.config import RunConfig, parse_config
-from agentopd.signal.criteria import Criterion
-from agentopd.signal.induction import Attempt, FactWriter, RubricWriter
-from agentopd.signal.rubrics import RubricSpanUnit
-from agentopd.train import train
-from agentopd.types import Trajectory
+from agentopd.base.types import Trajectory
+from agentopd.running.config import RunConfig, parse_config
+from agentopd.running.train import train
+from agentopd.units.rubric.criteria import Criterion
+from agentopd.units.rubric.induction import Attempt, FactWriter, RubricWriter
+from agentopd.units.rubric.unit import RubricSpanUnit
 
 
 def _episode(success: bool, *facts: dict[str, Any], episode: int = 0) -> Trajectory:

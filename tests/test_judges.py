@@ -12,11 +12,13 @@ import torch
 from pydantic import ValidationError
 from trajectories import played
 
-from agentopd.chat import ChatTemplate
-from agentopd.model import LanguageModel, ModelSettings, load_model
-from agentopd.parts import Part
-from agentopd.signal.criteria import Criterion
-from agentopd.signal.judges import (
+from agentopd.base.parts import Part
+from agentopd.base.types import Trajectory
+from agentopd.models.chat import ChatTemplate
+from agentopd.models.model import LanguageModel, ModelSettings, load_model
+from agentopd.teachers.copies import FrozenTeacher
+from agentopd.units.rubric.criteria import Criterion
+from agentopd.units.rubric.judges import (
     Case,
     FactVerifier,
     FunctionVerifier,
@@ -24,9 +26,7 @@ from agentopd.signal.judges import (
     answer_ids,
     question_ids,
 )
-from agentopd.signal.rubrics import RubricSpanUnit
-from agentopd.teachers.copies import FrozenTeacher
-from agentopd.types import Trajectory
+from agentopd.units.rubric.unit import RubricSpanUnit
 
 THINKING = "<think>up is free</think><action>up</action>"
 
@@ -267,7 +267,7 @@ def test_judging_leaves_no_gradient(model: LanguageModel) -> None:
 
 
 def test_every_verifier_has_a_kind() -> None:
-    from agentopd.signal.judges import Verifier
+    from agentopd.units.rubric.judges import Verifier
 
     own = [member for member in Verifier.members() if member.__module__.startswith("agentopd.")]
     assert {member.kind for member in own} == {"fact", "function", "model"}

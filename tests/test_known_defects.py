@@ -24,18 +24,19 @@ from scripted import (
     toy_tokenizer,
 )
 
-from agentopd.chat import ChatTemplate
-from agentopd.config import parse_config
-from agentopd.model import LanguageModel, ModelSettings, load_model
+from agentopd.base.types import Briefed, EndReason, Lesson, Privilege, Trajectory, View
+from agentopd.divergences.linear import Head, measure
+from agentopd.divergences.question import Question
+from agentopd.models.chat import ChatTemplate
+from agentopd.models.model import LanguageModel, ModelSettings, load_model
 from agentopd.privilege.sources import GroundTruth, gather
+from agentopd.privilege.view import EveryTurnView, SystemView, ViewBuilder
+from agentopd.probes.showcase import describe_episode
 from agentopd.rollout.pool import Limits
-from agentopd.run import Run
-from agentopd.showcase import describe_episode
+from agentopd.running.config import parse_config
+from agentopd.running.run import Run
 from agentopd.signal.evidence import Measured
-from agentopd.signal.linear import Head, Question, measure
 from agentopd.teachers.copies import FrozenTeacher
-from agentopd.types import Briefed, EndReason, Lesson, Privilege, Trajectory, View
-from agentopd.view import EveryTurnView, SystemView, ViewBuilder
 
 # T tokens of a sequence, N trainable tokens, H hidden size, V vocabulary
 

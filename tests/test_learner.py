@@ -20,10 +20,10 @@ from scenes import (
     weights,
 )
 
-from agentopd.config import parse_config
-from agentopd.learner import Learner
+from agentopd.base.types import EndReason, Lesson, Trajectory
+from agentopd.learning.learner import Learner
+from agentopd.running.config import parse_config
 from agentopd.signal.evidence import SignalError
-from agentopd.types import EndReason, Lesson, Trajectory
 
 UNITS = {
     "token": "token",

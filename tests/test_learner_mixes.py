@@ -21,10 +21,10 @@ from scenes import (
     written_out,
 )
 
-from agentopd.config import parse_config
-from agentopd.learner import Learner
-from agentopd.signal.advantages import Grpo
-from agentopd.types import Trajectory
+from agentopd.base.types import Trajectory
+from agentopd.learning.learner import Learner
+from agentopd.mixes.advantages import Grpo
+from agentopd.running.config import parse_config
 
 SAMPLED = "divergence.support=sampled"
 MIXES = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agentopd.config import load_config
-from agentopd.train import train
+from agentopd.running.config import load_config
+from agentopd.running.train import train
 
 
 def test_a_frozen_teacher_with_a_skill_teaches_a_poor_student_sokoban(tmp_path: Path) -> None:

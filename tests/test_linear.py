@@ -11,14 +11,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import agentopd.signal.alpha  # noqa: F401  (imported for the kind it defines)
-from agentopd.signal import tiles
-from agentopd.signal.divergences import Divergence, ForwardKL, JensenShannon, ReverseKL
+import agentopd.divergences.alpha  # noqa: F401  (imported for the kind it defines)
+from agentopd.divergences import tiles
+from agentopd.divergences.base import Divergence
+from agentopd.divergences.kl import ForwardKL, JensenShannon, ReverseKL
+from agentopd.divergences.linear import Head, measure
+from agentopd.divergences.question import Question
+from agentopd.divergences.support import Support
+from agentopd.divergences.tiles import likeliest
+from agentopd.models.head import Logits
 from agentopd.signal.evidence import Gathered, Measured
-from agentopd.signal.head import Logits
-from agentopd.signal.linear import Head, Question, measure
-from agentopd.signal.support import Support
-from agentopd.signal.tiles import likeliest
 from tests.heads import (
     SUPPORTS,
     H,

@@ -15,8 +15,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from agentopd.signal.divergences import Divergence, JensenShannon, ReverseKL
-from agentopd.signal.linear import Head, Question, measure
+from agentopd.divergences.base import Divergence
+from agentopd.divergences.kl import JensenShannon, ReverseKL
+from agentopd.divergences.linear import Head, measure
+from agentopd.divergences.question import Question
 from tests.heads import (
     SUPPORTS,
     H,

@@ -11,11 +11,11 @@ import torch
 from scenes import AUXILIARY, ENV, Scene, assert_same, run_of, scene_of, thawed, written_out
 from torch import nn
 
-import agentopd.run
-from agentopd.config import parse_config
-from agentopd.learner import Learner
-from agentopd.model import LanguageModel, ModelSettings, load_model
-from agentopd.run import Run
+import agentopd.running.run
+from agentopd.learning.learner import Learner
+from agentopd.models.model import LanguageModel, ModelSettings, load_model
+from agentopd.running.config import parse_config
+from agentopd.running.run import Run
 from agentopd.teacher import Teacher
 
 # H sizes of hidden states, r rank
@@ -166,7 +166,7 @@ def test_a_run_samples_with_its_adapters_and_goes_on_with_them(
 
     def run(seed: int, resume: bool = False) -> Run:
         adapted = _by_hand(loaded, head, seed)
-        monkeypatch.setattr(agentopd.run, "load_model", lambda _: adapted)
+        monkeypatch.setattr(agentopd.running.run, "load_model", lambda _: adapted)
         method = ("teacher={kind: ema, rate: 0.5}", "learner.learning_rate=0.01")
         short = ("rollout.max_turn_tokens=6", "evaluate.episodes=2")
         return run_of(tiny_model, tmp_path / "run", *method, *short, resume=resume)

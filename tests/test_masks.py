@@ -10,12 +10,12 @@ import pytest
 import torch
 from trajectories import CPU, played
 
-from agentopd.config import RunConfig, parse_config
+from agentopd.base.types import Briefed, Lesson, View
+from agentopd.learning.objective import Objective, Plan
+from agentopd.learning.survey import Survey
+from agentopd.running.config import RunConfig, parse_config
 from agentopd.signal.evidence import Measured, Opinion
-from agentopd.signal.objective import Objective, Plan
-from agentopd.signal.survey import Survey
 from agentopd.signal.tokens import Tokens
-from agentopd.types import Briefed, Lesson, View
 
 # N tokens: three turns of two
 

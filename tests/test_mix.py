@@ -15,22 +15,16 @@ import pytest
 import torch
 from trajectories import played, tokens_of
 
-from agentopd.config import ConfigError, parse_config
-from agentopd.signal.advantages import Grpo
-from agentopd.signal.channels import Channels, Distillation, Reinforcement
+from agentopd.base.types import Lesson, Trajectory
+from agentopd.mixes.advantages import Grpo
+from agentopd.mixes.base import Mix, Route
+from agentopd.mixes.channels import Channels, Distillation, Reinforcement
+from agentopd.mixes.modulating import Multiplicative, TrustRatio
+from agentopd.mixes.routing import DeadGroupFallback, Routed
+from agentopd.mixes.scored import RewardReplacement
+from agentopd.mixes.shared import Additive, Auxiliary, DistilOnly, RlOnly
+from agentopd.running.config import ConfigError, parse_config
 from agentopd.signal.evidence import Measured, Opinion
-from agentopd.signal.mix import (
-    Additive,
-    Auxiliary,
-    DistilOnly,
-    Mix,
-    RewardReplacement,
-    RlOnly,
-    Route,
-)
-from agentopd.signal.modulating import Multiplicative, TrustRatio
-from agentopd.signal.routing import DeadGroupFallback, Routed
-from agentopd.types import Lesson, Trajectory
 
 ENV: dict[str, Any] = {"env": {"id": "agentopd/Sokoban-v0"}, "rollout": {"group": 4}}
 HALF_2 = torch.tensor([0.5, 0.5])

@@ -16,16 +16,17 @@ import torch
 from scenes import ENV, Scene, disturbed, scene_of, taught
 from test_weights import SOME, VARIANTS
 
-from agentopd.config import ConfigError, RunConfig, arm_config, load_config, parse_config
-from agentopd.notices import reads_of
+from agentopd.base.types import Trajectory
+from agentopd.running.config import ConfigError, RunConfig, arm_config, load_config, parse_config
+from agentopd.running.notices import reads_of
 from agentopd.signal.aggregate import Normalise
-from agentopd.signal.units import SpanIndex, Unit
-from agentopd.signal.weights.base import Weight, product
-from agentopd.signal.weights.place import DepthDecay, PhraseMask
-from agentopd.signal.weights.token import EntropyWeight, GapGate
-from agentopd.signal.weights.turn import StepSigmoid, TrustDecay
 from agentopd.teachers.copies import FrozenTeacher
-from agentopd.types import Trajectory
+from agentopd.units.base import Unit
+from agentopd.units.spans import SpanIndex
+from agentopd.weights.base import Weight, product
+from agentopd.weights.place import DepthDecay, PhraseMask
+from agentopd.weights.token import EntropyWeight, GapGate
+from agentopd.weights.turn import StepSigmoid, TrustDecay
 
 SAMPLED = "divergence.support=sampled"
 CONFIGS = Path(__file__).parents[1] / "agentopd" / "configs"

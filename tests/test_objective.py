@@ -10,12 +10,12 @@ import pytest
 import torch
 from trajectories import CPU, played
 
-from agentopd.config import RunConfig, parse_config
+from agentopd.base.types import Lesson
+from agentopd.learning.objective import Objective, Plan
+from agentopd.running.config import RunConfig, parse_config
 from agentopd.signal.evidence import Evidence, Measured, Opinion
-from agentopd.signal.objective import Objective, Plan
 from agentopd.signal.tokens import Tokens
-from agentopd.signal.weights.base import Weight
-from agentopd.types import Lesson
+from agentopd.weights.base import Weight
 
 ENV: dict[str, Any] = {"env": {"id": "agentopd/Sokoban-v0"}, "rollout": {"group": 2}}
 UNITS = (

@@ -7,9 +7,11 @@ import gc
 import pytest
 from pydantic import BaseModel, SerializeAsAny, ValidationError
 
-from agentopd.parts import Part, closest
-from agentopd.signal.units import Span, TokenUnit, TurnUnit, Unit
-from agentopd.types import Trajectory
+from agentopd.base.parts import Part, closest
+from agentopd.base.types import Trajectory
+from agentopd.units.base import Unit
+from agentopd.units.spans import Span
+from agentopd.units.stretches import TokenUnit, TurnUnit
 
 
 class Fruit(Part, family="test fruit"):

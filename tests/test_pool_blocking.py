@@ -17,13 +17,13 @@ from typing import Any, Literal
 import pytest
 from scripted import CHATML, ScriptedEnv, ends, play, random_model, says, toy_tokenizer
 
-from agentopd.evaluate import _WhisperingEnv
+from agentopd.base.types import EndReason, Trajectory
+from agentopd.environment.wrappers import EnvSettings, InvalidLimit
+from agentopd.privilege.view import SystemView
 from agentopd.rollout.calls import InPlace, OnThread, caller
 from agentopd.rollout.policies import StudentRollout
 from agentopd.rollout.pool import Limits
-from agentopd.types import EndReason, Trajectory
-from agentopd.view import SystemView
-from agentopd.wrappers import EnvSettings, InvalidLimit
+from agentopd.running.evaluate import _WhisperingEnv
 
 TOKENIZER = toy_tokenizer(CHATML)
 ANSWERS = ["up <|im_end|>", "left <|im_end|>"]

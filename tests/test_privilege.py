@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scripted import play_one
 
+from agentopd.base.types import EndReason, Privilege, Trajectory, Turn
 from agentopd.privilege.controls import Shuffled
 from agentopd.privilege.sources import (
     EnvFeedback,
@@ -21,7 +22,6 @@ from agentopd.privilege.sources import (
     Source,
     gather,
 )
-from agentopd.types import EndReason, Privilege, Trajectory, Turn
 
 
 def _episode(

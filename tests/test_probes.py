@@ -15,17 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trajectories import lessons_of, played, tokens_of
 
-from agentopd.evaluate import score
-from agentopd.phrases import inserted_phrases, phrases
+from agentopd.base.types import Briefed, EndReason, Trajectory, View
+from agentopd.divergences.kl import ReverseKL
+from agentopd.divergences.linear import Head, measure
+from agentopd.divergences.question import Question
+from agentopd.models.phrases import inserted_phrases, phrases
 from agentopd.probes.answers import answer_probes, episode_probes
 from agentopd.probes.collector import Collector, jsonable
 from agentopd.probes.rollout import env_metrics, rollout_probes
 from agentopd.probes.settings import ProbeSettings
 from agentopd.probes.token import channel_ratios, overlap, overlap_advantage, token_probes
-from agentopd.signal.divergences import ReverseKL
+from agentopd.running.evaluate import score
 from agentopd.signal.evidence import Kept, Measured, Opinion
-from agentopd.signal.linear import Head, Question, measure
-from agentopd.types import Briefed, EndReason, Trajectory, View
 
 # N tokens, V vocabulary, K kept tokens
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentopd import make
-from agentopd.check import check_env
+from agentopd.environment.check import check_env
 
 pytest.importorskip("reasoning_gym")
 

@@ -15,8 +15,9 @@ pytest.importorskip("websockets")
 from serving import PATIENCE, pretended, served
 from websockets.sync.client import ClientConnection, connect
 
-from agentopd.check import check_env
-from agentopd.env import actions, make
+from agentopd.environment.check import check_env
+from agentopd.environment.contract import actions
+from agentopd.environment.registry import make
 from agentopd.envs.adapters.remote import Remote, ServerError, text_field
 
 HANOI = "agentopd/Hanoi-v0"

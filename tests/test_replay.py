@@ -13,15 +13,15 @@ import pytest
 import torch
 from command_line import SOKOBAN, call, problem
 
-from agentopd.config import RunConfig, load_method, method_names, parse_config
-from agentopd.replay.compare import Replay, replay
-from agentopd.signal.channels import Channels
+from agentopd.base.types import Lesson
+from agentopd.learning.objective import Objective, Plan
+from agentopd.looking.replay.compare import Replay, replay
+from agentopd.mixes.channels import Channels
+from agentopd.running.config import RunConfig, load_method, method_names, parse_config
+from agentopd.running.storage import load_trajectories
+from agentopd.running.train import train
 from agentopd.signal.evidence import Measured
-from agentopd.signal.objective import Objective, Plan
 from agentopd.signal.tokens import Tokens
-from agentopd.storage import load_trajectories
-from agentopd.train import train
-from agentopd.types import Lesson
 
 
 @dataclass

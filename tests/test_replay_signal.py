@@ -15,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trajectories import played
 
-from agentopd.config import RunConfig, parse_config
-from agentopd.replay.compare import Replay
-from agentopd.replay.rows import compare_kept
-from agentopd.replay.signal import Signal, signal_of
-from agentopd.scores import Scored
-from agentopd.signal.divergences import Divergence, Row
+from agentopd.base.types import Lesson, Trajectory
+from agentopd.divergences.base import Divergence, Row
+from agentopd.learning.objective import Objective, Plan
+from agentopd.looking.replay.compare import Replay
+from agentopd.looking.replay.rows import compare_kept
+from agentopd.looking.replay.signal import Signal, signal_of
+from agentopd.running.config import RunConfig, parse_config
 from agentopd.signal.evidence import Kept, Measured, Opinion
-from agentopd.signal.objective import Objective, Plan
+from agentopd.signal.scores import Scored
 from agentopd.signal.tokens import Tokens
-from agentopd.types import Lesson, Trajectory
 
 # N tokens, V vocabulary, K kept tokens
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from agentopd.report import write_report
-from agentopd.report.board import draw_board, split_board
-from agentopd.report.data import Arm, Episode, Run, Summary, read_results, read_steps
-from agentopd.report.episode import show_episode, signed
-from agentopd.report.figure import ARM_COLOURS
-from agentopd.report.finding import caveat, finding, speed
-from agentopd.report.plots import probe_plots, stage_seconds
+from agentopd.looking.report import write_report
+from agentopd.looking.report.board import draw_board, split_board
+from agentopd.looking.report.data import Arm, Episode, Run, Summary, read_results, read_steps
+from agentopd.looking.report.episode import show_episode, signed
+from agentopd.looking.report.figure import ARM_COLOURS
+from agentopd.looking.report.finding import caveat, finding, speed
+from agentopd.looking.report.plots import probe_plots, stage_seconds
 
 BOARDS = (
     "#######\n#_____#\n#_.$_@#\n#_$___#\n#_.___#\n#######",

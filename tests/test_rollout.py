@@ -21,11 +21,11 @@ from scripted import (
     toy_tokenizer,
 )
 
-from agentopd.chat import ChatTemplate
+from agentopd.base.types import EndReason, Message, Owner, Trajectory, Turn
+from agentopd.environment.wrappers import EnvSettings
+from agentopd.models.chat import ChatTemplate
 from agentopd.rollout.policies import StudentRollout
 from agentopd.rollout.pool import EpisodePool, Limits, Task
-from agentopd.types import EndReason, Message, Owner, Trajectory, Turn
-from agentopd.wrappers import EnvSettings
 
 TOKENIZER = toy_tokenizer(CHATML)
 ASK = "<|im_start|> assistant ⏎"

@@ -15,17 +15,17 @@ from pydantic import PrivateAttr
 from scripted import ScriptedAuthor
 from trajectories import played
 
-from agentopd.chat import ChatTemplate
-from agentopd.config import ConfigError, parse_config
-from agentopd.model import LanguageModel, ModelSettings, load_model
-from agentopd.signal import asked, rubricator
-from agentopd.signal.induction import Attempt
-from agentopd.signal.judges import Case, ModelVerifier, Verifier
-from agentopd.signal.rubric_text import accounts, read_reply, request
-from agentopd.signal.rubricator import ModelWriter
-from agentopd.signal.rubrics import RubricSpanUnit
+from agentopd.base.types import Trajectory
+from agentopd.models.chat import ChatTemplate
+from agentopd.models.model import LanguageModel, ModelSettings, load_model
+from agentopd.running.config import ConfigError, parse_config
 from agentopd.teachers.copies import FrozenTeacher
-from agentopd.types import Trajectory
+from agentopd.units.rubric import asked, rubricator
+from agentopd.units.rubric.induction import Attempt
+from agentopd.units.rubric.judges import Case, ModelVerifier, Verifier
+from agentopd.units.rubric.prompts import accounts, read_reply, request
+from agentopd.units.rubric.rubricator import ModelWriter
+from agentopd.units.rubric.unit import RubricSpanUnit
 
 ENV = {"env": {"id": "agentopd/Sokoban-v0"}}
 RANGE = (1.0, 5.0)

@@ -10,13 +10,13 @@ import torch
 from pydantic import ValidationError
 from trajectories import credited, index_of, played
 
-from agentopd.config import ConfigError, parse_config
-from agentopd.signal.criteria import Criterion
-from agentopd.signal.divergences import ForwardKL
-from agentopd.signal.judges import Case, Verifier
-from agentopd.signal.rubrics import RubricSpanUnit
-from agentopd.signal.units import Payment
-from agentopd.types import Trajectory
+from agentopd.base.types import Trajectory
+from agentopd.divergences.kl import ForwardKL
+from agentopd.running.config import ConfigError, parse_config
+from agentopd.units.rubric.criteria import Criterion
+from agentopd.units.rubric.judges import Case, Verifier
+from agentopd.units.rubric.unit import RubricSpanUnit
+from agentopd.units.spans import Payment
 
 ENV = {"env": {"id": "agentopd/Sokoban-v0"}}
 Use = Literal["weight", "credit", "reward"]

@@ -10,7 +10,7 @@ import torch
 from scripted import alone, random_model, toy_tokenizer
 from transformers import MistralConfig, MistralForCausalLM
 
-from agentopd.model import LanguageModel
+from agentopd.models.model import LanguageModel
 from agentopd.rollout.sampler import Completion, Request, TransformersSampler
 
 Asked = dict[tuple[int, int], tuple[list[int], Completion]]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentopd.config import ConfigError, parse_config
-from agentopd.signal.schedules import History, Phase, Schedule, Step
-from agentopd.signal.targets import Veto
+from agentopd.divergences.targets import Veto
+from agentopd.mixes.schedules import History, Phase, Schedule, Step
+from agentopd.running.config import ConfigError, parse_config
 
 ENV: dict[str, Any] = {"env": {"id": "agentopd/Sokoban-v0"}}
 

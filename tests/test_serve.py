@@ -29,9 +29,10 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from agentopd.commands.serving import end, serve_from_a_thread
-from agentopd.env import PRIVILEGED, make
-from agentopd.serve import Action, Session, serve
-from agentopd.wrappers import Wrapper
+from agentopd.environment.contract import PRIVILEGED
+from agentopd.environment.registry import make
+from agentopd.environment.serve import Action, Session, serve
+from agentopd.environment.wrappers import Wrapper
 
 COUNTING = "serving:Counting"
 HANOI = "agentopd/Hanoi-v0"

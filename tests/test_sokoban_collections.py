@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentopd.check import check_env
+from agentopd.environment.check import check_env
 from agentopd.envs.sokoban.env import Sokoban
 from agentopd.envs.sokoban.generate import SPLITS, LevelSpec, generate
 

@@ -11,7 +11,7 @@ from garbage import many
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentopd.env import parse_action
+from agentopd.environment.contract import parse_action
 from agentopd.envs.sokoban.env import Sokoban
 from agentopd.envs.sokoban.generate import LevelSpec, generate
 from agentopd.envs.sokoban.search import Solver

@@ -15,11 +15,11 @@ import torch
 from scripted import STRIPS_THINKING, ScriptedEnv, ends, play, play_one, says, toy_tokenizer
 from trajectories import played
 
-from agentopd.scores import Scored, join_scores, split_scores
+from agentopd.base.types import Briefed, EndReason, Lesson, Privilege, Trajectory, View
+from agentopd.running.storage import load_scores, load_trajectories, save_scores, save_trajectories
 from agentopd.signal.evidence import Kept, Measured, Opinion
+from agentopd.signal.scores import Scored, join_scores, split_scores
 from agentopd.signal.tokens import Tokens
-from agentopd.storage import load_scores, load_trajectories, save_scores, save_trajectories
-from agentopd.types import Briefed, EndReason, Lesson, Privilege, Trajectory, View
 
 INFO = {
     "action_valid": True,

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from agentopd.config import ConfigError, RunConfig, arm_config, load_config
-from agentopd.storage import load_trajectories
-from agentopd.study import _arm, compare, run_folder
-from agentopd.train import train
+from agentopd.looking.report import write_report
+from agentopd.running.config import ConfigError, RunConfig, arm_config, load_config
+from agentopd.running.storage import load_trajectories
+from agentopd.running.study import _arm, compare, run_folder
+from agentopd.running.train import train
 
 SMALL = [
     "steps=1",
@@ -32,6 +33,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Path, di
     summary = compare(
         config, out, watch=lambda arm, seed, line: seen.append((arm, seed, line["step"]))
     )
+    write_report(out)
     assert sorted(seen) == [("grpo", 3, -1), ("grpo", 3, 0), ("token", 3, -1), ("token", 3, 0)]
     return config, out, summary
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from naive import autograd, differences, softmax
 from pydantic import ValidationError
 
-from agentopd.signal.divergences import Divergence, Row
-from agentopd.signal.logprobs import entropy
-from agentopd.signal.support import (
+from agentopd.divergences.base import Divergence, Row
+from agentopd.divergences.logprobs import entropy
+from agentopd.divergences.support import (
     FullSupport,
     IntersectionTopK,
     SampledSupport,

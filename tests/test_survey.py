@@ -9,10 +9,10 @@ import pytest
 import torch
 from scenes import AUXILIARY, ENV, Scene, assert_same, scene_of
 
-from agentopd.config import parse_config
-from agentopd.learner import Learner
-from agentopd.signal.objective import Objective, Plan
-from agentopd.signal.survey import Survey
+from agentopd.learning.learner import Learner
+from agentopd.learning.objective import Objective, Plan
+from agentopd.learning.survey import Survey
+from agentopd.running.config import parse_config
 
 SAMPLED = "divergence.support=sampled"
 STEP = "weight=[{kind: gap_gate, renormalise: step}]"

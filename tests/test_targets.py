@@ -10,8 +10,9 @@ import torch
 from compared import Config, compared
 from naive import softmax
 
-from agentopd.signal.divergences import Divergence, JensenShannon, ReverseKL
-from agentopd.signal.targets import Extrapolate, Target, Veto
+from agentopd.divergences.base import Divergence
+from agentopd.divergences.kl import JensenShannon, ReverseKL
+from agentopd.divergences.targets import Extrapolate, Target, Veto
 
 INF = math.inf
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from scripted import play_one, random_model, toy_tokenizer
 
-from agentopd.chat import ChatTemplate
-from agentopd.model import LanguageModel, ModelSettings, load_model
+from agentopd.base.types import Briefed
+from agentopd.models.chat import ChatTemplate
+from agentopd.models.model import LanguageModel, ModelSettings, load_model
+from agentopd.privilege.view import SystemView
 from agentopd.teacher import Teacher, check_same_vocabulary
 from agentopd.teachers.copies import EmaTeacher, FrozenTeacher, LaggedTeacher, LiveTeacher
 from agentopd.teachers.external import ExternalTeacher
-from agentopd.types import Briefed
-from agentopd.view import SystemView
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentopd import make
-from agentopd.check import check_env
+from agentopd.environment.check import check_env
 from agentopd.envs.adapters.ansi import marked
 from agentopd.envs.adapters.planning import Planner, Table
 from agentopd.envs.adapters.textualize import Textualize

@@ -18,19 +18,12 @@ from trajectories import (
     tokens_of,
 )
 
-from agentopd.signal.divergences import ForwardKL, ReverseKL
-from agentopd.signal.units import (
-    AnswerPart,
-    Span,
-    SpanIndex,
-    TokenUnit,
-    TrajectoryUnit,
-    TurnUnit,
-    Unit,
-    named_function,
-    part_of,
-)
-from agentopd.types import Trajectory
+from agentopd.base.types import Trajectory
+from agentopd.divergences.kl import ForwardKL, ReverseKL
+from agentopd.units.base import Unit
+from agentopd.units.facts import AnswerPart, named_function, part_of
+from agentopd.units.spans import Span, SpanIndex
+from agentopd.units.stretches import TokenUnit, TrajectoryUnit, TurnUnit
 
 Reduce = Literal["sum", "mean", "last"]
 

@@ -13,18 +13,18 @@ from scenes import Scene, scene_of
 from scripted import ScriptedAuthor
 from trajectories import credited, played
 
-from agentopd.chat import ChatTemplate
-from agentopd.config import RunConfig, parse_config
-from agentopd.model import ModelSettings, load_model, load_tokenizer
-from agentopd.replay.saved import SavedStep
-from agentopd.signal import rubricator
-from agentopd.signal.judges import Case, ModelVerifier
-from agentopd.signal.rubrics import RubricSpanUnit
-from agentopd.signal.units import Payment
-from agentopd.storage import load_payments, load_trajectories, save_trajectories
+from agentopd.looking.replay.saved import SavedStep
+from agentopd.looking.verdicts import Judged, Verdicts, read_verdicts
+from agentopd.models.chat import ChatTemplate
+from agentopd.models.model import ModelSettings, load_model, load_tokenizer
+from agentopd.running.config import RunConfig, parse_config
+from agentopd.running.storage import load_payments, load_trajectories, save_trajectories
+from agentopd.running.train import train
 from agentopd.teachers.copies import FrozenTeacher
-from agentopd.train import train
-from agentopd.verdicts import Judged, Verdicts, read_verdicts
+from agentopd.units.rubric import rubricator
+from agentopd.units.rubric.judges import Case, ModelVerifier
+from agentopd.units.rubric.unit import RubricSpanUnit
+from agentopd.units.spans import Payment
 
 SPOKEN, SHORT = "Is a word spoken?", "Is the word short?"
 REPLY = f"My rubric:\nspoken | {SPOKEN} | 2 | every answer\nbrief | {SHORT} | 3 | last answer"

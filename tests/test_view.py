@@ -22,11 +22,11 @@ from scripted import (
     toy_tokenizer,
 )
 
-from agentopd.chat import ChatTemplate
-from agentopd.model import LanguageModel
+from agentopd.base.types import Briefed, Privilege, Trajectory, View
+from agentopd.models.chat import ChatTemplate
+from agentopd.models.model import LanguageModel
+from agentopd.privilege.view import EveryTurnView, SystemView, ViewBuilder
 from agentopd.teachers.copies import LiveTeacher
-from agentopd.types import Briefed, Privilege, Trajectory, View
-from agentopd.view import EveryTurnView, SystemView, ViewBuilder
 
 TOY = toy_tokenizer()
 TEMPLATE = ChatTemplate(TOY)

@@ -12,9 +12,9 @@ import torch
 from scenes import AUXILIARY, Scene, assert_same, run_of, scene_of, taught, thawed, weights
 from scripted import random_model, toy_tokenizer
 
-from agentopd.model import LanguageModel, ModelSettings, load_model
+from agentopd.models.model import LanguageModel, ModelSettings, load_model
 from agentopd.rollout.sampler import Request, TransformersSampler
-from agentopd.run import Run
+from agentopd.running.run import Run
 from agentopd.teacher import check_same_vocabulary
 from agentopd.teachers.copies import FrozenTeacher
 

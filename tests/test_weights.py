@@ -16,20 +16,20 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from trajectories import evidence_of, opinion_of, played, tokens_of
 
-import agentopd.config
+import agentopd.running.config
 from agentopd.signal.evidence import Evidence, Opinion
 from agentopd.signal.tokens import Extent, Tokens, mean_by, spans_all, sum_by
-from agentopd.signal.weights.base import Weight, product
-from agentopd.signal.weights.episode import EarlyTokens, Spike, StudentPerplexity, TeacherPerplexity
-from agentopd.signal.weights.place import DepthCurriculum, DepthDecay, PhraseMask, SkipFirst
-from agentopd.signal.weights.token import (
+from agentopd.weights.base import Weight, product
+from agentopd.weights.episode import EarlyTokens, Spike, StudentPerplexity, TeacherPerplexity
+from agentopd.weights.place import DepthCurriculum, DepthDecay, PhraseMask, SkipFirst
+from agentopd.weights.token import (
     CentredLikelihood,
     EntropyWeight,
     EvidenceRatio,
     GapGate,
     OverlapOnly,
 )
-from agentopd.signal.weights.turn import (
+from agentopd.weights.turn import (
     BeliefIncrement,
     KLCentroid,
     LabelConfidence,
@@ -134,7 +134,7 @@ quickly = settings(max_examples=10, deadline=None)
 
 
 def test_every_weight_is_known_once_a_configuration_can_be_read() -> None:
-    assert agentopd.config.RunConfig
+    assert agentopd.running.config.RunConfig
     assert {kind.kind for kind in BUILT_IN} == {
         *("gap_gate", "evidence_ratio", "entropy", "cll", "overlap"),
         *("step_sigmoid", "belief_increment", "disagreement_uncertainty"),

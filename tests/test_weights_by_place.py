@@ -13,11 +13,11 @@ import pytest
 from pydantic import ValidationError
 from trajectories import evidence_of, opinion_of, played
 
+from agentopd.base.types import Briefed, Lesson, Message, Trajectory, View
 from agentopd.signal.evidence import Evidence
-from agentopd.signal.weights.base import Weight
-from agentopd.signal.weights.episode import EarlyTokens, Spike, StudentPerplexity, TeacherPerplexity
-from agentopd.signal.weights.place import DepthCurriculum, DepthDecay, PhraseMask, SkipFirst
-from agentopd.types import Briefed, Lesson, Message, Trajectory, View
+from agentopd.weights.base import Weight
+from agentopd.weights.episode import EarlyTokens, Spike, StudentPerplexity, TeacherPerplexity
+from agentopd.weights.place import DepthCurriculum, DepthDecay, PhraseMask, SkipFirst
 
 THREE_TURNS = played([0, 0], [0], [0, 0, 0])
 

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from trajectories import evidence_of, opinion_of, played
 
 from agentopd.signal.evidence import Evidence
-from agentopd.signal.weights.base import Weight
-from agentopd.signal.weights.token import (
+from agentopd.weights.base import Weight
+from agentopd.weights.token import (
     CentredLikelihood,
     EntropyWeight,
     EvidenceRatio,

@@ -9,7 +9,7 @@ import pytest
 from trajectories import evidence_of, opinion_of, played
 
 from agentopd.signal.evidence import Evidence
-from agentopd.signal.weights.turn import (
+from agentopd.weights.turn import (
     BeliefIncrement,
     DisagreementUncertainty,
     KLCentroid,

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("fcntl")
 
-from agentopd.check import check_env
-from agentopd.env import make
+from agentopd.environment.check import check_env
+from agentopd.environment.registry import make
 from agentopd.envs.adapters.world_server import AppWorld, WorldError, _claimed, code_of, shortened
 
 PATIENCE = 60.0

@@ -8,10 +8,10 @@ import broken_envs
 import pytest
 from pydantic import ValidationError
 
-from agentopd.check import check_env
-from agentopd.env import system_prompt
-from agentopd.tools import Tool, ToolError
-from agentopd.wrappers import EnvSettings
+from agentopd.environment.check import check_env
+from agentopd.environment.contract import system_prompt
+from agentopd.environment.tools import Tool, ToolError
+from agentopd.environment.wrappers import EnvSettings
 
 LINE = f"{broken_envs.__name__}:Line"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agentopd.config import load_config
-from agentopd.evaluate import play_tasks, score, teacher_success
-from agentopd.model import ModelSettings, load_model
+from agentopd.models.model import ModelSettings, load_model
 from agentopd.rollout.sampler import TransformersSampler
+from agentopd.running.config import load_config
+from agentopd.running.evaluate import play_tasks, score, teacher_success
 from agentopd.zoo.build import build
 from agentopd.zoo.obedience import obedience
 from agentopd.zoo.recipes import RECIPES

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from agentopd.base.types import EndReason, Lesson, Owner, Trajectory, Turn
 from agentopd.signal.evidence import Evidence, Opinion
 from agentopd.signal.tokens import Tokens
-from agentopd.signal.units import SpanIndex, Unit
-from agentopd.types import EndReason, Lesson, Owner, Trajectory, Turn
+from agentopd.units.base import Unit
+from agentopd.units.spans import SpanIndex
 
 TEMPLATE_ID = 1
 CPU = torch.device("cpu")

@@ -15,12 +15,12 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from agentopd.base.console import quiet_libraries, stdout, table, warn, working
 from agentopd.commands.place import stored
-from agentopd.console import quiet_libraries, stdout, table, warn, working
 
 if TYPE_CHECKING:  # a command without an environment starts sooner
-    from agentopd.env import Summarise
-    from agentopd.wrappers import EnvSettings
+    from agentopd.environment.contract import Summarise
+    from agentopd.environment.wrappers import EnvSettings
 
 _CELLS = {
     "#": "bright_black",
@@ -69,8 +69,8 @@ def evaluate(acting: Acting, as_json: bool) -> None:
     """
     began = time.perf_counter()
     trajectories, settings, summarise = _play(acting)
-    from agentopd.evaluate import score
     from agentopd.rollout.failures import failures, refuse_failures, some_failed
+    from agentopd.running.evaluate import score
 
     found = score(trajectories, summarise)
     seconds = time.perf_counter() - began
@@ -86,7 +86,7 @@ def evaluate(acting: Acting, as_json: bool) -> None:
         record = about | {"seed": acting.seed} | settings | found | spent
         typer.echo(json.dumps(record))
         return
-    from agentopd.report.finding import percent, span
+    from agentopd.looking.report.finding import percent, span
 
     headings = ("model", "success", "95 % interval", "episodes", "turns", "reward", "seconds")
     row = (
@@ -135,7 +135,7 @@ def play_yourself(acting: Acting, raw: bool) -> None:
     Raises:
         ValueError: there is no such environment, or it refuses the options.
     """
-    from agentopd.env import TextEnv, declared, system_prompt
+    from agentopd.environment.contract import TextEnv, declared, system_prompt
 
     console = stdout()
     for seed in range(acting.seed, acting.seed + acting.episodes):
@@ -182,12 +182,13 @@ def parse_options(given: Sequence[str]) -> dict[str, Any]:
 
 
 def model_path(named: str) -> str:
-    """What `agentopd.model.load_model` takes; of a run's folder, its last checkpoint's student.
+    """What `agentopd.models.model.load_model` takes; of a run's folder, its last checkpoint's
+    student.
 
     Raises:
         ValueError: it is the folder of a run without a checkpoint, or of a study.
     """
-    from agentopd.checkpoint import latest
+    from agentopd.running.checkpoint import latest
 
     folder = Path(named)
     if named.startswith("zoo:") or (folder / "config.json").is_file():
@@ -206,17 +207,17 @@ def _play(acting: Acting) -> tuple[list[Any], dict[str, Any], Summarise | None]:
     """Trajectories, the rollout's settings that they were played with, and the environment's
     `summarise`.
     """
-    from agentopd.env import declared
+    from agentopd.environment.contract import declared
 
     env = acting.env.build()  # a mistake there is told before torch is loaded
     summarise = declared(env, "summarise", None)
     env.close()
     with working("loading"):
         quiet_libraries()
-        from agentopd.evaluate import play_tasks
-        from agentopd.model import ModelSettings, load_model
+        from agentopd.models.model import ModelSettings, load_model
         from agentopd.rollout.policies import Rollout
         from agentopd.rollout.sampler import TransformersSampler
+        from agentopd.running.evaluate import play_tasks
 
         settings = ModelSettings(path=model_path(acting.model), device=acting.device)
         student = load_model(settings)
@@ -231,7 +232,7 @@ def _play(acting: Acting) -> tuple[list[Any], dict[str, Any], Summarise | None]:
 
 def show_text(console: Console, text: str) -> None:
     """An observation; a board in it is coloured."""
-    from agentopd.report.board import split_board
+    from agentopd.looking.report.board import split_board
 
     above, board, below = split_board(text)
     if above.strip():

@@ -6,25 +6,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agentopd.base.console import quiet_libraries, stdout, table, working
 from agentopd.commands.acting import show_answer, show_end, show_text
-from agentopd.console import quiet_libraries, stdout, table, working
 
 if TYPE_CHECKING:
-    from agentopd.signal.units import Payment
-    from agentopd.verdicts import Judged
+    from agentopd.looking.verdicts import Judged
+    from agentopd.units.spans import Payment
 
 
 def verdicts(run: Path, step: int | None, episode: int | None) -> None:
     """Print a step's criteria in a table, and one episode with its verdicts turn by turn.
 
     Raises:
-        ValueError: see `agentopd.verdicts`; or the student's tokenizer is no longer there.
+        ValueError: see `agentopd.looking.verdicts`; or the student's tokenizer is no longer there.
     """
     with working("reading"):
         quiet_libraries()
-        from agentopd.chat import ChatTemplate
-        from agentopd.model import load_tokenizer
-        from agentopd.verdicts import read_verdicts
+        from agentopd.looking.verdicts import read_verdicts
+        from agentopd.models.chat import ChatTemplate
+        from agentopd.models.model import load_tokenizer
 
         found = read_verdicts(run, step)
         chosen = found.episode(episode)

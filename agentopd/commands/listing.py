@@ -16,18 +16,18 @@ import typer
 import yaml
 
 import agentopd
+from agentopd.base.console import quiet_libraries, stdout, table, warn, working
 from agentopd.commands.progress import build_progress
-from agentopd.console import quiet_libraries, stdout, table, warn, working
 
 if TYPE_CHECKING:  # a command without an environment starts sooner
-    from agentopd.wrappers import EnvSettings
+    from agentopd.environment.wrappers import EnvSettings
 
 _CONFIGS = Path(agentopd.__file__).parent / "configs"
 
 
 def envs() -> None:
     """Print the registered text environments, and the schemes that bring others."""
-    from agentopd.env import env_ids, make, register_plugins
+    from agentopd.environment.registry import env_ids, make, register_plugins
 
     for broken in register_plugins():
         warn(broken)
@@ -49,7 +49,7 @@ def envs() -> None:
 
 def _schemes() -> list[tuple[str, str]]:
     """Each scheme, and what the module of its builder says of itself."""
-    from agentopd.env import scheme_modules
+    from agentopd.environment.registry import scheme_modules
 
     rows = [("gym:", "Gymnasium's own registry, for environments of strings.")]
     for scheme, module in scheme_modules().items():
@@ -85,20 +85,18 @@ def compact(value: Any) -> str:
     return str(value)
 
 
-def check_env(
-    spec: str, env: EnvSettings, strict: bool, seeds: int | None, seconds: float
-) -> None:
+def check_env(spec: str, env: EnvSettings, strict: bool, seeds: int | None, seconds: float) -> None:
     """Print how an environment breaks the contract, and call it `spec`.
 
     Raises:
-        ValueError: see `agentopd.check.check_env`.
+        ValueError: see `agentopd.environment.check.check_env`.
         typer.Exit: with code 1 when there is an error among the findings.
     """
-    from agentopd.check import check_env as check
+    from agentopd.environment.check import check_env as check
 
     with working(f"playing {spec}"):
         if env.wrappers:
-            named, options = "agentopd.wrappers:build", env.model_dump(mode="json")
+            named, options = "agentopd.environment.wrappers:build", env.model_dump(mode="json")
         else:
             named, options = env.id, env.options
         findings = check(named, options, seeds, strict, seconds)

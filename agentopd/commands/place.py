@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 if TYPE_CHECKING:  # a command without an environment starts sooner
-    from agentopd.wrappers import EnvSettings
+    from agentopd.environment.wrappers import EnvSettings
 
 
 def place(
@@ -31,7 +31,7 @@ def place(
     Raises:
         ValueError: no environment is named and `run` is no run's folder, or a wrapper is none.
     """
-    from agentopd.wrappers import EnvSettings
+    from agentopd.environment.wrappers import EnvSettings
 
     told = stored(named or run)
     if named is None and not told:
@@ -56,7 +56,7 @@ def stored(folder: str) -> dict[str, Any]:
 def _read(wrapper: str) -> Any:
     from pydantic import ValidationError
 
-    from agentopd.wrappers import Wrapper
+    from agentopd.environment.wrappers import Wrapper
 
     try:
         return Wrapper.model_validate(yaml.safe_load(wrapper))

@@ -18,7 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from agentopd.console import warn
+from agentopd.base.console import warn
 from agentopd.rollout.failures import some_failed
 
 Key = tuple[str, int]
@@ -82,7 +82,7 @@ class Status:
 def run_progress(
     steps: int, episodes: int, console: Console
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Show one run; gives what `agentopd.train.train` calls with each line of metrics."""
+    """Show one run; gives what `agentopd.running.train.train` calls with each line of metrics."""
     status = Status(steps, episodes)
     if not console.is_terminal:
 
@@ -109,7 +109,9 @@ def run_progress(
 def study_progress(
     runs: Mapping[Key, Status], console: Console
 ) -> Iterator[Callable[[str, int, dict[str, Any]], None]]:
-    """Show a study's runs; gives what `agentopd.study.compare` calls with each line of metrics."""
+    """Show a study's runs; gives what `agentopd.running.study.compare` calls with each line of
+    metrics.
+    """
     if not console.is_terminal:
 
         def tell(arm: str, seed: int, line: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from agentopd.console import quiet_libraries, stdout, table, warn, working
+from agentopd.base.console import quiet_libraries, stdout, table, warn, working
 
 
 def replay(
@@ -29,11 +29,12 @@ def replay(
         arms: a name and overrides each, in one string.
 
     Raises:
-        ValueError: see `agentopd.replay.compare.replay`; or an arm has no name or no override.
+        ValueError: see `agentopd.looking.replay.compare.replay`; or an arm has no name or no
+            override.
     """
     with working("replaying"):
         quiet_libraries()
-        from agentopd.replay.compare import replay as compare
+        from agentopd.looking.replay.compare import replay as compare
 
         found = compare(run, _arms(changes, arms), step, rescore).summary()
     for name, arm in found["arms"].items():
@@ -57,7 +58,7 @@ def replay(
         as_json.write_text(json.dumps(found, indent=1) + "\n")
         typer.echo(f"the numbers: {as_json}")
     if plot:
-        from agentopd.replay.plot import draw_replay
+        from agentopd.looking.replay.plot import draw_replay
 
         path = run / "replay" / f"step-{found['step']:05d}.png"
         draw_replay(found, path)

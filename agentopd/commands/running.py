@@ -10,22 +10,22 @@ from typing import Any
 
 import typer
 
+from agentopd.base.console import quiet_libraries, stdout, table, warn, working
 from agentopd.commands.progress import Status, run_progress, study_progress
-from agentopd.console import quiet_libraries, stdout, table, warn, working
 
 
 def train(path: Path, overrides: Sequence[str], out: Path | None, resume: bool) -> None:
     """Train, say what it changed, and write the report.
 
     Raises:
-        ValueError: see `agentopd.train.train`.
+        ValueError: see `agentopd.running.train.train`.
         typer.Exit: with code 130 when Ctrl-C came.
     """
     with working("loading"):
         quiet_libraries()
-        from agentopd.config import load_config
-        from agentopd.report import write_report
-        from agentopd.train import train as run
+        from agentopd.looking.report import write_report
+        from agentopd.running.config import load_config
+        from agentopd.running.train import train as run
 
         config = load_config(path, overrides)
     for notice in config.notices():
@@ -47,15 +47,16 @@ def compare(
     """Compare the arms of a study, and print them in a table.
 
     Raises:
-        ValueError: see `agentopd.study.compare`.
+        ValueError: see `agentopd.running.study.compare`.
         typer.Exit: with code 130 when Ctrl-C came.
     """
     with working("loading"):
         quiet_libraries()
-        from agentopd import study
-        from agentopd.config import RunConfig, arm_config, load_config
-        from agentopd.report.data import Summary
-        from agentopd.report.finding import finding
+        from agentopd.looking.report import write_report
+        from agentopd.looking.report.data import Summary
+        from agentopd.looking.report.finding import finding
+        from agentopd.running import study
+        from agentopd.running.config import RunConfig, arm_config, load_config
 
         config = load_config(path, overrides)
     out = out or _default_out(path)
@@ -78,7 +79,7 @@ def compare(
         summary = study.compare(config, out, resume=resume, workers=workers, watch=watch)
     console.print(_arms_table(summary["arms"]))
     console.print(finding(Summary.model_validate(summary)), soft_wrap=True)
-    typer.echo(f"the report: {out / 'report.html'}")
+    typer.echo(f"the report: {write_report(out)}")
     typer.echo(f"the numbers: {out / 'summary.json'}")
 
 
@@ -86,9 +87,9 @@ def report(folder: Path) -> None:
     """Write a folder's report again.
 
     Raises:
-        ValueError: see `agentopd.report.write_report`.
+        ValueError: see `agentopd.looking.report.write_report`.
     """
-    from agentopd.report import write_report
+    from agentopd.looking.report import write_report
 
     typer.echo(f"the report: {write_report(folder)}")
 
@@ -102,7 +103,7 @@ def _told_how_to_resume(
     command: str, path: Path, overrides: Sequence[str], out: Path, *more: str
 ) -> Iterator[None]:
     """Turns an interruption into the command that goes on from there, and exit code 130."""
-    from agentopd.train import Interrupted
+    from agentopd.running.train import Interrupted
 
     words = [command, str(path), *overrides, "--out", str(out), *more, "--resume"]
     again = f"agentopd {shlex.join(words)}"
@@ -123,7 +124,7 @@ def _told_how_to_resume(
 
 def _change(summary: Mapping[str, Any]) -> str:
     """Success before and after, with the interval of the latter; and what changed nothing."""
-    from agentopd.report.finding import percent, span
+    from agentopd.looking.report.finding import percent, span
 
     after = summary["evaluation"]
     tasks = f" of {after['episodes']} test tasks" if after else ""
@@ -137,7 +138,7 @@ def _change(summary: Mapping[str, Any]) -> str:
 
 
 def _arms_table(arms: Mapping[str, Mapping[str, Any]]) -> Any:
-    from agentopd.report.finding import UNKNOWN, percent, span
+    from agentopd.looking.report.finding import UNKNOWN, percent, span
 
     def count(value: int | None) -> str:
         return UNKNOWN if value is None else f"{value:,}"

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from agentopd.console import warn
+from agentopd.base.console import warn
 
 if TYPE_CHECKING:  # a command without an environment starts sooner
     from websockets.sync.server import Server
 
-    from agentopd.wrappers import EnvSettings
+    from agentopd.environment.wrappers import EnvSettings
 
 _SECONDS = 10.0
 
@@ -24,9 +24,9 @@ def serve_env(env: EnvSettings, host: str, port: int, sessions: int, privileged:
     """Serve until Ctrl-C or SIGTERM; steps under way may take ten seconds more.
 
     Raises:
-        ValueError: see `agentopd.serve.serve`.
+        ValueError: see `agentopd.environment.serve.serve`.
     """
-    from agentopd.serve import serve
+    from agentopd.environment.serve import serve
 
     server = serve(
         env.id, env.options, wrappers=env.wrappers, host=host, port=port, sessions=sessions,

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from pydantic import PrivateAttr, SerializeAsAny
 
-from agentopd.chat import ChatTemplate
+from agentopd.base.types import Privilege, Trajectory
+from agentopd.models.chat import ChatTemplate
 from agentopd.privilege.sources import Source
-from agentopd.signal.advantages import groups
-from agentopd.types import Privilege, Trajectory
+from agentopd.signal.groups import groups
 
 # None of them is about acting, and no two are about one thing.
 _WORDS = tuple(

@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr
 
-from agentopd.chat import ChatTemplate
-from agentopd.parts import Part
+from agentopd.base.parts import Part
+from agentopd.base.types import Briefed, EndReason, Privilege, Trajectory
+from agentopd.models.chat import ChatTemplate
 from agentopd.privilege import writer
-from agentopd.types import Briefed, EndReason, Privilege, Trajectory
 
 
 class Source(Part, family="privilege source"):

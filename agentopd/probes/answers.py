@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import zlib
 
-from agentopd.phrases import inserted_phrases, phrases
-from agentopd.types import EndReason, Trajectory, View
+from agentopd.base.types import EndReason, Trajectory, View
+from agentopd.models.phrases import inserted_phrases, phrases
 
 
 def answer_probes(trajectory: Trajectory, view: View | None, size: int) -> dict[str, list[float]]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from agentopd.base.types import Lesson, Trajectory
 from agentopd.probes.answers import answer_probes, episode_probes
 from agentopd.probes.settings import ProbeSettings
 from agentopd.probes.token import token_probes
 from agentopd.signal.evidence import Measured
 from agentopd.signal.tokens import Tokens
-from agentopd.types import Lesson, Trajectory
 
 # N values, P probes, C cells: a turn and whether its episode was solved
 

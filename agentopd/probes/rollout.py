@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from agentopd.base.types import EndReason, Trajectory
 from agentopd.probes.answers import truncated
-from agentopd.types import EndReason, Trajectory
 
 
 def rollout_probes(trajectories: Sequence[Trajectory]) -> dict[str, float]:

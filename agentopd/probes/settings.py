@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from agentopd.parts import Settings
+from agentopd.base.parts import Settings
 
 
 class ProbeSettings(Settings):

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from agentopd.base.types import Lesson
 from agentopd.signal.evidence import Kept, Measured
-from agentopd.types import Lesson
 
 # N tokens of a micro-batch, K kept tokens: the student's likeliest, then the teacher's
 

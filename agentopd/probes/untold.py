@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import torch
 
-from agentopd.chat import ChatTemplate
-from agentopd.signal.linear import Question, measure
+from agentopd.base.types import Briefed, Lesson
+from agentopd.divergences.linear import measure
+from agentopd.divergences.question import Question
+from agentopd.models.chat import ChatTemplate
+from agentopd.privilege.view import ViewBuilder
 from agentopd.teacher import Teacher
-from agentopd.types import Briefed, Lesson
-from agentopd.view import ViewBuilder
 
 # N trainable tokens of all lessons, H hidden size
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command line reads this before torch
-    from agentopd.types import Trajectory
+    from agentopd.base.types import Trajectory
 
 _LONGEST = 300
 _MOST = 20

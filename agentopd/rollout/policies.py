@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import Field
 
-from agentopd.chat import ChatTemplate
-from agentopd.model import LanguageModel
-from agentopd.parts import Part
+from agentopd.base.parts import Part
+from agentopd.base.types import Trajectory
+from agentopd.environment.wrappers import EnvSettings
+from agentopd.models.chat import ChatTemplate
+from agentopd.models.model import LanguageModel
 from agentopd.rollout.pool import EpisodePool, Limits, Task
 from agentopd.rollout.sampler import Sampler
-from agentopd.types import Trajectory
-from agentopd.wrappers import EnvSettings
 
 
 class Rollout(Part, family="rollout"):

@@ -14,11 +14,11 @@ from typing import Any
 
 import gymnasium
 
-from agentopd.chat import ChatTemplate, Conversation
-from agentopd.env import plain, system_prompt
+from agentopd.base.types import EndReason, Owner, Trajectory, Turn
+from agentopd.environment.contract import plain, system_prompt
+from agentopd.models.chat import ChatTemplate, Conversation
 from agentopd.rollout.calls import Caller, caller
 from agentopd.rollout.sampler import Completion, Request, Sampler
-from agentopd.types import EndReason, Owner, Trajectory, Turn
 
 _RAISED = (Exception, SystemExit)
 """What ends an episode alone: environments that call `sys.exit` too, but not Ctrl-C."""
@@ -242,7 +242,7 @@ def _stepped(
     """One step's observation, reward, end if it is one, and info.
 
     Raises:
-        Exception: the environment did, or broke the contract of `agentopd.env`.
+        Exception: the environment did, or broke the contract of `agentopd.environment.contract`.
     """
     observation, reward, terminated, truncated, info = env.step(action)
     said, noted = _noted(observation, info)

@@ -19,7 +19,7 @@ import torch
 from transformers import Cache, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
-from agentopd.model import LanguageModel
+from agentopd.models.model import LanguageModel
 
 # R rows (conversations), C columns of the cache, Q columns fed at once, V vocabulary, D head size
 

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 import torch
 
+from agentopd.base.types import Lesson
 from agentopd.signal.tokens import Extent, Tokens
-from agentopd.types import Lesson
 
 Normalise = Literal["token_mean", "turn_mean", "sequence_mean", "sequence_sum", "fixed"]
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import torch
 
+from agentopd.base.types import Lesson
 from agentopd.signal.tokens import Tokens
-from agentopd.types import Lesson
 
 # N tokens of a micro-batch, K kept tokens
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from agentopd.types import Lesson
+from agentopd.base.types import Lesson
 
 Extent = Literal["token", "turn", "episode"]
 """A stretch of tokens; each lies within one of the next."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentopd.config import parse_config
-from agentopd.evaluate import play_tasks, score, teacher_success
-from agentopd.model import ModelSettings, load_model
+from agentopd.models.model import ModelSettings, load_model
 from agentopd.rollout.sampler import TransformersSampler
+from agentopd.running.config import parse_config
+from agentopd.running.evaluate import play_tasks, score, teacher_success
 from agentopd.zoo.obedience import following, obedience
 from agentopd.zoo.recipes import find_recipe
 

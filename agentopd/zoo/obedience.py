@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agentopd.chat import ChatTemplate
-from agentopd.env import HELD_OUT_SEED, make, parse_action, system_prompt, written
+from agentopd.environment.contract import HELD_OUT_SEED, parse_action, system_prompt, written
+from agentopd.environment.registry import make
 from agentopd.envs.sokoban.env import GUIDE, Sokoban
 from agentopd.envs.sokoban.levels import MOVES
 from agentopd.envs.sokoban.search import step
-from agentopd.model import LanguageModel
+from agentopd.models.chat import ChatTemplate
+from agentopd.models.model import LanguageModel
 from agentopd.privilege import writer
 from agentopd.rollout.sampler import Request, TransformersSampler
 from agentopd.zoo.recipes import PLAYERS, Recipe

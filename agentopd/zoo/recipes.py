@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from agentopd.parts import closest
+from agentopd.base.parts import closest
 from agentopd.zoo.demonstrations.desk import DeskPlayer
 from agentopd.zoo.demonstrations.episode import Form
 from agentopd.zoo.demonstrations.hanoi import HanoiPlayer

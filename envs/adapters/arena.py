@@ -22,14 +22,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agentopd.checks.subject import Caught
-from agentopd.env import Info, TextEnv, parse_action
+from agentopd.base.objects import load_object
+from agentopd.environment.checks.subject import Caught
+from agentopd.environment.contract import Info, TextEnv, parse_action
+from agentopd.environment.splits import split_of
 from agentopd.envs.adapters import library
 from agentopd.envs.adapters.arena_oracles import KNOWN
 from agentopd.envs.adapters.isolation import Isolation
 from agentopd.envs.puzzle import SPLITS, Outcome, Prompt, Split, check_choice, check_number
-from agentopd.objects import load_object
-from agentopd.splits import split_of
 
 _LONGEST = 1_000
 """Answers where a game has no limit of its own."""

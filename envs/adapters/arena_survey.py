@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from agentopd.checks.subject import Caught
+from agentopd.environment.checks.subject import Caught
 from agentopd.envs.adapters.arena import Arena, game_names
 
 _MOVES = ("1 1", "up", "5", "A C", "red", "1 2 3", "hit", "continue", "a", "1 2 3 4")

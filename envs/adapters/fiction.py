@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from agentopd.env import Info, TextEnv, parse_action
+from agentopd.environment.contract import Info, TextEnv, parse_action
+from agentopd.environment.splits import split_of
 from agentopd.envs.adapters.fiction_games import (
     KINDS,
     Story,
@@ -29,7 +30,6 @@ from agentopd.envs.adapters.fiction_games import (
     story,
 )
 from agentopd.envs.puzzle import SPLITS, Outcome, Prompt, Split, check_choice, check_number
-from agentopd.splits import split_of
 
 Goal = Literal["brief", "detailed"]
 

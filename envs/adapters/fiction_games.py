@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from agentopd.checks.subject import Caught
+from agentopd.environment.checks.subject import Caught
 from agentopd.envs.adapters import library
 from agentopd.envs.adapters.isolation import Isolation
 from agentopd.envs.puzzle import SPLITS, Split, check_choice, check_number
@@ -179,9 +179,7 @@ def _custom(textworld: Any, settings: dict[str, Any], options: Any) -> Any:
     return textworld.generator.make_game(options)
 
 
-def own_settings(
-    kind: str, settings: Mapping[str, Any], split: Split, goal: str
-) -> dict[str, Any]:
+def own_settings(kind: str, settings: Mapping[str, Any], split: Split, goal: str) -> dict[str, Any]:
     """What TextWorld is told: the settings, and what follows from the split and the goal."""
     told = dict(settings)
     if kind == "simple":

@@ -6,8 +6,8 @@ from typing import Any
 
 import gymnasium
 
-from agentopd.checks.subject import Caught
-from agentopd.env import Info
+from agentopd.environment.checks.subject import Caught
+from agentopd.environment.contract import Info
 from agentopd.envs.adapters import library
 from agentopd.envs.adapters.isolation import Isolation
 from agentopd.envs.adapters.textualize import Textualize

@@ -10,8 +10,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from agentopd.checks.subject import Caught
-from agentopd.env import Info, TextEnv, parse_action
+from agentopd.environment.checks.subject import Caught
+from agentopd.environment.contract import Info, TextEnv, parse_action
 from agentopd.envs.adapters import library
 from agentopd.envs.adapters.isolation import Isolation
 from agentopd.envs.puzzle import Prompt, check_choice, check_number

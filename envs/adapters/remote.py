@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from agentopd.env import Info, TextEnv, parse_action
+from agentopd.environment.contract import Info, TextEnv, parse_action
 from agentopd.envs.adapters import library
 from agentopd.envs.adapters.loopback import is_local, opener
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import gymnasium
 
-from agentopd.env import Info, TextEnv, parse_action
+from agentopd.environment.contract import Info, TextEnv, parse_action
 from agentopd.envs.adapters.ansi import marked
 from agentopd.envs.adapters.planning import Planner, Table
 from agentopd.envs.puzzle import Outcome, check_number

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from agentopd.env import Info, TextEnv, parse_action, without_reasoning
+from agentopd.environment.contract import Info, TextEnv, parse_action, without_reasoning
 from agentopd.envs.adapters.loopback import opener
 
 _RULES = """\

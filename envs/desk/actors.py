@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from agentopd.env import parse_action
+from agentopd.environment.contract import parse_action
 from agentopd.envs.desk.api import ApiError, Call, SignatureError
 from agentopd.envs.desk.calls import CallError, parse_call
 from agentopd.envs.desk.desk import Desk, written

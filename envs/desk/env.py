@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal, get_args
 
-from agentopd.env import Info, TextEnv
+from agentopd.environment.contract import Info, TextEnv
 from agentopd.envs.desk import words
 from agentopd.envs.desk.actors import Actor, CallActor, Outcome
 from agentopd.envs.desk.desk import Desk as Apps

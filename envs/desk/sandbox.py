@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from agentopd.env import parse_action
+from agentopd.environment.contract import parse_action
 from agentopd.envs.desk.actors import MOST_CALLS, PROBLEMS, UNREADABLE, Outcome, cell
 from agentopd.envs.desk.api import ApiError, Call
 from agentopd.envs.desk.desk import Desk

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
-from agentopd.env import Info, TextEnv, parse_action
+from agentopd.environment.contract import Info, TextEnv, parse_action
 from agentopd.envs.puzzle import check_choice, check_number
 from agentopd.envs.sokoban.generate import SPLITS, LevelSpec, generate, split_of
 from agentopd.envs.sokoban.levels import (

@@ -20,6 +20,7 @@ from agentopd.envs.sokoban.table import tabulate
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 _ATTEMPTS = 5_000
 
+
 @dataclass(frozen=True)
 class LevelSpec:
     """What a generated level must be: its size, its content and its difficulty band.

@@ -135,7 +135,6 @@ class Geometry:
         """Cell -> the pushes of a lone box there that leave it able to reach a goal."""
         return _Pushes(self)
 
-
     @cached_property
     def goal_cells(self) -> int:
         """The goals as a set of bits."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import gymnasium
 
-from agentopd.checks.subject import Caught, by_oracle
-from agentopd.env import make
+from agentopd.environment.checks.subject import Caught, by_oracle
+from agentopd.environment.registry import make
 
 TURNS = 10
 

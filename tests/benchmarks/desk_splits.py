@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from agentopd.env import HELD_OUT_SEED
+from agentopd.environment.contract import HELD_OUT_SEED
 from agentopd.envs.desk.tasks.library import Split, scenario, select
 
 STUDY = ("card_expiry", "contact_phone", "event_add", "event_time", "todo_add", "wallet_balance")

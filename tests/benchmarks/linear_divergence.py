@@ -26,12 +26,13 @@ from typing import Any
 
 import torch
 
-import agentopd.signal.alpha  # noqa: F401  (imported for the kind it defines)
-from agentopd.signal.divergences import Divergence, Row
-from agentopd.signal.head import Gradient, Head, Logits
-from agentopd.signal.linear import Question, measure
-from agentopd.signal.logprobs import entropy
-from agentopd.signal.tiles import Tiles
+import agentopd.divergences.alpha  # noqa: F401  (imported for the kind it defines)
+from agentopd.divergences.base import Divergence, Row
+from agentopd.divergences.linear import measure
+from agentopd.divergences.logprobs import entropy
+from agentopd.divergences.question import Question
+from agentopd.divergences.tiles import Tiles
+from agentopd.models.head import Gradient, Head, Logits
 
 # N tokens, H hidden size, V vocabulary
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from agentopd.config import load_config
-from agentopd.run import Run
+from agentopd.running.config import load_config
+from agentopd.running.run import Run
 
 ARMS = ("without", "with")
 

@@ -14,11 +14,11 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from agentopd.batching import padded
-from agentopd.config import load_config
-from agentopd.model import LanguageModel
-from agentopd.run import Run
-from agentopd.types import Trajectory
+from agentopd.base.types import Trajectory
+from agentopd.models.batching import padded
+from agentopd.models.model import LanguageModel
+from agentopd.running.config import load_config
+from agentopd.running.run import Run
 
 STEPS = 20
 

@@ -43,7 +43,7 @@ def their_client_our_server(python: str) -> None:
 
 def our_client_their_server(python: str) -> None:
     """Our environment in front of openenv's server: text, JSON, errors, places, the pool."""
-    from agentopd.env import make
+    from agentopd.environment.registry import make
     from agentopd.envs.adapters.remote import ServerError
 
     with started([python, __file__, "server"]) as line:
@@ -113,7 +113,7 @@ def _after(env: Any, action: str) -> Any:
 
 def _pool(address: str) -> None:
     """Several sessions wait at once, as they do in a rollout."""
-    from agentopd.env import make
+    from agentopd.environment.registry import make
     from agentopd.rollout.calls import caller
 
     envs = [make(f"openenv:{address}") for _ in range(SESSIONS)]

@@ -6,7 +6,7 @@ import copy
 import random
 from typing import Any
 
-from agentopd.env import Info, actions
+from agentopd.environment.contract import Info, actions
 from agentopd.envs.desk import names
 from agentopd.envs.desk.api import Call
 from agentopd.envs.desk.calls import parse_call

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from agentopd.env import Info
+from agentopd.environment.contract import Info
 from agentopd.envs.hanoi import PEGS, Hanoi, moves
 from agentopd.zoo.demonstrations.told import Player
 

@@ -7,7 +7,7 @@ import re
 
 import gymnasium
 
-from agentopd.env import Info, system_prompt
+from agentopd.environment.contract import Info, system_prompt
 from agentopd.zoo.demonstrations.told import Player
 
 

@@ -17,7 +17,15 @@ from typing import Any, ClassVar
 
 import gymnasium
 
-from agentopd.env import HELD_OUT_SEED, Info, actions, declared, make, system_prompt, written
+from agentopd.environment.contract import (
+    HELD_OUT_SEED,
+    Info,
+    actions,
+    declared,
+    system_prompt,
+    written,
+)
+from agentopd.environment.registry import make
 from agentopd.privilege import writer
 from agentopd.zoo.demonstrations.episode import NOISE, Form, Piece
 

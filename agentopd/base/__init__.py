@@ -1,0 +1,1 @@
+"""What everything else stands on: records, parts, objects by name, the console."""

@@ -1,1 +1,0 @@
-"""The checks of `agentopd.check.check_env`: form, repeatability and play."""

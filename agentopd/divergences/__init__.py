@@ -1,0 +1,1 @@
+"""How far the student is from the teacher at each token."""

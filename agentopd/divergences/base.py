@@ -1,0 +1,183 @@
+"""Divergences of the student from the teacher, token by token.
+
+A divergence compares two distributions over categories, which its support has made of the
+vocabulary, and gives its value and its gradient. With the support `sampled` an estimator takes its
+place. A target takes the teacher's.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import SerializeAsAny, model_validator
+
+from agentopd.base.parts import Part
+from agentopd.divergences.estimators import Estimator
+from agentopd.divergences.support import FullSupport, SampledSupport, Support
+from agentopd.divergences.targets import Target
+from agentopd.signal.evidence import Measured
+from agentopd.signal.tokens import Tokens
+
+# N tokens, K categories; log-probabilities in nats, of the student p and the teacher q
+
+
+@dataclass(frozen=True)
+class Row:
+    """What else is known of each token: the teacher's entropy over the whole vocabulary, and the
+    reference model's log-probabilities of the categories, where there is one.
+    """
+
+    teacher_entropy_N: torch.Tensor
+    reference_NK: torch.Tensor | None = None
+
+
+class Divergence(Part, family="divergence"):
+    """Distance from the student to the teacher at each token.
+
+    Args:
+        support: the tokens that are compared.
+        estimator: with the support `sampled`, how the divergence's gradient is estimated; the
+            divergence's own if not given.
+        target: what takes the teacher's place; the teacher itself if not given.
+    """
+
+    support: SerializeAsAny[Support] = FullSupport()
+    estimator: SerializeAsAny[Estimator] | None = None
+    target: SerializeAsAny[Target] | None = None
+
+    estimable: ClassVar[str] = ""
+    """What of it an estimator must estimate; empty where sampled tokens tell nothing of it."""
+    default_estimator: ClassVar[Estimator | None] = None
+    additive: ClassVar[bool] = True
+    """Whether the value is a sum over categories, which then need not be all there are."""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether only the sampled token is looked at."""
+        return isinstance(self.support, SampledSupport)
+
+    @property
+    def estimated_by(self) -> Estimator | None:
+        """The estimator in use; None where distributions are compared."""
+        return (self.estimator or self.default_estimator) if self.sampled else None
+
+    @property
+    def returns(self) -> Literal["loss", "advantage"]:
+        """Whether tokens' values are differentiated, or credited to the sampled tokens."""
+        return self.estimated_by.returns if self.estimated_by else "loss"
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a reference model must be asked: the student before its first step."""
+        return self.target is not None and self.target.needs_reference
+
+    def aimed(self, factor: float) -> Divergence:
+        """The same with the number in its target multiplied.
+
+        Raises:
+            ValueError: it has no target, or one without such a number.
+        """
+        if self.target is None:
+            raise ValueError(
+                "the schedule target multiplies the number in divergence.target, and divergence: "
+                f"{self.kind} has no target: set one, such as veto, or leave the schedule out"
+            )
+        return self.model_copy(update={"target": self.target.times(factor)})
+
+    @abstractmethod
+    def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
+        """(N,) values of log-probabilities (N, K), differentiable in both."""
+
+    def closed_form(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values (N,) and their gradient (N, K) by `p_NK`, of normalised categories.
+
+        A gradient may be given up to what a normalised distribution ignores, a multiple of its
+        probabilities. It should be exactly zero where student and teacher are equal: rounding would
+        leave some 1e-8, which an optimizer that normalises gradients makes into full steps.
+        """
+        return _differentiated(lambda live_NK: self.value(live_NK, q_NK, row), p_NK)
+
+    def compare(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values (N,) of the student and the target, and their gradient (N, K) by `p_NK`, as the
+        support's `spread` takes it. Nothing is differentiated further.
+        """
+        target, reference_NK = self.target, row.reference_NK
+        if target is not None and target.moves:
+            return _differentiated(
+                lambda p: self.value(p, target.of(p, q_NK, reference_NK), row), p_NK
+            )
+        if target is not None:
+            q_NK = target.of(p_NK, q_NK, reference_NK)
+        if not self.support.normalised:
+            return _differentiated(lambda p: self.value(p, q_NK, row), p_NK)
+        return self.closed_form(p_NK, q_NK, row)
+
+    def estimated(self, measured: Measured, tokens: Tokens) -> torch.Tensor:
+        """(N,) the estimator's losses or advantages, with the support `sampled`."""
+        estimator, teacher = self.estimated_by, measured.teacher
+        assert estimator is not None and teacher is not None
+        logprob_N, teacher_N = measured.student.logprob_N, teacher.logprob_N
+        if self.target is not None:
+            reference_N = measured.reference.logprob_N if measured.reference else None
+            teacher_N = self.target.mixed(logprob_N.detach(), teacher_N, reference_N)
+        return estimator.per_token(logprob_N, teacher_N, tokens)
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Divergence:
+        if self.sampled:
+            self._can_be_estimated()
+            return self
+        if self.estimator is not None:
+            raise ValueError(
+                f"estimator: {self.estimator.kind} estimates from the sampled token, and support: "
+                f"{self.support.kind} compares distributions exactly. Leave the estimator out, or "
+                "use support: sampled"
+            )
+        if not self.support.normalised and not (self.additive and self.target is None):
+            what = self.kind if self.target is None else f"target: {self.target.kind}"
+            raise ValueError(
+                f"{what} is defined for whole distributions, and rest: raw leaves a part of one. "
+                "Use rest: tail"
+            )
+        return self
+
+    def _can_be_estimated(self) -> None:
+        own, name = self.estimated_by, self.kind or type(self).__name__
+        if own is None or not self.estimable:
+            raise ValueError(
+                f"{name} cannot be estimated from the sampled token: the tokens come from the "
+                "student, and an average over the student's tokens estimates the reverse KL alone. "
+                "Use support: full or teacher_top_k, reverse_kl, or forward_kl with estimator: "
+                "importance, which weights the tokens"
+            )
+        if own.estimates not in (self.estimable, "neither"):
+            raise ValueError(
+                f"estimator: {own.kind} estimates the {own.estimates}, and the divergence is {name}"
+            )
+        if self.target is None:
+            return
+        if self.target.moves or not own.baseline_free:
+            raise ValueError(
+                f"target: {self.target.kind} is known at the sampled token up to its normaliser "
+                f"and as a number; estimator: {own.kind} and a live student need more. Use "
+                "estimator: k1, truncated or clipped with a detached target, or support: full"
+            )
+
+
+def _differentiated(
+    value_of: Callable[[torch.Tensor], torch.Tensor], p_NK: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values (N,) of log-probabilities (N, K) and their gradient; 0 where there is no mass."""
+    with torch.enable_grad():
+        live_NK = p_NK.detach().requires_grad_()
+        value_N = value_of(live_NK)
+        (pull_NK,) = torch.autograd.grad(value_N.sum(), live_NK)
+    return value_N.detach(), pull_NK.masked_fill(p_NK == -torch.inf, 0.0)

@@ -1,0 +1,186 @@
+"""The reverse and the forward KL, their mixtures, and the switch between them."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from agentopd.divergences.base import Divergence, Row
+from agentopd.divergences.estimators import K1, Estimator
+from agentopd.divergences.logprobs import kl, mixture, weighted
+
+# N tokens, K categories; log-probabilities in nats, of the student p and the teacher q
+
+
+class ReverseKL(Divergence, kind="reverse_kl"):
+    """KL(student || teacher) (MiniLLM 2306.08543)."""
+
+    estimable: ClassVar[str] = "reverse_kl"
+    default_estimator: ClassVar[Estimator | None] = K1()
+
+    def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
+        """See `Divergence.value`."""
+        return kl(p_NK, q_NK)
+
+    def closed_form(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Divergence.closed_form`."""
+        return _reverse(p_NK, q_NK)
+
+
+class ForwardKL(Divergence, kind="forward_kl"):
+    """KL(teacher || student)."""
+
+    estimable: ClassVar[str] = "forward_kl"
+
+    def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
+        """See `Divergence.value`."""
+        return kl(q_NK, p_NK)
+
+    def closed_form(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Divergence.closed_form`."""
+        return _forward(p_NK, q_NK)
+
+
+class JensenShannon(Divergence, kind="jsd"):
+    """Generalised Jensen-Shannon divergence (GKD 2306.13649): with m = (1-beta) p + beta q,
+
+        JSD_beta = beta KL(q || m) + (1-beta) KL(p || m).
+
+    Args:
+        beta: the teacher's share in m.
+        scaled: over beta (1-beta), which makes it continuous with its ends: the forward KL as beta
+            -> 0, the reverse KL as beta -> 1. Papers that add it to another loss (SDPO 2601.20802,
+            SRPO 2604.02288) mean JSD_beta itself: at one half, a quarter of it.
+    """
+
+    beta: float = Field(default=0.5, gt=0, lt=1)
+    scaled: bool = True
+
+    def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
+        """See `Divergence.value`."""
+        near, far = self._divisors
+        mixed_NK = mixture(p_NK, q_NK, self.beta)
+        return kl(q_NK, mixed_NK) / far + kl(p_NK, mixed_NK) / near
+
+    def closed_form(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Divergence.closed_form`."""
+        near, far = self._divisors
+        mixed_NK = mixture(p_NK, q_NK, self.beta)
+        # The mixture moves with the student, but what that adds to the gradient cancels.
+        pull_NK = weighted(p_NK, p_NK - mixed_NK).div_(near)
+        far_N = weighted(q_NK, q_NK - mixed_NK).sum(-1)
+        return far_N / far + pull_NK.sum(-1), pull_NK
+
+    @property
+    def _divisors(self) -> tuple[float, float]:
+        """Of the student's and of the teacher's divergence from the mixture."""
+        near, far = self.beta, 1 - self.beta
+        return (near, far) if self.scaled else (1 / far, 1 / near)
+
+
+class SkewKL(Divergence, kind="skew"):
+    """KL to a mixture with the other side (DistiLLM 2402.03898): `forward` is
+    KL(q || alpha q + (1-alpha) p), `reverse` is KL(p || alpha p + (1-alpha) q).
+
+    Finite whatever lacks mass. As alpha -> 0 it is the KL of that direction.
+
+    Args:
+        alpha: the share of the first argument in the mixture.
+    """
+
+    direction: Literal["forward", "reverse"] = "forward"
+    alpha: float = Field(default=0.1, gt=0, lt=1)
+
+    def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
+        """See `Divergence.value`."""
+        first_NK, second_NK = (q_NK, p_NK) if self.direction == "forward" else (p_NK, q_NK)
+        return kl(first_NK, mixture(first_NK, second_NK, 1 - self.alpha))
+
+    def closed_form(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Divergence.closed_form`."""
+        alpha, forward = self.alpha, self.direction == "forward"
+        mixed_NK = mixture(p_NK, q_NK, alpha if forward else 1 - alpha)
+        # (p - q) p / m: what is left of the mixture's own movement.
+        drag_NK = weighted(p_NK, (p_NK - mixed_NK).exp() - (q_NK - mixed_NK).exp())
+        if forward:
+            value_N = weighted(q_NK, q_NK - mixed_NK).sum(-1)
+            return value_N, drag_NK.mul_((1 - alpha) ** 2)
+        pull_NK = weighted(p_NK, p_NK - mixed_NK)
+        return pull_NK.sum(-1), pull_NK - drag_NK.mul_(alpha * (1 - alpha))
+
+
+class EntropySwitched(Divergence, kind="entropy_switched"):
+    """Reverse KL where the teacher is sure, forward KL where its entropy H is high (EOPD
+    2603.07079).
+
+    Sources read it in three ways: `additive` adds the forward to the reverse KL where H is above
+    the threshold, as the paper's abstract has it; `switch` puts the one in the other's place;
+    `blended` weights them with s and 1 - s, s = sigmoid((H - threshold) / width), a form of ours
+    for what a survey calls a continuous blend. The paper takes the forward KL over the teacher's
+    likeliest tokens; here both share the support. Neither threshold nor width is the paper's.
+
+    Args:
+        threshold: of the teacher's entropy over the whole vocabulary, in nats.
+        width: in nats, of the blend.
+    """
+
+    reading: Literal["additive", "switch", "blended"] = "additive"
+    threshold: float = Field(default=0.8, ge=0)
+    width: float = Field(default=0.1, gt=0)
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        return {} if self.reading == "blended" else {"width": "reading: blended"}
+
+    def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
+        """See `Divergence.value`."""
+        reverse_N, forward_N = self._shares(row)
+        return reverse_N * kl(p_NK, _where(reverse_N, q_NK, p_NK)) + forward_N * kl(
+            _where(forward_N, q_NK, p_NK), p_NK
+        )
+
+    def closed_form(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Divergence.closed_form`."""
+        reverse_N, forward_N = self._shares(row)
+        down_N, down_NK = _reverse(p_NK, _where(reverse_N, q_NK, p_NK))
+        up_N, up_NK = _forward(p_NK, _where(forward_N, q_NK, p_NK))
+        pull_NK = down_NK.mul_(reverse_N[:, None]).add_(up_NK.mul_(forward_N[:, None]))
+        return reverse_N * down_N + forward_N * up_N, pull_NK
+
+    def _shares(self, row: Row) -> tuple[torch.Tensor, torch.Tensor]:
+        """How much the reverse and the forward KL count, (N,) each."""
+        entropy_N = row.teacher_entropy_N
+        if self.reading == "blended":
+            forward_N = torch.sigmoid((entropy_N - self.threshold) / self.width)
+        else:
+            forward_N = (entropy_N > self.threshold).to(entropy_N.dtype)
+        one_N = torch.ones_like(forward_N)
+        return (one_N if self.reading == "additive" else one_N - forward_N), forward_N
+
+
+def _where(share_N: torch.Tensor, q_NK: torch.Tensor, p_NK: torch.Tensor) -> torch.Tensor:
+    """q where it counts; elsewhere p, of which an infinite divergence cannot come."""
+    return torch.where(share_N[:, None] > 0, q_NK, p_NK)
+
+
+def _reverse(p_NK: torch.Tensor, q_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """KL(p || q) and its gradient by log p, up to p."""
+    pull_NK = weighted(p_NK, p_NK - q_NK)
+    return pull_NK.sum(-1), pull_NK
+
+
+def _forward(p_NK: torch.Tensor, q_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """KL(q || p) and its gradient by log p, up to -p."""
+    return weighted(q_NK, q_NK - p_NK).sum(-1), p_NK.exp() - q_NK.exp()

@@ -1,0 +1,1 @@
+"""The environment contract, and what is built on it alone: wrappers, checks, a server."""

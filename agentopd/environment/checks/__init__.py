@@ -1,0 +1,1 @@
+"""The checks of `agentopd.environment.check.check_env`: form, repeatability and play."""

@@ -1,0 +1,162 @@
+"""The environment contract: a `gymnasium.Env` whose observation and action are strings.
+
+An observation is only the new user message; an action is the raw text the model wrote. `info` is
+flat and JSON-able:
+
+| key            | type                  | meaning                                                |
+|----------------|-----------------------|--------------------------------------------------------|
+| `task_id`      | str, always           | names the task; equal for equal tasks                  |
+| `success`      | bool, always          | the task is solved                                     |
+| `action_valid` | bool, after each step | the action could be parsed                             |
+| `feedback`     | str                   | what may honestly be said after the step               |
+| `mistake`      | str                   | a short name of what was wrong with the step, or empty |
+| `oracle`       | str                   | the best next actions from here, recomputed            |
+| `reference`    | str, on reset         | a solution of the whole episode                        |
+| `facts`        | dict                  | named values that rubrics read                         |
+| `metrics`      | dict[str, float]      | numbers for the log                                    |
+| `skill`        | str, on reset         | tag under which skills are filed                       |
+| `guide`        | str, on reset         | advice that holds for every task of this environment   |
+
+Where chance decides what an action does, `stochastic = True` says so: no oracle wins for certain.
+
+`metrics` are averaged over episodes, each with those of its last step, as `env/NAME`. What can only
+be said of many episodes an environment says in `summarise`, a `Summarise`, which it may declare.
+
+The student sees the observations alone: everything in `PRIVILEGED` reaches nobody but the teacher.
+`agentopd.environment.check.check_env` tells whether an environment keeps all this.
+
+Environments are found in Gymnasium's registry; `make` says how they are named. Installed packages
+add theirs by entry points of the group `agentopd.envs`: `"my/Maze-v0" = "my_package.maze:Maze"`, or
+`maze = "my_package.maze:build"` for everything of the form `maze:NAME`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+PRIVILEGED: frozenset[str] = frozenset(
+    {"feedback", "mistake", "oracle", "reference", "facts", "guide"}
+)
+"""The keys of `info` that never enter a student's context."""
+
+
+HELD_OUT_SEED = 1_000_000_000
+"""The first environment seed of evaluations; training's stay below it."""
+
+
+Info = dict[str, Any]
+
+
+Summarise = Callable[[Mapping[str, Sequence[bool]]], Mapping[str, float]]
+"""Makes named numbers of a whole evaluation of whether the episodes of each `task_id` succeeded."""
+
+
+class Text(gymnasium.Space[str]):
+    """Any string. Gymnasium's own `Text` contains neither spaces nor line breaks by default."""
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__(shape=None, dtype=None, seed=seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """Text has no fixed-size vector form."""
+        return False
+
+    def sample(self, mask: Any = None, probability: Any = None) -> str:
+        """A short random line; masks do not apply to free text."""
+        letters = "abcdefghijklmnopqrstuvwxyz \n<>/"
+        return "".join(letters[i] for i in self.np_random.integers(len(letters), size=24))
+
+    def contains(self, x: Any) -> bool:
+        """Whether `x` is a string."""
+        return isinstance(x, str)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Text)
+
+    def __hash__(self) -> int:
+        return hash(Text)
+
+    def __repr__(self) -> str:
+        return "Text()"
+
+
+class TextEnv(gymnasium.Env[str, str]):
+    """A convenient base; any `gymnasium.Env` of strings that keeps the contract will do."""
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi"]}  # noqa: RUF012  (as in gymnasium)
+    observation_space: gymnasium.Space[str] = Text()
+    action_space: gymnasium.Space[str] = Text()
+    system_prompt: str = ""
+    """Rules and action format, shown once at the start; may be empty."""
+    max_turns: int | None = None
+    """Answers after which an episode is truncated; None where there is no such limit."""
+    action_form: str = "<action>{}</action>"
+    """How one action of `oracle` is written in an answer."""
+    action_between: str | None = " "
+    """What stands between two actions of `oracle` and `reference`; None where they are one."""
+    stochastic: bool = False
+    """Whether chance decides what an action does, so that the best play may fail."""
+
+
+def declared(env: gymnasium.Env[str, str], name: str, default: Any) -> Any:
+    """What `env` declares under `name`, the outermost wrapper first; `default` where none does."""
+    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else default
+
+
+def actions(env: gymnasium.Env[str, str], plan: str) -> list[str]:
+    """The single actions of an oracle or a reference of `env`."""
+    between = declared(env, "action_between", " ")
+    parts = [plan] if between is None else plan.split(between)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def written(env: gymnasium.Env[str, str], plan: Sequence[str]) -> str:
+    """Single actions as an oracle of `env` writes them."""
+    return (declared(env, "action_between", " ") or "\n").join(plan)
+
+
+def system_prompt(env: gymnasium.Env[str, str]) -> str:
+    """The rules that `env`, with its wrappers, shows at the start; may be empty."""
+    return declared(env, "system_prompt", "") or ""
+
+
+def turn_limit(env: gymnasium.Env[str, str]) -> int | None:
+    """The number of turns the environment declares or was registered with, whichever ends first."""
+    limits = (declared(env, "max_turns", None), env.spec and env.spec.max_episode_steps)
+    return min((limit for limit in limits if limit), default=None)
+
+
+_REASONING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+
+
+def without_reasoning(text: str) -> str:
+    """`text` without what stands in `<think>`; an unclosed one hides everything after it."""
+    return _REASONING.sub("", text) if "<think>" in text else text
+
+
+def parse_action(text: str, tag: str = "action") -> str | None:
+    """The content of the last `<tag>...</tag>` outside `<think>`, stripped, or None.
+
+    An unclosed `<think>` hides everything after it. The time taken is linear in the text's length.
+    """
+    closing = f"</{tag}>"
+    before, _, _ = without_reasoning(text).rpartition(closing)
+    _, opened, content = before.rpartition(f"<{tag}>")
+    return content.partition(closing)[0].strip() if opened else None
+
+
+def plain(value: Any) -> Any:
+    """The Python form of an array or a number of numpy's: the `default` of `json.dumps`.
+
+    Raises:
+        TypeError: it is anything else that JSON has no form for.
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"info holds a {type(value).__name__}, which JSON has no form for")

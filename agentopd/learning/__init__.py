@@ -1,0 +1,1 @@
+"""From one step's lessons to the student's update."""

@@ -1,0 +1,287 @@
+"""The learner: from one step's lessons to the student's update, in one pass or several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from agentopd.base.types import EndReason, Lesson, Trajectory
+from agentopd.divergences.base import Divergence
+from agentopd.divergences.linear import Head, measure
+from agentopd.divergences.question import Question
+from agentopd.learning.objective import Objective, Plan
+from agentopd.learning.survey import Survey
+from agentopd.models.batching import by_length
+from agentopd.models.model import LanguageModel
+from agentopd.probes.collector import Collector
+from agentopd.probes.token import channel_ratios
+from agentopd.signal.evidence import Measured, check_measured
+from agentopd.signal.scores import Scored, join_scores, split_scores
+from agentopd.signal.tokens import Tokens
+from agentopd.teacher import Teacher
+from agentopd.units.base import Unit
+from agentopd.units.spans import Payment
+
+if TYPE_CHECKING:
+    from agentopd.running.config import RunConfig
+
+# B sequences, T tokens of a sequence, N trainable tokens of a micro-batch, H hidden
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one step of learning was like; of several passes, the first.
+
+    `skipped` tells why there was none: an empty string when there was. `scores` holds what the
+    models said of each episode that was learnt from, before the step, where it is to be saved.
+    `payments` holds the unit's verdicts, by episode number, where it gives any.
+    """
+
+    loss: float | None
+    scalars: dict[str, float]
+    probes: dict[str, Any]
+    skipped: str = ""
+    scores: Sequence[Scored] = ()
+    payments: Mapping[int, Sequence[Payment]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Witness:
+    """Who looks on at the first pass, in which the student is still the one that acted."""
+
+    probes: Collector
+    scored: list[Scored]
+
+
+class Learner:
+    """Holds the optimizer; `update` is the whole of learning.
+
+    Attributes:
+        history: what each step before was like, for schedules and baselines that look back; whoever
+            records a step adds to it.
+        reference: the student as it was when the learner was made, before its first step and
+            before a checkpoint is loaded into it; None where nothing asks for it.
+    """
+
+    def __init__(self, student: LanguageModel, teacher: Teacher, config: RunConfig) -> None:
+        self.student, self.teacher, self.method = student, teacher, config
+        self.objective, self.settings = Objective(config), config.learner
+        self.history: list[Mapping[str, float | None]] = []
+        self.reference = student.frozen_copy() if _needs_reference(config) else None
+        config.unit.prepare(student, teacher)
+        self.parameters = [p for p in student.module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=self.settings.learning_rate,
+            betas=self.settings.betas,
+            weight_decay=self.settings.weight_decay,
+        )
+
+    def update(
+        self, trajectories: Sequence[Trajectory], lessons: Sequence[Lesson], step: int
+    ) -> Update:
+        """Learn from a step's trajectories.
+
+        Those without a lesson take part in the reinforcement-learning term alone; those that ended
+        in an error, in none.
+        """
+        usable = lessons if self.method.mix.distil_coefficient else ()
+        taught = [x for x in usable if x.hidden_NH is not None and _learnable(x.trajectory)]
+        episodes = {x.trajectory.episode for x in taught}
+        untaught = [
+            Lesson(trajectory=t)
+            for t in trajectories
+            if t.episode not in episodes and _learnable(t)
+        ]
+        probes = Collector(self.method.probe)
+        probes.add_answers(trajectories, lessons)
+        self.method.unit.learn([x.trajectory for x in (*taught, *untaught)])
+        survey = None
+        if taught and self.objective.needs_survey:
+            survey = self._survey(taught, self.method.divergence_at(step, self.history))
+        plan = Plan.of(self.method, taught, untaught, step, self.history, survey)
+        learnt = self.objective.learnt(plan)
+        payments = _payments(self.method.unit, [*taught, *untaught], plan)
+        if not learnt:
+            why = "no teacher signal and no advantage"
+            return Update(None, {}, probes.result(), why, payments=payments)
+        untaught = [x for x in untaught if x.trajectory.episode in learnt]
+        batches = self._batches(taught) + self._batches(untaught)
+        scored = list[Scored]()
+        totals, skipped = self._pass(batches, plan, step, _Witness(probes, scored))
+        for _ in range(1, self.settings.epochs):
+            if not skipped:
+                again, skipped = self._pass(batches, plan, step)
+                totals["drift"] = again["sampler_gap"]
+        scalars = {
+            **probes.means(),
+            **totals,
+            **channel_ratios(totals),
+            "taught": len(taught) / len(trajectories),
+            "learning_rate": self._rate(step),
+        }
+        return Update(totals["loss"], scalars, probes.result(), skipped, scored, payments)
+
+    def _pass(
+        self,
+        batches: list[list[Lesson]],
+        plan: Plan,
+        step: int,
+        witness: _Witness | None = None,
+    ) -> tuple[dict[str, float], str]:
+        """Learn from all micro-batches with one step of the optimizer; what it was like, and why it
+        was skipped, if it was.
+        """
+        totals = dict[str, float]()
+        for batch in batches:
+            for name, value in self._accumulate(batch, plan, witness).items():
+                totals[name] = _combined(name, totals.get(name, 0.0), value)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip))
+        return totals | {"gradient_norm": norm}, self._apply(norm, step)
+
+    def _batches(self, lessons: list[Lesson]) -> list[list[Lesson]]:
+        lengths = [len(x.trajectory.ids) for x in lessons]
+        return [
+            [lessons[i] for i in batch]
+            for batch in by_length(lengths, self.settings.tokens_per_batch)
+        ]
+
+    @torch.no_grad()
+    def _survey(self, taught: list[Lesson], divergence: Divergence) -> Survey:
+        """What the models say of all taught episodes, before anything is learnt of them."""
+        found: dict[int, Scored] = {}
+        for batch in self._batches(taught):
+            tokens = Tokens.of(batch, self.student.device)
+            hidden_NH = self.student.hidden_before([x.trajectory for x in batch])
+            measured = self._measure(batch, hidden_NH, tokens, divergence)
+            check_measured(measured, tokens, batch)
+            scored = split_scores(measured, tokens, batch, self.student.vocabulary)
+            found |= {one.lesson.trajectory.episode: one for one in scored}
+        ordered = [found[x.trajectory.episode] for x in taught]
+        return Survey.of([one.lesson for one in ordered], join_scores(ordered))
+
+    def _accumulate(
+        self, batch: list[Lesson], plan: Plan, witness: _Witness | None
+    ) -> dict[str, float]:
+        """Add one micro-batch's gradient; returns its part of the step's numbers."""
+        tokens = Tokens.of(batch, self.student.device)
+        hidden_NH = self.student.hidden_before([x.trajectory for x in batch])
+        # Cut here: each term's backward pass ends at the hidden states, and only the sum goes on.
+        leaf_NH = hidden_NH.detach().requires_grad_(hidden_NH.requires_grad)
+        coefficient_N = self.objective.coefficients(tokens, batch, plan)
+        most = self.method.save.scores_top_k
+        keep = max(self.method.probe.keep, most) if witness else 0
+        measured = self._measure(batch, leaf_NH, tokens, plan.divergence, coefficient_N, keep)
+        check_measured(measured, tokens, batch)
+        channels = self.objective.channels(measured, tokens, batch, plan)
+        if witness:
+            witness.probes.add_tokens(measured, tokens, batch, channels.gates)
+        if witness and most:
+            scores = split_scores(measured, tokens, batch, self.student.vocabulary, most)
+            witness.scored.extend(scores)
+        terms, summands = self.method.mix.terms(channels), self.method.mix.summands(channels)
+        norms = self._backward(terms, leaf_NH)
+        if leaf_NH.grad is not None:
+            hidden_NH.backward(leaf_NH.grad)
+        gap_N = (measured.student.logprob_N.detach() - tokens.behaviour_N).abs()
+        return {
+            "loss": sum(term.item() for term in terms.values()),
+            "sampler_gap": gap_N.max().item(),
+            **norms,
+            **{f"advantage_{k}": v.norm().item() for k, v in summands.items()},
+            **{f"loss_{k}": v.item() for k, v in terms.items()},
+        }
+
+    def _measure(
+        self,
+        batch: list[Lesson],
+        hidden_NH: torch.Tensor,
+        tokens: Tokens,
+        divergence: Divergence,
+        coefficient_N: torch.Tensor | None = None,
+        keep: int = 0,
+    ) -> Measured:
+        """What student and teacher say, both at the rollout's temperature."""
+        taught = batch[0].hidden_NH is not None
+        question = Question(
+            ids_N=tokens.ids_N,
+            divergence=divergence if taught and not divergence.sampled else None,
+            temperature=self.method.rollout.temperature or 1.0,
+            keep=keep if taught else 0,
+            ranks=bool(self.method.save.scores_top_k)
+            or any(weight.needs_ranks for weight in self.method.weight),
+        )
+        teacher = self._teacher_head(batch) if taught else None
+        student, reference = self.student.head(hidden_NH), self._reference_head(batch)
+        return measure(question, student, teacher, reference, coefficient_N)
+
+    def _teacher_head(self, batch: list[Lesson]) -> Head:
+        return self.teacher.head(torch.cat([x.hidden_NH for x in batch if x.hidden_NH is not None]))
+
+    @torch.no_grad()
+    def _reference_head(self, batch: list[Lesson]) -> Head | None:
+        """The reference's, in the student's own context."""
+        if self.reference is None:
+            return None
+        return self.reference.head(self.reference.hidden_before([x.trajectory for x in batch]))
+
+    def _backward(self, terms: dict[str, torch.Tensor], leaf_NH: torch.Tensor) -> dict[str, float]:
+        """Differentiate down to the last hidden states, whose gradient becomes that of the terms'
+        sum; where both channels speak, also measure each term's norm there.
+        """
+        norms, total_NH = {}, torch.zeros_like(leaf_NH)
+        for name, term in terms.items():
+            leaf_NH.grad = None
+            term.backward(retain_graph=len(terms) > 1)
+            if leaf_NH.grad is not None:
+                total_NH += leaf_NH.grad
+                norms[f"hidden_gradient_{name}"] = leaf_NH.grad.norm().item()
+        leaf_NH.grad = total_NH if leaf_NH.requires_grad else None
+        return norms if self.method.mix.several else {}
+
+    def _rate(self, step: int) -> float:
+        warm = min((step + 1) / self.settings.warmup, 1.0) if self.settings.warmup else 1.0
+        scheduled = self.method.factor("learning_rate", step, self.history)
+        return self.settings.learning_rate * warm * scheduled
+
+    def _apply(self, norm: float, step: int) -> str:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate(step)
+        if np.isfinite(norm):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return "" if np.isfinite(norm) else "the gradient is not finite"
+
+
+def _combined(name: str, total: float, value: float) -> float:
+    """A step's number from those of its micro-batches, however the step was cut into them."""
+    if name == "sampler_gap":
+        return max(total, value)
+    norm = name.startswith(("hidden_gradient", "advantage"))
+    return math.hypot(total, value) if norm else total + value
+
+
+def _payments(unit: Unit, lessons: Sequence[Lesson], plan: Plan) -> dict[int, list[Payment]]:
+    """The unit's verdicts by episode; where the teacher does not count, they paid nothing."""
+    found: dict[int, list[Payment]] = {}
+    for trajectory in (lesson.trajectory for lesson in lessons):
+        episode, own = trajectory.episode, unit.payments(trajectory)
+        heard = episode in plan.spans and plan.factors["distil"] and plan.routes[episode].distil
+        if own:
+            found[episode] = own if heard else [replace(payment, paid=0.0) for payment in own]
+    return found
+
+
+def _needs_reference(config: RunConfig) -> bool:
+    rl = config.mix.rl_channel
+    asked = bool(config.mix.distil_coefficient) and config.divergence.needs_reference
+    return asked or (rl is not None and rl.needs_reference)
+
+
+def _learnable(trajectory: Trajectory) -> bool:
+    return trajectory.end is not EndReason.ERROR and bool(trajectory.trainable.any())

@@ -1,0 +1,298 @@
+"""From what the models say of a micro-batch's tokens to the terms of its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from agentopd.base.types import Lesson, Trajectory
+from agentopd.divergences.base import Divergence
+from agentopd.learning.survey import Survey
+from agentopd.mixes.base import Route
+from agentopd.mixes.channels import Channels, Distillation, Reinforcement
+from agentopd.mixes.schedules import History
+from agentopd.mixes.scored import Scoring
+from agentopd.signal.aggregate import Aggregator
+from agentopd.signal.evidence import Evidence, Measured
+from agentopd.signal.groups import group_success
+from agentopd.signal.tokens import Tokens
+from agentopd.units.spans import Span, SpanIndex
+from agentopd.weights.weighed import (
+    Weighed,
+    known_by_place,
+    need_survey,
+    weigh,
+    weigh_unasked,
+)
+
+if TYPE_CHECKING:
+    from agentopd.running.config import RunConfig
+
+# N tokens of a micro-batch, L its lessons
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of a step must be known before its first micro-batch.
+
+    Attributes:
+        factors: of the schedules, by what they are attached to.
+        divergence: as its schedule has it.
+        advantages: of each episode, by its number; empty without a reinforcement-learning channel.
+        success: the share of solved episodes in each episode's group.
+        routes: how much each episode counts in each channel.
+        spans: of each taught episode.
+        balance: a factor on the credits of the whole step.
+        weighed: the weights of each taught episode; None where they are made a micro-batch at a
+            time, of what the models say.
+    """
+
+    step: int
+    factors: dict[str, float]
+    divergence: Divergence
+    advantages: dict[int, float]
+    success: dict[int, float]
+    routes: dict[int, Route]
+    distil: Aggregator
+    rl: Aggregator
+    spans: dict[int, list[Span]]
+    balance: float
+    weighed: Mapping[int, Weighed] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        method: RunConfig,
+        taught: Sequence[Lesson],
+        untaught: Sequence[Lesson],
+        step: int,
+        history: History = (),
+        survey: Survey | None = None,
+    ) -> Plan:
+        """The plan of a step with these lessons.
+
+        Args:
+            history: what the steps before were like.
+            survey: of all taught lessons, where `Objective.needs_survey`.
+        """
+        unit, mix, everyone = method.unit, method.mix, [*taught, *untaught]
+        trajectories = [x.trajectory for x in everyone]
+        spans = {x.trajectory.episode: unit.spans(x.trajectory) for x in taught}
+        rewards = mix.rewards(trajectories, _scores(method, trajectories, survey))
+        plan = cls(
+            step=step,
+            factors={x: method.factor(x, step, history) for x in ("distil", "rl", "strength")},
+            divergence=method.divergence_at(step, history),
+            advantages=mix.rl_channel.of(trajectories, rewards, history) if mix.rl_channel else {},
+            success=group_success(trajectories),
+            routes=mix.routes(everyone),
+            distil=Aggregator.of(taught, unit.normalise, unit.budget),
+            rl=Aggregator.of(everyone, unit.normalise, unit.budget),
+            spans=spans,
+            balance=unit.balance(list(spans.values())),
+        )
+        return replace(plan, weighed=plan._known_weights(method, taught, survey))
+
+    def evidence(
+        self,
+        measured: Measured,
+        tokens: Tokens,
+        lessons: Sequence[Lesson],
+        value_N: torch.Tensor,
+    ) -> Evidence:
+        """What weights and units may look at of some taught lessons."""
+        assert measured.teacher is not None
+        episodes = [x.trajectory.episode for x in lessons]
+        success_L = [self.success[episode] for episode in episodes]
+        route_L = [self.routes[episode].distil for episode in episodes]
+        device = tokens.ids_N.device
+        return Evidence(
+            student=measured.student.detached(),
+            teacher=measured.teacher,
+            tokens=tokens,
+            lessons=lessons,
+            value_N=value_N.detach(),
+            advantage_N=_spread([self.advantages.get(e, 0.0) for e in episodes], tokens),
+            success_L=torch.tensor(success_L, device=device),
+            route_L=torch.tensor(route_L, device=device),
+            step=self.step,
+        )
+
+    def _known_weights(
+        self, method: RunConfig, taught: Sequence[Lesson], survey: Survey | None
+    ) -> dict[int, Weighed] | None:
+        """See `weighed`."""
+        if not taught:
+            return {}
+        if known_by_place(method.weight):
+            tokens = Tokens.of(taught, torch.device("cpu"))
+            unasked = Evidence.unasked(tokens, taught, self.step)
+            return weigh_unasked(method.weight, unasked).by_episode(taught)
+        if not need_survey(method.weight):
+            return None
+        assert survey is not None, "a weight needs the whole step, and nobody surveyed it"
+        measured, tokens = survey.measured, survey.tokens
+        value_N = _values(self.divergence, measured, tokens)
+        evidence = self.evidence(measured, tokens, survey.lessons, value_N)
+        return weigh(method.weight, evidence).by_episode(survey.lessons)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A method's loss, given what the models say."""
+
+    method: RunConfig
+
+    @property
+    def needs_survey(self) -> bool:
+        """Whether the plan asks what the models say of all taught lessons before the step."""
+        return self.method.mix.scored_by == "teacher" or need_survey(self.method.weight)
+
+    def learnt(self, plan: Plan) -> set[int]:
+        """The episodes, by number, that have a gradient in some channel."""
+        mix, rl = self.method.mix, self.method.mix.rl_channel
+        found = set()
+        for episode, route in plan.routes.items():
+            advised = mix.distils and mix.distil_coefficient and episode in plan.spans
+            rewarded = rl and route.rl and (plan.advantages[episode] or rl.regularised)
+            moved = rewarded or (rl and route.likelihood)
+            heard = plan.factors["distil"] or self.method.control == "zero_signal"
+            if (advised and route.distil and heard) or (moved and plan.factors["rl"]):
+                found.add(episode)
+        return found
+
+    def terms(
+        self, measured: Measured, tokens: Tokens, batch: Sequence[Lesson], plan: Plan
+    ) -> dict[str, torch.Tensor]:
+        """The loss's terms by name."""
+        return self.method.mix.terms(self.channels(measured, tokens, batch, plan))
+
+    def channels(
+        self, measured: Measured, tokens: Tokens, batch: Sequence[Lesson], plan: Plan
+    ) -> Channels:
+        """What the mix makes the loss's terms of."""
+        return Channels(
+            measured=measured,
+            behaviour_N=tokens.behaviour_N,
+            strength=plan.factors["strength"],
+            distillation=self._distillation(measured, tokens, batch, plan),
+            reinforcement=self._reinforcement(tokens, batch, plan),
+        )
+
+    def coefficients(
+        self, tokens: Tokens, batch: Sequence[Lesson], plan: Plan
+    ) -> torch.Tensor | None:
+        """(N,) by how much each token's divergence counts in the loss, where that is known before
+        the models are asked about the micro-batch: then gradients take one pass over the vocabulary
+        instead of two. None where it is not, and for episodes without a lesson.
+        """
+        method = self.method
+        if not method.mix.linear or not method.unit.linear:
+            return None
+        if method.divergence.sampled or method.unit.returns(method.divergence) == "advantage":
+            return None
+        if plan.weighed is None or batch[0].trajectory.episode not in plan.spans:
+            return None
+        weight_N = self._planned(tokens, batch, plan.weighed).weight_N
+        value_N = torch.zeros(len(tokens), device=tokens.ids_N.device, requires_grad=True)
+        index = self._index(tokens, batch, plan)
+        credit_N = method.unit.credit(value_N * weight_N, index) * plan.balance
+        factor_N = plan.distil.factor(tokens) * self._distil_scale(tokens, batch, plan)
+        (coefficient_N,) = torch.autograd.grad((factor_N * credit_N).sum(), value_N)
+        return coefficient_N
+
+    def _distillation(
+        self, measured: Measured, tokens: Tokens, batch: Sequence[Lesson], plan: Plan
+    ) -> Distillation | None:
+        if measured.teacher is None:
+            return None
+        unit, divergence = self.method.unit, plan.divergence
+        value_N = _values(divergence, measured, tokens)
+        evidence = plan.evidence(measured, tokens, batch, value_N)
+        if plan.weighed is None:
+            weighed = weigh(self.method.weight, evidence)
+        else:
+            weighed = self._planned(tokens, batch, plan.weighed)
+        weight_N, gates = weighed.weight_N, dict(weighed.gates)
+        estimator = divergence.estimated_by
+        if estimator is not None:
+            if estimator.gate:
+                gates[estimator.kind] = value_N.detach()
+            value_N = estimator.credited(value_N, weight_N != 0, tokens)
+        index = self._index(tokens, batch, plan)
+        shared_N = unit.modulation(weight_N, index, evidence).detach() * plan.balance
+        # What no span covers has no lesson, and keeps its advantage as it is.
+        covered_N = index.covered(len(tokens))
+        return Distillation(
+            credit_N=unit.credit(value_N * weight_N, index, evidence) * plan.balance,
+            returns=unit.returns(divergence),
+            estimator=estimator,
+            weight_N=torch.where(covered_N, shared_N, torch.ones_like(shared_N)),
+            average_N=plan.distil.factor(tokens),
+            scale_N=self._distil_scale(tokens, batch, plan),
+            gates=gates,
+        )
+
+    def _planned(
+        self, tokens: Tokens, batch: Sequence[Lesson], known: Mapping[int, Weighed]
+    ) -> Weighed:
+        """The plan's weights of a micro-batch."""
+        return Weighed.joined([known[x.trajectory.episode] for x in batch], tokens.ids_N.device)
+
+    def _reinforcement(
+        self, tokens: Tokens, batch: Sequence[Lesson], plan: Plan
+    ) -> Reinforcement | None:
+        """Every token of an episode carries the episode's advantage."""
+        rule, scheduled = self.method.mix.rl_channel, plan.factors["rl"]
+        if rule is None:
+            return None
+        routes = [plan.routes[x.trajectory.episode] for x in batch]
+        advantages = [plan.advantages[x.trajectory.episode] for x in batch]
+        return Reinforcement(
+            rule=rule,
+            advantage_N=_spread(advantages, tokens),
+            average_N=plan.rl.factor(tokens),
+            scale_N=_spread([scheduled * route.rl for route in routes], tokens),
+            likelihood_N=_spread([scheduled * route.likelihood for route in routes], tokens),
+        )
+
+    def _distil_scale(self, tokens: Tokens, batch: Sequence[Lesson], plan: Plan) -> torch.Tensor:
+        scale = self.method.mix.distil_coefficient * plan.factors["distil"]
+        return _spread([scale * plan.routes[x.trajectory.episode].distil for x in batch], tokens)
+
+    def _index(self, tokens: Tokens, batch: Sequence[Lesson], plan: Plan) -> SpanIndex:
+        return SpanIndex.of(batch, [plan.spans[x.trajectory.episode] for x in batch], tokens)
+
+
+def _values(divergence: Divergence, measured: Measured, tokens: Tokens) -> torch.Tensor:
+    """(N,) each token's divergence, or the estimator's loss or advantage."""
+    if measured.divergence_N is not None:
+        return measured.divergence_N
+    return divergence.estimated(measured, tokens)
+
+
+def _scores(
+    method: RunConfig, trajectories: Sequence[Trajectory], survey: Survey | None
+) -> dict[int, float]:
+    """What the mix asks for: the score of each episode that has one, by its number."""
+    unit, mix = method.unit, method.mix
+    found: dict[int, float] = {}
+    if mix.scored_by == "unit":
+        assert isinstance(unit, Scoring)
+        given = {t.episode: unit.score(t) for t in trajectories}
+        found = {episode: score for episode, score in given.items() if score is not None}
+    elif mix.scored_by == "teacher" and survey is not None:
+        teacher, tokens = survey.measured.teacher, survey.tokens
+        assert teacher is not None
+        score_L = mix.reduced(teacher.logprob_N - tokens.behaviour_N, tokens).tolist()
+        found = {x.trajectory.episode: score_L[i] for i, x in enumerate(survey.lessons)}
+    return dict.fromkeys(found, 0.0) if method.control == "zero_signal" else found
+
+
+def _spread(values: Sequence[float], tokens: Tokens) -> torch.Tensor:
+    """(N,) each episode's value at all its tokens."""
+    values_L = torch.tensor(values, dtype=torch.float32, device=tokens.ids_N.device)
+    return values_L[tokens.lesson_N]

@@ -1,0 +1,1 @@
+"""How the distillation and the reinforcement-learning channel share a step."""

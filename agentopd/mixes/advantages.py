@@ -1,0 +1,195 @@
+"""Reinforcement learning from the episode's reward: advantages and the policy-gradient loss."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from agentopd.base.parts import Part
+from agentopd.base.types import Trajectory
+from agentopd.mixes.schedules import History
+from agentopd.signal.evidence import SignalError
+from agentopd.signal.groups import groups
+
+# N tokens, G episodes of a group
+
+
+class Advantage(Part, family="rl"):
+    """How episodes' rewards become advantages, and the rest of the reinforcement-learning loss.
+
+    Args:
+        clip: PPO's clip of the importance ratio below 1, and above it unless `clip_high` is given
+            (1707.06347); only matters when the weights have moved since the rollout, as they have
+            from the second of `learner.epochs` on.
+        clip_high: how far above 1 the ratio may go.
+        kl_coefficient: of the divergence from the student as it was before its first step, which is
+            added to the loss.
+        kl_estimator: of that divergence, from the sampled tokens. `k3` is GRPO's (2402.03300); on
+            the student's own tokens its gradient is that of KL(reference || student). `rho_k3` is
+            k3 times the live importance ratio, whose gradient is that of KL(student || reference).
+        entropy_bonus: the student's entropy in nats, times this, is taken off the loss.
+    """
+
+    group_relative: ClassVar[bool] = True
+    """Whether an episode is measured against the others of its task alone."""
+
+    clip: float = Field(default=0.2, gt=0)
+    clip_high: float | None = Field(default=None, gt=0)
+    kl_coefficient: float = Field(default=0.0, ge=0)
+    kl_estimator: Literal["k3", "rho_k3"] = "k3"
+    entropy_bonus: float = Field(default=0.0, ge=0)
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        return {} if self.kl_coefficient else {"kl_estimator": "a kl_coefficient above 0"}
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the student as it was before its first step is asked."""
+        return self.kl_coefficient > 0
+
+    @property
+    def regularised(self) -> bool:
+        """Whether there is something to learn where every advantage is zero."""
+        return self.kl_coefficient > 0 or self.entropy_bonus > 0
+
+    def of(
+        self,
+        trajectories: Sequence[Trajectory],
+        rewards: Mapping[int, float] | None = None,
+        history: History = (),
+    ) -> dict[int, float]:
+        """The advantage of each trajectory, by episode number.
+
+        Args:
+            rewards: by episode number, in place of the environment's. An episode without one takes
+                no part: its advantage is zero, and no other is measured against it.
+            history: what the steps before were like.
+
+        Raises:
+            SignalError: a reward is infinite or no number.
+        """
+        known = {t.episode: t.reward for t in trajectories} if rewards is None else rewards
+        for episode, reward in known.items():
+            if not math.isfinite(reward):
+                raise SignalError(
+                    f"episode {episode}: its reward is {reward}, which no advantage can be made of."
+                    " Look at what the environment's step, or the score in its place, returns"
+                )
+        judged = groups([t for t in trajectories if t.episode in known])
+        rewards_by_group = [np.array([known[t.episode] for t in group]) for group in judged]
+        found = {t.episode: 0.0 for t in trajectories}
+        for group, own_G in zip(judged, self.relative(rewards_by_group, history), strict=True):
+            found |= {t.episode: float(a) for t, a in zip(group, own_G, strict=True)}
+        return found
+
+    @abstractmethod
+    def relative(
+        self, rewards: Sequence[npt.NDArray[np.float64]], history: History
+    ) -> list[npt.NDArray[np.float64]]:
+        """The advantages (G,) of each group of episodes, from their rewards (G,)."""
+
+
+class Grpo(Advantage, kind="grpo"):
+    """Reward less the group's mean (GRPO 2402.03300).
+
+    Over the group's standard deviation, unless `std` is off. A group whose rewards are all equal is
+    dead: its advantages are exactly zero and it teaches nothing.
+    """
+
+    std: bool = True
+    epsilon: float = Field(default=1e-6, gt=0)
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        return super().unread() | ({} if self.std else {"epsilon": "std: true"})
+
+    def relative(
+        self, rewards: Sequence[npt.NDArray[np.float64]], history: History
+    ) -> list[npt.NDArray[np.float64]]:
+        """See `Advantage.relative`."""
+        return [
+            _centred(own_G) / (own_G.std() + self.epsilon if self.std else 1.0) for own_G in rewards
+        ]
+
+
+class Rloo(Advantage, kind="rloo"):
+    """Reward less the mean of the group's other episodes (RLOO 2402.14740), unbiased for any size.
+
+    It is GRPO's centred reward times G / (G - 1). An episode alone in its group has no other to be
+    compared with: its advantage is zero.
+    """
+
+    def relative(
+        self, rewards: Sequence[npt.NDArray[np.float64]], history: History
+    ) -> list[npt.NDArray[np.float64]]:
+        """See `Advantage.relative`."""
+        return [_centred(own_G) * len(own_G) / max(len(own_G) - 1, 1) for own_G in rewards]
+
+
+class Reinforce(Advantage, kind="reinforce"):
+    """Reward less a baseline that all tasks share (REINFORCE).
+
+    Args:
+        baseline: `none`; `batch`, the mean over the step's episodes; or `running`, the exponential
+            moving average of the mean rewards of the steps before, which starts at the first one's.
+            The first step itself has no step before it and takes the batch's mean.
+        decay: by which the moving average keeps its past.
+    """
+
+    group_relative = False
+
+    baseline: Literal["none", "batch", "running"] = "batch"
+    decay: float = Field(default=0.9, ge=0, lt=1)
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        running = self.baseline == "running"
+        return super().unread() | ({} if running else {"decay": "baseline: running"})
+
+    def relative(
+        self, rewards: Sequence[npt.NDArray[np.float64]], history: History
+    ) -> list[npt.NDArray[np.float64]]:
+        """See `Advantage.relative`."""
+        if self.baseline == "none":
+            return list(rewards)
+        past = [line["reward"] for line in history]
+        means = [mean for mean in past if mean is not None]
+        if self.baseline == "running" and means:
+            running = means[0]
+            for mean in means[1:]:
+                running = self.decay * running + (1 - self.decay) * mean
+            return [own_G - running for own_G in rewards]
+        if not rewards:
+            return []
+        centred = _centred(np.concatenate(rewards))
+        return np.split(centred, np.cumsum([len(own_G) for own_G in rewards])[:-1])
+
+
+class NoReward(Advantage):
+    """Every advantage is zero: what regularises is all there is.
+
+    It has no kind, because no file names it; a mix without rewards has it.
+    """
+
+    group_relative = False
+
+    def relative(
+        self, rewards: Sequence[npt.NDArray[np.float64]], history: History
+    ) -> list[npt.NDArray[np.float64]]:
+        """See `Advantage.relative`."""
+        return [np.zeros(len(own_G)) for own_G in rewards]
+
+
+def _centred(rewards_G: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Rewards less their mean; exactly zero where they are equal, or alone.
+
+    The mean of equal numbers may be off by a rounding, which a division would magnify.
+    """
+    return rewards_G - rewards_G.mean() if np.ptp(rewards_G) else np.zeros(len(rewards_G))

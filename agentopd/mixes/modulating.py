@@ -1,0 +1,153 @@
+"""Mixes in which rewards say where to and the teacher how far."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field
+
+from agentopd.mixes.base import Read
+from agentopd.mixes.channels import Channels
+from agentopd.mixes.shared import RlOnly
+from agentopd.signal.tokens import spans_all
+from agentopd.weights.weighed import balanced_over
+
+if TYPE_CHECKING:
+    from agentopd.running.config import RunConfig
+
+# N tokens of a micro-batch
+
+
+class Multiplicative(RlOnly, kind="multiplicative"):
+    """The advantage A becomes A ((1 - strength) + strength w), w the product of the method's
+    weights: rewards give the direction, the teacher the size (RLSD 2604.03128 with a weight of
+    tokens, StepOPSD 2605.27140 of steps, AgentOPSD 2608.05987 of turns).
+
+    A unit's tokens share their mean weight, whatever `unit.reduce` says: a sum would multiply by
+    the span's length. The schedule `strength` multiplies `strength`. Where every reward of a group
+    is the same, A is zero and the teacher cannot be heard; tokens without a lesson, and those that
+    no span of the unit covers, keep A.
+    """
+
+    distils = False
+
+    strength: float = Field(default=0.5, ge=0, le=1)
+
+    @property
+    def distil_coefficient(self) -> float:
+        """See `Mix.distil_coefficient`: the teacher is asked for the weights."""
+        return 1.0
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        """See `Mix.reads`."""
+        return frozenset({"teacher", "unit", "weight", "schedule.rl", "schedule.strength"})
+
+    def check(self, method: RunConfig) -> None:
+        """See `Mix.check`."""
+        super().check(method)
+        silent = all(weight.says_nothing for weight in method.weight)
+        if not method.weight or (silent and not method.unit.looks_at):
+            among = ", all of which are 1" if method.weight else ", and there are none"
+            raise ValueError(
+                f"mix: multiplicative multiplies advantages by the method's weights{among}: it "
+                "would be mix: rl, paying for a teacher. Set a weight, for example "
+                "weight: [gap_gate]"
+            )
+        over, means_over = balanced_over(method.weight), method.unit.averages_over
+        if over and means_over and spans_all(means_over, over):
+            kinds = ", ".join(weight.kind for weight in method.weight)
+            raise ValueError(
+                f"weight: {kinds} as set averages to 1 over each {over}, and unit: "
+                f"{method.unit.kind} takes the mean over each {means_over}: under mix: "
+                "multiplicative every mean would be 1, and the weight say nothing. Use a finer "
+                "unit, such as token, or a weight that does not (renormalise: off; "
+                "budget: none of step_sigmoid)"
+            )
+
+    def notices(self, method: RunConfig) -> list[str]:
+        """See `Mix.notices`."""
+        unit, found = method.unit, []
+        telling = [weight for weight in method.weight if not weight.says_nothing]
+        kinds = ", ".join(weight.kind for weight in telling)
+        if not self.strength:
+            found.append("mix: multiplicative with strength: 0 is mix: rl, paying for a teacher")
+        if not frozenset().union(unit.looks_at, *(weight.looks_at for weight in telling)):
+            found.append(
+                f"mix: multiplicative asks a teacher, and neither weight: {kinds} nor unit: "
+                f"{unit.kind} looks at what it says, so that another would change nothing. Set a "
+                "weight that does, such as gap_gate"
+            )
+        if not unit.without_means:
+            return found
+        if unit.reduce != "mean":
+            found.append(
+                f"unit.reduce: {unit.reduce} changes nothing under mix: multiplicative, which "
+                "takes the mean of a span's weights. Leave it out"
+            )
+        if all(spans_all(weight.shared_by, unit.within) for weight in telling):
+            found.append(
+                f"unit: {unit.kind} changes nothing under mix: multiplicative: {kinds} gives all "
+                f"tokens of each {unit.within} one weight, which is its own mean: it is "
+                f"{unit.without_means} exactly"
+            )
+        return found
+
+    def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
+        """See `Mix.terms`."""
+        rewards, teacher = channels.reinforcement, channels.distillation
+        assert rewards is not None
+        if teacher is None:
+            return {"rl": channels.reinforce()}
+        strength = min(self.strength * channels.strength, 1.0)
+        modulation_N = (1 - strength) + strength * teacher.weight_N
+        advantage_N = rewards.scale_N * rewards.advantage_N * modulation_N
+        return {"rl": channels.reinforce(advantage_N)}
+
+
+class TrustRatio(RlOnly, kind="trust_ratio"):
+    """PPO's clipped ratio, measured from a mixture of behaviour policy and teacher instead of from
+    the behaviour policy: where the advantage asks for a move that brings the student nearer to the
+    teacher the clip is far, elsewhere it is near (trust-region ratios of RLAD 2602.22495).
+
+    Only the paper's summary says which two are mixed; how is not certain, so both readings are
+    here. Tokens without a lesson have the plain ratio.
+
+    Args:
+        share: of the teacher in the mixture; 0 is plain PPO. The schedule `strength` multiplies it.
+        mixture: of log-probabilities (`geometric`) or of probabilities (`arithmetic`).
+    """
+
+    distils = False
+
+    share: float = Field(default=0.5, ge=0, le=1)
+    mixture: Literal["geometric", "arithmetic"] = "geometric"
+
+    @property
+    def distil_coefficient(self) -> float:
+        """See `Mix.distil_coefficient`: the teacher is asked for the mixture."""
+        return 1.0
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        """See `Mix.reads`."""
+        return frozenset({"teacher", "schedule.rl", "schedule.strength"})
+
+    def notices(self, method: RunConfig) -> list[str]:
+        """See `Mix.notices`."""
+        if self.share:
+            return []
+        return ["mix: trust_ratio with share: 0 is mix: rl, paying for a teacher"]
+
+    def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
+        """See `Mix.terms`."""
+        teacher, before_N = channels.measured.teacher, channels.behaviour_N
+        if teacher is None:
+            return {"rl": channels.reinforce()}
+        share = min(self.share * channels.strength, 1.0)
+        if self.mixture == "geometric":
+            anchor_N = torch.lerp(before_N, teacher.logprob_N, share)
+        else:
+            anchor_N = torch.lerp(before_N.exp(), teacher.logprob_N.exp(), share).log()
+        return {"rl": channels.reinforce(anchor_N=anchor_N)}

@@ -1,0 +1,135 @@
+"""Mixes that send each episode down one channel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from agentopd.base.types import Lesson, Trajectory
+from agentopd.mixes.base import Route
+from agentopd.mixes.channels import Channels
+from agentopd.mixes.shared import Auxiliary
+from agentopd.signal.groups import dead, groups
+
+if TYPE_CHECKING:
+    from agentopd.running.config import RunConfig
+
+Channel = Literal["rl", "distil", "likelihood", "nothing"]
+
+
+class Routed(Auxiliary, kind="routed"):
+    """Solved episodes down one channel, failed ones down another.
+
+    It reads whether the episode was solved and whether the teacher was asked about it. As set by
+    default: failures learn from the teacher, successes from their reward, as do failures that have
+    no lesson (SRPO 2604.02288). With `success: likelihood`, the tokens of solved episodes are made
+    likelier and failed ones learn from the teacher (SCOPE 2604.10688; its weight on failures is
+    weight: teacher_perplexity). An episode counts in its channel what it would count without
+    routing: nothing is rescaled to the episodes that are left there.
+
+    Args:
+        success, failure: the channel of solved and of failed episodes.
+        coefficient: of the distillation term.
+        perplexity_temperature: with `likelihood`, episodes count in proportion to the student's
+            perplexity of its own tokens to the power 1 / this, 1 on average over the solved
+            episodes of their group: those it was least sure of count most. All count 1 if not
+            given.
+    """
+
+    success: Channel = "rl"
+    failure: Channel = "distil"
+    coefficient: float = Field(default=1.0, gt=0)
+    perplexity_temperature: float | None = Field(default=None, gt=0)
+
+    def check(self, method: RunConfig) -> None:
+        """See `Mix.check`."""
+        super().check(method)
+        if "distil" not in (self.success, self.failure):
+            raise ValueError(
+                f"mix: routed sends solved episodes to {self.success} and failed ones to "
+                f"{self.failure}, so none learns from the teacher it asks. Send one of them to "
+                "distil, or use mix: rl"
+            )
+        if self.perplexity_temperature is not None and "likelihood" not in (
+            self.success,
+            self.failure,
+        ):
+            raise ValueError(
+                "mix: routed weighs episodes by perplexity in the likelihood channel only, and "
+                "sends none there. Set success: likelihood, or leave perplexity_temperature out"
+            )
+
+    def routes(self, lessons: Sequence[Lesson]) -> dict[int, Route]:
+        """See `Mix.routes`."""
+        chosen = {x.trajectory.episode: self._channel(x) for x in lessons}
+        found = {
+            episode: Route(
+                distil=float(channel == "distil"),
+                rl=float(channel == "rl"),
+                likelihood=float(channel == "likelihood"),
+            )
+            for episode, channel in chosen.items()
+        }
+        if self.perplexity_temperature is None:
+            return found
+        for group in groups([x.trajectory for x in lessons]):
+            likely = [t for t in group if chosen[t.episode] == "likelihood"]
+            for trajectory, share in _shares(likely, self.perplexity_temperature):
+                found[trajectory.episode] = Route(distil=0.0, rl=0.0, likelihood=share)
+        return found
+
+    def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
+        """See `Mix.terms`."""
+        found = super().terms(channels)
+        if "likelihood" in (self.success, self.failure):
+            found["likelihood"] = channels.imitate()
+        return found
+
+    def _channel(self, lesson: Lesson) -> Channel:
+        chosen = self.success if lesson.trajectory.success else self.failure
+        return "rl" if chosen == "distil" and lesson.hidden_NH is None else chosen
+
+
+class DeadGroupFallback(Auxiliary, kind="dead_group_fallback"):
+    """Rewards where they tell episodes apart, the teacher where they do not.
+
+    It reads the environment's rewards. Episodes of a group whose rewards are all equal, which
+    teaches nothing by comparison, learn from the teacher alone; all others, and those without a
+    lesson, from their advantage alone.
+
+    Args:
+        coefficient: of the distillation term.
+    """
+
+    coefficient: float = Field(default=1.0, gt=0)
+
+    @property
+    def taught_have_advantages(self) -> bool:
+        """See `Mix.taught_have_advantages`; a dead group has none but by another baseline."""
+        return not self.rl.group_relative
+
+    def routes(self, lessons: Sequence[Lesson]) -> dict[int, Route]:
+        """See `Mix.routes`."""
+        taught = {x.trajectory.episode for x in lessons if x.hidden_NH is not None}
+        found = {}
+        for group in groups([x.trajectory for x in lessons]):
+            for t in group:
+                distil = dead(group) and t.episode in taught
+                found[t.episode] = Route(distil=float(distil), rl=float(not distil))
+        return found
+
+
+def _shares(
+    trajectories: Sequence[Trajectory], temperature: float
+) -> list[tuple[Trajectory, float]]:
+    """Each trajectory with its power of the student's perplexity, relative to their mean."""
+    surprise = [-float(t.logprob[t.trainable].mean(dtype=np.float64)) for t in trajectories]
+    most = max(surprise, default=0.0)
+    powers = [math.exp((value - most) / temperature) for value in surprise]
+    mean = math.fsum(powers) / max(len(powers), 1)
+    return [(t, power / mean) for t, power in zip(trajectories, powers, strict=True)]

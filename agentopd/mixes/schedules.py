@@ -1,0 +1,136 @@
+"""Schedules: a factor that changes over the run."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from agentopd.base.parts import Part
+
+History = Sequence[Mapping[str, float | None]]
+"""What each finished step of the run was like, oldest first: `train` of its line of metrics."""
+
+
+class Schedule(Part, family="schedule"):
+    """Multiplies what it is attached to.
+
+    A factor follows from the step and the history alone, so that a resumed run goes on where it was
+    without anything to remember.
+    """
+
+    @abstractmethod
+    def factor(self, step: int, history: History = ()) -> float:
+        """The factor at a step, counted from 0, after the steps of the history."""
+
+
+class Constant(Schedule, kind="constant"):
+    """Always the same."""
+
+    value: float = 1.0
+
+    def factor(self, step: int, history: History = ()) -> float:
+        """See `Schedule.factor`."""
+        return self.value
+
+
+class Linear(Schedule, kind="linear"):
+    """From `start` to `stop` over `steps`, then `stop`."""
+
+    start: float = 1.0
+    stop: float = 0.0
+    steps: int = Field(ge=1)
+
+    def factor(self, step: int, history: History = ()) -> float:
+        """See `Schedule.factor`."""
+        return self.start + (self.stop - self.start) * min(step / self.steps, 1.0)
+
+
+class Cosine(Linear, kind="cosine"):
+    """As `linear`, along half a cosine."""
+
+    def factor(self, step: int, history: History = ()) -> float:
+        """See `Schedule.factor`."""
+        done = min(step / self.steps, 1.0)
+        return self.stop + (self.start - self.stop) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class Step(Schedule, kind="step"):
+    """Jumps: `values[0]` before the step `boundaries[0]`, `values[1]` from it on, and so forth.
+
+    Args:
+        boundaries: the steps at which the next value begins, in order.
+        values: one more than boundaries.
+    """
+
+    boundaries: tuple[int, ...] = Field(min_length=1)
+    values: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _fit_each_other(self) -> Step:
+        if len(self.values) != len(self.boundaries) + 1:
+            raise ValueError(
+                f"{len(self.boundaries)} boundaries part the run into "
+                f"{len(self.boundaries) + 1} stretches, and there are {len(self.values)} values: "
+                "give one value for each stretch"
+            )
+        if any(later <= earlier for earlier, later in pairwise((0, *self.boundaries))):
+            raise ValueError(
+                f"boundaries {list(self.boundaries)} are not steps after the first in rising "
+                "order, so some value would never be used: sort them, each once, all above 0"
+            )
+        return self
+
+    def factor(self, step: int, history: History = ()) -> float:
+        """See `Schedule.factor`."""
+        return self.values[bisect_right(self.boundaries, step)]
+
+
+Metric = Literal[
+    "success", "reward", "turns", "invalid", "cut", "truncated", "errors", "dead_groups"
+]
+
+
+class Phase(Schedule, kind="phase"):
+    """`before` until the training says otherwise, then `after` (the switch of RESD 2605.12741 from
+    distillation to reinforcement learning once success is high).
+
+    The metric is averaged over the last `window` finished steps. When that mean has been on the far
+    side of the threshold for `patience` steps in a row, the next step is the first of the new
+    phase. Steps without the metric (no group to be dead, say) are left out, as if they had not
+    been.
+
+    Args:
+        metric: of a step's training episodes.
+        threshold: reaching it counts as having crossed it.
+        when: the side of the threshold on which the new phase is.
+        returns: whether the old phase comes back when the metric does; otherwise the first switch
+            is for good.
+    """
+
+    metric: Metric = "success"
+    threshold: float = 0.5
+    when: Literal["above", "below"] = "above"
+    window: int = Field(default=1, ge=1)
+    patience: int = Field(default=1, ge=1)
+    before: float = 1.0
+    after: float = 0.0
+    returns: bool = False
+
+    def factor(self, step: int, history: History = ()) -> float:
+        """See `Schedule.factor`."""
+        known = (line.get(self.metric) for line in history)
+        values = [value for value in known if value is not None]
+        crossed, switched = 0, False
+        for end in range(self.window, len(values) + 1):
+            mean = math.fsum(values[end - self.window : end]) / self.window
+            beyond = mean >= self.threshold if self.when == "above" else mean <= self.threshold
+            crossed = crossed + 1 if beyond else 0
+            reached = crossed >= self.patience
+            switched = reached if self.returns else switched or reached
+        return self.after if switched else self.before

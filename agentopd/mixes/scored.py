@@ -1,0 +1,100 @@
+"""Rewards that are scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+import torch
+from pydantic import Field
+
+from agentopd.base.types import Trajectory
+from agentopd.mixes.advantages import Reinforce
+from agentopd.mixes.base import Read
+from agentopd.mixes.shared import RlOnly
+from agentopd.signal.tokens import Tokens
+
+if TYPE_CHECKING:
+    from agentopd.running.config import RunConfig
+
+
+# N tokens of a micro-batch, L its lessons
+
+
+@runtime_checkable
+class Scoring(Protocol):
+    """A unit that scores whole episodes, as rubrics do."""
+
+    def score(self, trajectory: Trajectory) -> float | None:
+        """The episode's score; None where nothing can be said of it."""
+        ...
+
+
+class RewardReplacement(RlOnly, kind="reward"):
+    """The episode's reward becomes a score, of which advantages are made.
+
+    Episodes without a score have no advantage, and no other is measured against them.
+
+    Args:
+        score: `teacher`: log q - log p_behaviour of the episode's own tokens, in nats; the models
+            are asked twice, before the step and in it. `unit`: what the unit says of the episode,
+            sum(v w) / sum(w) over a rubric's criteria (ROPD 2605.07396); then no teacher is asked.
+        reduce: of the teacher's tokens over the episode. A sum grows with the episode's length.
+        environment: the environment's own reward is added, times this.
+    """
+
+    distils = False
+
+    score: Literal["teacher", "unit"] = "teacher"
+    reduce: Literal["mean", "sum"] = "mean"
+    environment: float = Field(default=0.0, ge=0)
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        return {} if self.score == "teacher" else {"reduce": "score: teacher"}
+
+    @property
+    def distil_coefficient(self) -> float:
+        """See `Mix.distil_coefficient`: the teacher is asked for the score."""
+        return 1.0 if self.score == "teacher" else 0.0
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        """See `Mix.reads`."""
+        return frozenset({self.score, "schedule.rl"})
+
+    @property
+    def scored_by(self) -> Literal["teacher", "unit"]:
+        """See `Mix.scored_by`."""
+        return self.score
+
+    def check(self, method: RunConfig) -> None:
+        """See `Mix.check`."""
+        super().check(method)
+        if self.score == "unit" and not isinstance(method.unit, Scoring):
+            raise ValueError(
+                f"mix: reward with score: unit takes the episode's reward from the unit, and "
+                f"unit: {method.unit.kind} scores no episodes. Use unit: rubric_span, or "
+                "score: teacher"
+            )
+        if isinstance(self.rl, Reinforce) and self.rl.baseline == "running":
+            raise ValueError(
+                "mix: reward with rl.baseline: running would measure scores against the past of "
+                "the environment's rewards, which are another quantity. Use baseline: batch"
+            )
+
+    def reduced(self, gap_N: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+        """See `Mix.reduced`."""
+        if self.reduce == "mean":
+            return super().reduced(gap_N, tokens)
+        return gap_N.new_zeros(tokens.lessons).index_add(0, tokens.lesson_N, gap_N)
+
+    def rewards(
+        self, trajectories: Sequence[Trajectory], scores: Mapping[int, float]
+    ) -> dict[int, float]:
+        """See `Mix.rewards`."""
+        return {
+            t.episode: scores[t.episode] + self.environment * t.reward
+            for t in trajectories
+            if t.episode in scores
+        }

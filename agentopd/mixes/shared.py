@@ -1,0 +1,144 @@
+"""One channel, or both as terms or summands of one loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field, SerializeAsAny
+
+from agentopd.divergences.estimators import K1
+from agentopd.mixes.advantages import Advantage, Grpo, NoReward
+from agentopd.mixes.base import _REWARDS_TERM, _TEACHERS_TERM, Mix, Read
+from agentopd.mixes.channels import Channels
+
+if TYPE_CHECKING:
+    from agentopd.running.config import RunConfig
+
+
+# N tokens of a micro-batch
+
+
+class DistilOnly(Mix, kind="distil"):
+    """The teacher alone; rewards are not looked at.
+
+    Args:
+        kl_coefficient: of KL(reference || student), the reference being the student as it was
+            before its first step, which is then added to the loss (Stable-OPD 2604.08527). It is
+            estimated as in `rl.kl_coefficient`, and the schedule `rl` multiplies it.
+    """
+
+    linear = True
+
+    kl_coefficient: float = Field(default=0.0, ge=0)
+
+    @property
+    def rl_channel(self) -> Advantage | None:
+        """See `Mix.rl_channel`: rewards count for nothing in it."""
+        return NoReward(kl_coefficient=self.kl_coefficient) if self.kl_coefficient else None
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        """See `Mix.reads`."""
+        return _TEACHERS_TERM | (_REWARDS_TERM if self.kl_coefficient else frozenset())
+
+    @property
+    def taught_have_advantages(self) -> bool:
+        """See `Mix.taught_have_advantages`: all are zero."""
+        return False
+
+
+class RlOnly(Mix, kind="rl"):
+    """Rewards alone; no teacher is asked."""
+
+    rl: SerializeAsAny[Advantage] = Grpo()
+
+    @property
+    def rl_channel(self) -> Advantage:
+        """See `Mix.rl_channel`."""
+        return self.rl
+
+    @property
+    def distil_coefficient(self) -> float:
+        """See `Mix.distil_coefficient`."""
+        return 0.0
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        """See `Mix.reads`."""
+        return _REWARDS_TERM
+
+
+class Auxiliary(RlOnly, kind="auxiliary"):
+    """Reinforcement learning, plus `coefficient` times the distillation term (Skill-SD 2604.10674).
+
+    Both are averaged the same way; the metrics hold each channel's gradient norm on its own.
+    """
+
+    linear = True
+
+    coefficient: float = Field(default=0.1, gt=0)
+
+    @property
+    def distil_coefficient(self) -> float:
+        """See `Mix.distil_coefficient`."""
+        return self.coefficient
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        """See `Mix.reads`."""
+        return _TEACHERS_TERM | _REWARDS_TERM
+
+
+class Additive(Auxiliary, kind="additive"):
+    """One policy gradient of A + `coefficient` times the teacher's credit (OPID 2606.26790, ATOD
+    2606.27814).
+
+    The clip looks at the sum and takes the place of the estimator's own rule for the importance
+    ratio, so the teacher moves no token further than rewards alone could. The schedules `rl` and
+    `distil` multiply one summand each, which is how ATOD passes from the teacher to rewards. Tokens
+    without a lesson keep A.
+    """
+
+    linear = False
+
+    @property
+    def several(self) -> bool:
+        """See `Mix.several`: the one term holds both."""
+        return False
+
+    def check(self, method: RunConfig) -> None:
+        """See `Mix.check`."""
+        super().check(method)
+        if method.unit.returns(method.divergence) == "loss":
+            raise ValueError(
+                f"mix: additive adds the teacher's term to the sampled token's advantage, and "
+                f"{method.divergence.kind} as it is set up is a loss with a gradient of its own, "
+                "not an advantage. Use divergence: {kind: reverse_kl, support: sampled}, or "
+                "mix: auxiliary, which adds losses"
+            )
+
+    def notices(self, method: RunConfig) -> list[str]:
+        """See `Mix.notices`."""
+        estimator = method.divergence.estimated_by
+        if not isinstance(estimator, K1) or type(estimator) is K1:
+            return []
+        return [
+            f"divergence.estimator: {estimator.kind} is k1 under mix: additive, which bounds the "
+            "sum by mix.rl.clip in the place of the estimator's own rule. Use mix: auxiliary for "
+            "that, or estimator: k1"
+        ]
+
+    def summands(self, channels: Channels) -> dict[str, torch.Tensor]:
+        """See `Mix.summands`."""
+        rewards, teacher = channels.reinforcement, channels.distillation
+        assert rewards is not None
+        found = {"rl": rewards.scale_N * rewards.advantage_N}
+        if teacher is not None:
+            found["distil"] = teacher.scale_N * teacher.credit_N
+        return found
+
+    def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
+        """See `Mix.terms`."""
+        own, *others = self.summands(channels).values()
+        return {"rl": channels.reinforce(sum(others, own))}

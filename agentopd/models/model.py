@@ -1,0 +1,246 @@
+"""A causal language model as this toolkit uses it: hidden states first, logits where needed."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from agentopd.base.parts import Settings, closest
+from agentopd.base.types import Trajectory
+from agentopd.divergences.linear import Head
+from agentopd.models.batching import padded
+
+# B sequences, T tokens, N trainable tokens, H hidden size, V vocabulary; `...` any leading shape
+
+_ZOO = Path(__file__).parents[1] / "zoo" / "models"
+
+
+class ModelSettings(Settings):
+    """Which model, and how it is held.
+
+    `path` is a folder in Hugging Face format, or `zoo:NAME` for an embedded model.
+    """
+
+    path: str = "zoo:sokoban-easy"
+    dtype: str = Field(default="float32", pattern="^(float32|bfloat16)$")
+    device: str = "cpu"
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model and its tokenizer."""
+
+    module: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    name: str
+    stop_ids: frozenset[int] = field(default_factory=frozenset)
+    """Tokens that end an answer."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.module.device
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """How many tokens the tokenizer knows.
+
+        An output layer may have more rows, to reach a round number: such padding stands for no
+        token, and is neither sampled nor scored.
+        """
+        return max(self.tokenizer.get_vocab().values()) + 1
+
+    @property
+    def positions(self) -> float:
+        """How many tokens a context may have; infinite where the model names no limit."""
+        return getattr(self.module.config, "max_position_embeddings", None) or math.inf
+
+    @property
+    def output(self) -> torch.nn.Linear:
+        """The layer that makes logits of hidden states."""
+        return cast(torch.nn.Linear, self.module.get_output_embeddings())
+
+    @property
+    def body(self) -> torch.nn.Module:
+        """Everything below the output layer."""
+        return cast(torch.nn.Module, self.module.get_decoder())
+
+    def hidden(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        """Last hidden states (B, T, H) of right-padded sequences.
+
+        Attention is causal, so what stands to the right of a token, padding included, never
+        reaches it: no mask is needed, and none can hide an observation.
+        """
+        return self.body(input_ids=ids_BT, use_cache=False).last_hidden_state
+
+    def hidden_before(self, trajectories: Sequence[Trajectory]) -> torch.Tensor:
+        """Last hidden states (N, H) before each trainable token, in the student's context."""
+        pieces = [(t, start, stop) for t in trajectories for start, stop in t.segments]
+        hidden_BTH = self.hidden(padded([t.ids[a:b] for t, a, b in pieces], self.device))
+        before = [t.trainable[start:stop].nonzero()[0] - 1 for t, start, stop in pieces]
+        row_N = np.repeat(np.arange(len(pieces)), [len(b) for b in before])
+        return hidden_BTH[torch.from_numpy(row_N), torch.from_numpy(np.concatenate(before))]
+
+    def head(self, hidden_NH: torch.Tensor) -> Head:
+        """Hidden states with the output layer that makes logits of them."""
+        return Head(hidden_NH, *self._scored())
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Next-token logits (..., V) in float32 of hidden states (..., H)."""
+        return F.linear(hidden, *self._scored()).float()
+
+    def frozen_copy(self) -> LanguageModel:
+        """The same weights, apart, without gradients."""
+        twin = copy.deepcopy(self.module).requires_grad_(False)
+        return LanguageModel(twin.eval(), self.tokenizer, self.name, self.stop_ids)
+
+    def _scored(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The output layer's weights (V, H) and bias (V,), padding left out."""
+        weight, bias, vocabulary = self.output.weight, self.output.bias, self.vocabulary
+        if len(weight) == vocabulary:
+            return weight, bias
+        return weight[:vocabulary], None if bias is None else bias[:vocabulary]
+
+
+def load_model(settings: ModelSettings) -> LanguageModel:
+    """Load a model and its tokenizer; nothing is fetched and nothing unpickled.
+
+    Raises:
+        ValueError: there is no such folder, it is not a model, its weights are not safetensors,
+            its tokenizer's ids are not the first of its output rows, or its logits are not the
+            output layer of its last hidden states (then divergences made of hidden states would be
+            wrong).
+    """
+    folder = model_folder(settings.path)
+    device = _device(settings.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device {settings.device!r} was asked for, but torch sees no GPU here; use device=cpu"
+        )
+    tokenizer = load_tokenizer(settings)
+    try:
+        module = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, settings.dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise _unloadable(settings, error) from error
+    torch.nn.Module.to(module, device)
+    model = LanguageModel(module.eval(), tokenizer, settings.path, _stop_ids(module, tokenizer))
+    _check_vocabulary(model)
+    _check_head(model)
+    return model
+
+
+def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerFast:
+    """Load a model's tokenizer alone.
+
+    Raises:
+        ValueError: there is no such folder, or it holds no fast tokenizer with a chat template.
+    """
+    folder = model_folder(settings.path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=settings.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _unloadable(settings, error) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or not tokenizer.chat_template:
+        raise ValueError(
+            f"{settings.path} has no fast tokenizer with a chat template; agents need one"
+        )
+    return tokenizer
+
+
+def _unloadable(settings: ModelSettings, error: Exception) -> ValueError:
+    reason = str(error).split("\n")[0]
+    return ValueError(f"{settings.path} cannot be loaded as a causal language model: {reason}")
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"{name!r} is not a device; use cpu, cuda or cuda:0") from error
+
+
+def model_folder(path: str) -> Path:
+    """The folder that `path` or `zoo:NAME` names.
+
+    Raises:
+        ValueError: it does not exist; the message names the closest embedded model.
+    """
+    if path.startswith("zoo:"):
+        folder = _ZOO / path.removeprefix("zoo:")
+        if not folder.is_dir():
+            known = [p.name for p in _ZOO.iterdir()] if _ZOO.is_dir() else []
+            raise ValueError(f"no embedded model is called {path!r}; {closest(folder.name, known)}")
+        return folder
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{path!r} is not a model folder: it holds no config.json. "
+            "Give a local folder, or zoo:NAME"
+        )
+    return folder
+
+
+def _stop_ids(module: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """All that the tokenizer or the generation settings call end: one forgotten, answers run on."""
+    declared = module.generation_config.eos_token_id if module.generation_config else None
+    ends = [*(declared if isinstance(declared, list) else [declared]), tokenizer.eos_token_id]
+    found = frozenset(int(e) for e in ends if e is not None)
+    if not found:
+        raise ValueError(
+            "neither the tokenizer nor the generation settings name an end-of-turn token"
+        )
+    return found
+
+
+def _check_vocabulary(model: LanguageModel) -> None:
+    known, rows = set(model.tokenizer.get_vocab().values()), len(model.output.weight)
+    if model.vocabulary > rows:
+        raise ValueError(
+            f"{model.name}: the tokenizer's ids go up to {model.vocabulary - 1}, and the output "
+            f"layer scores those below {rows}: the two belong to different models, or tokens were "
+            "added to one of them alone. Resize the embeddings, or bring the model's own tokenizer"
+        )
+    if missing := sorted(set(range(model.vocabulary)) - known):
+        raise ValueError(
+            f"{model.name}: the tokenizer's ids go up to {model.vocabulary - 1}, and "
+            f"{len(missing)} of them, {missing[0]} first, are no token's: their output rows could "
+            "be sampled and would mean nothing. Name these ids among the tokenizer's added tokens"
+        )
+
+
+def _check_head(model: LanguageModel) -> None:
+    ids_BT = torch.tensor([[min(model.stop_ids)] * 3], device=model.device)
+    with torch.no_grad():
+        direct = model.module(input_ids=ids_BT).logits[..., : model.vocabulary].float()
+        ours = model.logits(model.hidden(ids_BT))
+    if not torch.allclose(direct, ours, atol=1e-3, rtol=1e-3):
+        raise ValueError(
+            f"{model.name}: the logits are not the output layer applied to the last hidden states "
+            "(a cap or a scale follows it); this architecture is not supported"
+        )

@@ -1,0 +1,1 @@
+"""Runs and studies: their configuration, their folders, their loop."""

@@ -1,0 +1,109 @@
+"""Checkpoints: everything a run needs to go on as if it had never stopped.
+
+Random numbers are drawn from generators seeded by the run's seed, the step and the episode, so
+there is no random state to keep. Tensors are safetensors, the rest is JSON; nothing is pickled. A
+checkpoint is written beside the old one, which goes when the new one stands in its place, so that
+at every moment there is a whole one to be found.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from agentopd.models.model import LanguageModel
+
+_LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, beside the weights: the next step, what it cost, what sources and the unit
+    remember.
+    """
+
+    step: int
+    seconds: float
+    student_tokens: int
+    teacher_tokens: int
+    stages: dict[str, float]
+    sources: list[dict[str, Any]]
+    success_before: float | None
+    unit: dict[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    folder: Path,
+    student: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    teacher: dict[str, torch.Tensor],
+    progress: Progress,
+) -> None:
+    """Replace the checkpoint in `folder`."""
+    fresh = folder / "writing"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    student.module.save_pretrained(fresh / "student")
+    student.tokenizer.save_pretrained(fresh / "student")
+    save_file(_optimizer_tensors(student, optimizer), fresh / "optimizer.safetensors")
+    save_file(
+        {k: v.detach().clone().contiguous() for k, v in teacher.items()},
+        fresh / "teacher.safetensors",
+    )
+    (fresh / "progress.json").write_text(json.dumps(asdict(progress), indent=2))
+    old = folder / "old"
+    # After a crash between the two moves below, the old one is all there is: it stays until then.
+    if (folder / _LATEST).exists():
+        shutil.rmtree(old, ignore_errors=True)
+        (folder / _LATEST).rename(old)
+    fresh.rename(folder / _LATEST)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest whole checkpoint in `folder`, or None."""
+    return next(
+        (folder / name for name in (_LATEST, "old") if (folder / name / "progress.json").is_file()),
+        None,
+    )
+
+
+def load_progress(checkpoint: Path) -> Progress:
+    """What was saved beside the weights."""
+    return Progress(**json.loads((checkpoint / "progress.json").read_text()))
+
+
+def restore_weights(
+    checkpoint: Path, student: LanguageModel, optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
+    """Put the student's and the optimizer's tensors back; returns the teacher's."""
+    weights: dict[str, torch.Tensor] = {}
+    for shard in sorted((checkpoint / "student").glob("*.safetensors")):  # large models have many
+        weights |= load_file(shard, device=str(student.device))
+    student.module.load_state_dict(weights, strict=not student.module.config.tie_word_embeddings)
+    saved = load_file(checkpoint / "optimizer.safetensors", device=str(student.device))
+    for name, parameter in student.module.named_parameters():
+        found = {
+            key.rpartition("/")[2]: value
+            for key, value in saved.items()
+            if key.rpartition("/")[0] == name
+        }
+        if found:
+            optimizer.state[parameter] = {**found, "step": found["step"].cpu()}
+    return load_file(checkpoint / "teacher.safetensors", device=str(student.device))
+
+
+def _optimizer_tensors(
+    student: LanguageModel, optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}/{key}": value.detach().clone().contiguous()
+        for name, parameter in student.module.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }

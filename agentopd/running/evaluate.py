@@ -1,0 +1,167 @@
+"""Success on held-out tasks: the same tasks, with the same random numbers, for every model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from agentopd.base.statistics import wilson
+from agentopd.base.types import EndReason, Trajectory
+from agentopd.environment.contract import HELD_OUT_SEED, Info, Summarise, system_prompt
+from agentopd.environment.wrappers import EnvSettings
+from agentopd.models.chat import ChatTemplate
+from agentopd.models.model import LanguageModel, load_model
+from agentopd.privilege.sources import Source
+from agentopd.privilege.view import SystemView
+from agentopd.probes.rollout import env_metrics
+from agentopd.rollout.failures import failures, most_frequent
+from agentopd.rollout.policies import Rollout
+from agentopd.rollout.pool import Task
+from agentopd.rollout.sampler import Sampler, TransformersSampler
+from agentopd.running.config import RunConfig
+
+# An evaluation's sampling is apart from any run's, whose seeds count from 0.
+_SEED = 2**31 - 1
+
+
+def play_tasks(
+    env: EnvSettings,
+    student: LanguageModel,
+    sampler: Sampler,
+    rollout: Rollout,
+    episodes: int,
+    options: dict[str, Any],
+    seed: int = HELD_OUT_SEED,
+) -> list[Trajectory]:
+    """One episode on each of `episodes` tasks, with environment seeds `seed`, `seed + 1`, ..."""
+    tasks = [Task(i, i, seed + i) for i in range(episodes)]
+    return rollout.pool(env, student, _SEED, **options).play(tasks, sampler)
+
+
+def score(trajectories: Sequence[Trajectory], summarise: Summarise | None = None) -> dict[str, Any]:
+    """Success with its 95 % interval, reward and turns of played episodes; how many ended by an
+    error, and by which; and, as `env/...`, the environment's own numbers.
+
+    Args:
+        summarise: what the environment declares under that name.
+    """
+    solved = sum(t.success for t in trajectories)
+    played = len(trajectories)
+    return {
+        "success": solved / max(played, 1),
+        "interval": list(wilson(solved, played)),
+        "episodes": played,
+        "reward": sum(t.reward for t in trajectories) / max(played, 1),
+        "turns": sum(len(t.turns) for t in trajectories) / max(played, 1),
+        "errors": sum(bool(t.error) for t in trajectories),
+        "reasons": most_frequent(failures(trajectories)),
+        **env_metrics(trajectories),
+        **_summary(trajectories, summarise),
+    }
+
+
+def _summary(trajectories: Sequence[Trajectory], summarise: Summarise | None) -> dict[str, float]:
+    solved: dict[str, list[bool]] = {}
+    for trajectory in trajectories:
+        if (task := trajectory.prompt.get("task_id")) is not None:
+            solved.setdefault(str(task), []).append(trajectory.success)
+    if summarise is None or not solved:
+        return {}
+    return {f"env/{name}": float(value) for name, value in summarise(solved).items()}
+
+
+def teacher_success(config: RunConfig) -> dict[str, Any] | None:
+    """How well the teacher itself acts on the held-out tasks, told what it is told at the start of
+    a run.
+
+    None where that question has no answer: no teacher is asked, its text comes only after the fact,
+        or it is not put
+    where an actor could read it from the start.
+    """
+    config = config.fresh()
+    if not config.mix.distil_coefficient or not isinstance(config.view, SystemView):
+        return None
+    student = load_model(config.student)
+    config.teacher.prepare(student)
+    actor = config.teacher.model
+    for source in config.privilege:
+        source.prepare(ChatTemplate(student.tokenizer))
+    settings = _Whispered(**dict(config.env), sources=tuple(config.privilege))
+    options = config.evaluate.options
+    played = play_tasks(
+        settings,
+        actor,
+        TransformersSampler(actor),
+        config.rollout,
+        config.evaluate.episodes,
+        options,
+    )
+    if any(t.end is EndReason.ERROR for t in played):
+        return None
+    found = score(played)
+    told = ", ".join(source.kind for source in config.privilege)
+    return {
+        "success": found["success"],
+        "interval": found["interval"],
+        "note": f"the {config.teacher.kind} teacher, acting with {told} in its system prompt",
+    }
+
+
+class _Whispered(EnvSettings):
+    """Environments whose system prompt ends with what the sources say of the task."""
+
+    sources: tuple[Source, ...]
+
+    def build(self, **more: Any) -> gymnasium.Env[str, str]:
+        return _WhisperingEnv(super().build(**more), self.sources, SystemView())
+
+
+class _WhisperingEnv(gymnasium.Wrapper[str, str, str, str]):
+    """Adds privileged text to the system prompt, where `SystemView` would have inserted it."""
+
+    def __init__(
+        self, env: gymnasium.Env[str, str], sources: Sequence[Source], view: SystemView
+    ) -> None:
+        super().__init__(env)
+        self.sources, self.view = sources, view
+        self.system_prompt = ""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, Info]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        told = [source.whisper(_unplayed(info), ()) for source in self.sources]
+        if not any(privileges is not None for privileges in told):
+            raise ValueError("no source has anything to say before the episode is played")
+        texts = [p.text for privileges in told for p in privileges or ()]
+        rules = system_prompt(self.env)
+        self.system_prompt = rules + (self.view.separator + "\n".join(texts) if texts else "")
+        return observation, info
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, float(reward), terminated, truncated, info
+
+
+def _unplayed(prompt: Info) -> Trajectory:
+    """A trajectory of which nothing is known but what the environment said on reset."""
+    empty: Callable[..., Any] = np.empty
+    return Trajectory(
+        ids=empty(0, np.int64),
+        turn=empty(0, np.int32),
+        trainable=empty(0, np.bool_),
+        owner=empty(0, np.uint8),
+        logprob=empty(0, np.float32),
+        messages=(),
+        turns=(),
+        segments=(),
+        env="",
+        episode=0,
+        task=0,
+        seed=0,
+        end=EndReason.TRUNCATED,
+        prompt=prompt,
+    )

@@ -1,0 +1,313 @@
+"""One run, alive: its parts, its folder, and what each stage of a step does."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from agentopd.base.types import Lesson, Trajectory
+from agentopd.environment.contract import Summarise, declared
+from agentopd.learning.learner import Learner, Update
+from agentopd.models.chat import ChatTemplate
+from agentopd.models.model import load_model
+from agentopd.privilege.sources import gather
+from agentopd.probes.collector import jsonable
+from agentopd.probes.rollout import rollout_probes
+from agentopd.probes.showcase import describe_episode
+from agentopd.probes.untold import with_untold
+from agentopd.rollout.failures import (
+    EveryEpisodeFailed,
+    failures,
+    most_frequent,
+    refuse_failures,
+)
+from agentopd.rollout.sampler import TransformersSampler
+from agentopd.running.checkpoint import (
+    Progress,
+    latest,
+    load_progress,
+    restore_weights,
+    save_checkpoint,
+)
+from agentopd.running.config import RunConfig
+from agentopd.running.evaluate import play_tasks, score
+from agentopd.running.folder import check_folder, open_folder
+from agentopd.running.storage import save_scores, save_trajectories
+from agentopd.signal.groups import dead_groups
+
+Watch = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Clock:
+    """Seconds and tokens by stage, over the whole run."""
+
+    stages: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(
+            ("rollout", "privilege", "teacher", "learner", "evaluate"), 0.0
+        )
+    )
+    student_tokens: int = 0
+    teacher_tokens: int = 0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the seconds spent inside."""
+        began = perf_counter()
+        yield
+        self.stages[name] += perf_counter() - began
+
+
+class Run:
+    """The parts of one run, alive, and its folder."""
+
+    def __init__(self, config: RunConfig, out: Path, resume: bool, watch: Watch) -> None:
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.config, self.out, self.watch = config.fresh(), out, watch
+        self.clock, self.step = Clock(), 0
+        self.success_before: float | None = None
+        self.evaluation: dict[str, Any] | None = None
+        self.skipped = Counter[str]()
+        self.errors = Counter[str]()
+        self._told: tuple[dict[str, float], dict[str, int]] = ({}, {})
+        check_folder(self.config, out, resume, "run", free=("steps", "threads"))
+        self.student = load_model(self.config.student)
+        env = self.config.env.build()
+        self.summarise: Summarise | None = declared(env, "summarise", None)
+        env.close()
+        self.template = ChatTemplate(self.student.tokenizer)
+        self.sampler = TransformersSampler(self.student)
+        for source in self.config.privilege:
+            source.prepare(self.template)
+        self.taught = bool(self.config.mix.distil_coefficient)
+        if self.taught:
+            self.config.teacher.prepare(self.student)
+        self.learner = Learner(self.student, self.config.teacher, self.config)
+        # Opened only now, so that a mistyped path or option leaves no folder behind.
+        open_folder(self.config, out)
+        self._restore(latest(out / "checkpoints"))
+
+    def begin(self) -> None:
+        """Measure the student before its first step, unless the run goes on from a checkpoint."""
+        if self.step == 0:
+            self.evaluation = self._measure()
+            self.success_before = self.evaluation["success"]
+            self._since_last_line()
+            self._write_line(
+                {"step": -1, "episodes": 0, "seconds": 0.0, "evaluation": self.evaluation}
+            )
+
+    def roll_out(self, step: int) -> list[Trajectory]:
+        """The student plays the step's tasks.
+
+        Raises:
+            EveryEpisodeFailed: none could be played; the steps before are saved.
+        """
+        config = self.config
+        with self.clock.stage("rollout"):
+            trajectories = config.rollout.collect(
+                config.env, self.student, self.sampler, config.seed, step
+            )
+        try:
+            refuse_failures(trajectories, f"of step {step + 1} ({self.out})")
+        except EveryEpisodeFailed:
+            if self.step:
+                self.save()
+            raise
+        self.clock.student_tokens += sum(t.student_tokens for t in trajectories)
+        return trajectories
+
+    def ask_teacher(self, trajectories: list[Trajectory], step: int) -> list[Lesson]:
+        """The teacher is briefed and scores the student's tokens; no lessons if none is asked."""
+        if not self.taught:
+            return []
+        with self.clock.stage("privilege"):
+            briefed = gather(self.config.privilege, trajectories)
+            views = self.config.view.build(briefed, self.template)
+        with self.clock.stage("teacher"):
+            lessons = self.config.teacher.score(views)
+            if self.config.probe.pi_effect_due(step, self.config.steps):
+                lessons = self._with_untold(lessons)
+        self.clock.teacher_tokens += sum(len(view.ids) for view in views)
+        if step == 0:
+            self._show(lessons)
+        return lessons
+
+    def learn(self, trajectories: list[Trajectory], lessons: list[Lesson], step: int) -> Update:
+        """One optimizer step; sampler and teacher follow."""
+        with self.clock.stage("learner"):
+            update = self.learner.update(trajectories, lessons, step)
+        self.sampler.sync(self.student)
+        if self.taught:
+            self.config.teacher.sync(self.student, step)
+        self.step = step + 1
+        return update
+
+    def record(self, step: int, trajectories: list[Trajectory], update: Update) -> None:
+        """Write the step's line, its trajectories and, when due, a checkpoint and an evaluation."""
+        save, every = self.config.save, self.config.evaluate.every
+        due = self.step == self.config.steps or bool(every and self.step % every == 0)
+        self.evaluation = self._measure() if due else None
+        line = self._line(step, trajectories, update)
+        self._write_line(line)
+        self.errors.update(line.get("failed", {}))
+        self.learner.history.append(line["train"])
+        if update.skipped:
+            self.skipped[update.skipped] += 1
+        if save.keeps(step):
+            name = f"step-{step:05d}.parquet"
+            save_trajectories(trajectories, self.out / "trajectories" / name, update.payments)
+            if save.scores_top_k:
+                save_scores(update.scores, self.out / "scores" / name)
+        if save.checkpoint_every and self.step % save.checkpoint_every == 0:
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        progress = Progress(
+            step=self.step,
+            seconds=self._spent(),
+            student_tokens=self.clock.student_tokens,
+            teacher_tokens=self.clock.teacher_tokens,
+            stages=self.clock.stages,
+            sources=[source.state() for source in self.config.privilege],
+            success_before=self.success_before,
+            unit=self.config.unit.state(),
+        )
+        teacher = self.config.teacher.tensors() if self.taught else {}
+        save_checkpoint(
+            self.out / "checkpoints", self.student, self.learner.optimizer, teacher, progress
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """Save the end of the run and its summary; a run that had ended before stays as it was."""
+        path = self.out / "summary.json"
+        if path.is_file() and self.evaluation is None:
+            return json.loads(path.read_text())
+        self.save()
+        after = self.evaluation or {}
+        summary = {
+            "run": True,
+            "success_before": self.success_before,
+            "success_after": after.get("success"),
+            "evaluation": after,
+            "episodes": self.step * self.config.rollout.episodes,
+            "steps": self.step,
+            "skipped": dict(self.skipped),
+            "errors": most_frequent(self.errors),
+            "student_tokens": self.clock.student_tokens,
+            "teacher_tokens": self.clock.teacher_tokens,
+            "seconds": {**self.clock.stages, "total": self._spent()},
+            "notices": self.config.notices(),
+        }
+        path.write_text(json.dumps(summary, indent=2) + "\n")
+        return summary
+
+    def _with_untold(self, lessons: list[Lesson]) -> list[Lesson]:
+        """The lessons with what the teacher would say if it were told nothing."""
+        teacher, view = self.config.teacher, self.config.view
+        temperature = self.config.rollout.temperature or 1.0
+        return with_untold(lessons, teacher, view, self.template, temperature)
+
+    def _show(self, lessons: list[Lesson]) -> None:
+        """Keep one episode for people to look at, as the teacher sees it before any learning."""
+        teacher, unit = self.config.teacher, self.config.unit.kind
+        temperature = self.config.rollout.temperature or 1.0
+        described = describe_episode(self.student, teacher, lessons, unit, temperature)
+        if described is not None:
+            (self.out / "episode.json").write_text(json.dumps(described, indent=1) + "\n")
+
+    def _since_last_line(self) -> tuple[dict[str, float], dict[str, int]]:
+        """Seconds by stage and tokens spent since the last line of metrics."""
+        clock = self.clock
+        stages = dict(clock.stages)
+        tokens = {"student": clock.student_tokens, "teacher": clock.teacher_tokens}
+        spent = {k: v - self._told[0].get(k, 0.0) for k, v in stages.items()}
+        used = {k: v - self._told[1].get(k, 0) for k, v in tokens.items()}
+        self._told = (stages, tokens)
+        return spent, used
+
+    def _measure(self) -> dict[str, Any]:
+        """Success on the held-out tasks, as the student is now."""
+        settings, rollout = self.config.evaluate, self.config.rollout
+        if settings.temperature is not None:
+            rollout = rollout.model_copy(update={"temperature": settings.temperature})
+        with self.clock.stage("evaluate"):
+            played = play_tasks(
+                self.config.env,
+                self.student,
+                self.sampler,
+                rollout,
+                settings.episodes,
+                settings.options,
+            )
+        refuse_failures(played, f"of the evaluation after {self.step} steps ({self.out})")
+        return score(played, self.summarise)
+
+    def _spent(self) -> float:
+        return sum(self.clock.stages.values())
+
+    def _line(self, step: int, trajectories: list[Trajectory], update: Update) -> dict[str, Any]:
+        stages, tokens = self._since_last_line()
+        line: dict[str, Any] = {
+            "step": step,
+            "episodes": self.step * self.config.rollout.episodes,
+            "seconds": self._spent() - self.clock.stages["evaluate"],
+            "train": {**rollout_probes(trajectories), "dead_groups": dead_groups(trajectories)},
+            "loss": update.loss,
+            "probes": {
+                **update.probes,
+                "scalars": {**update.scalars, **self.config.unit.scalars()},
+            },
+            "stages": stages,
+            "tokens": tokens,
+        }
+        if update.skipped:
+            line["skipped"] = update.skipped
+        if failed := failures(trajectories):
+            line["failed"] = failed
+        return line | {"evaluation": self.evaluation} if self.evaluation else line
+
+    def _write_line(self, line: dict[str, Any]) -> None:
+        line = jsonable(line)
+        with (self.out / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+        self.watch(line)
+
+    def _restore(self, checkpoint: Path | None) -> None:
+        """Go on from a checkpoint; without one, start over from the first step."""
+        if checkpoint is None:
+            (self.out / "metrics.jsonl").unlink(missing_ok=True)
+            return
+        progress = load_progress(checkpoint)
+        teacher = restore_weights(checkpoint, self.student, self.learner.optimizer)
+        if teacher:
+            self.config.teacher.restore(teacher)
+        for source, state in zip(self.config.privilege, progress.sources, strict=True):
+            source.restore(state)
+        self.config.unit.restore(progress.unit)
+        self.sampler.sync(self.student)
+        self.step, self.success_before = progress.step, progress.success_before
+        self.clock = Clock(progress.stages, progress.student_tokens, progress.teacher_tokens)
+        self._since_last_line()
+        metrics = self.out / "metrics.jsonl"
+        lines = [
+            line
+            for line in metrics.read_text().splitlines()
+            if json.loads(line)["step"] < self.step
+        ]
+        metrics.write_text("".join(f"{line}\n" for line in lines))
+        past = [json.loads(line) for line in lines]
+        self.learner.history += [line["train"] for line in past if line["step"] >= 0]
+        self.skipped.update(line["skipped"] for line in past if "skipped" in line)
+        for line in past:
+            self.errors.update(line.get("failed", {}))

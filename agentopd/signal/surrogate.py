@@ -1,0 +1,45 @@
+"""What an advantage is differentiated as."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+# N tokens
+
+
+def policy_gradient(
+    logprob_N: torch.Tensor,
+    behaviour_N: torch.Tensor,
+    advantage_N: torch.Tensor,
+    clip: float | None,
+    clip_high: float | None = None,
+) -> torch.Tensor:
+    """(N,) surrogate losses whose gradient is `-ratio * advantage * grad log p`.
+
+    The advantage is a number: nothing is differentiated through it. With `clip`, PPO's pessimistic
+    bound (1707.06347); `clip_high` sets the bound above 1 apart from the one below (DAPO
+    2503.14476).
+    """
+    advantage_N = advantage_N.detach()
+    ratio_N = (logprob_N - behaviour_N).exp()
+    plain_N = ratio_N * advantage_N
+    if clip is None:
+        return -plain_N
+    high = clip if clip_high is None else clip_high
+    return -torch.minimum(plain_N, ratio_N.clamp(1 - clip, 1 + high) * advantage_N)
+
+
+def reference_kl(
+    logprob_N: torch.Tensor,
+    reference_N: torch.Tensor,
+    behaviour_N: torch.Tensor,
+    estimator: Literal["k3", "rho_k3"],
+) -> torch.Tensor:
+    """(N,) estimates, never negative, of the divergence of student and reference, to differentiate;
+    see `Advantage.kl_estimator`.
+    """
+    gap_N = reference_N.detach() - logprob_N
+    k3_N = gap_N.expm1() - gap_N
+    return k3_N if estimator == "k3" else (logprob_N - behaviour_N).exp() * k3_N

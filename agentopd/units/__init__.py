@@ -1,0 +1,1 @@
+"""Supervision units: at which granularity the teacher is measured and credited."""

@@ -1,0 +1,146 @@
+"""Supervision units: at which granularity the teacher's opinion is measured and credited.
+
+# N tokens of a micro-batch, S spans
+
+A unit cuts a trajectory into spans. A span's value is the reduction of its tokens' values, and
+every token of the span carries it, times the span's weight. Where spans overlap, a token carries
+the sum; a token outside every span carries nothing. The aggregator then averages tokens.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from agentopd.base.parts import Part
+from agentopd.base.types import Trajectory
+from agentopd.divergences.base import Divergence
+from agentopd.signal.aggregate import Normalise
+from agentopd.signal.evidence import Evidence, Looked
+from agentopd.signal.tokens import Extent
+from agentopd.units.spans import Payment, Reduce, Span, SpanIndex
+
+if TYPE_CHECKING:
+    from agentopd.models.model import LanguageModel
+    from agentopd.running.config import RunConfig
+    from agentopd.teacher import Teacher
+
+
+class Unit(Part, family="unit"):
+    """One granularity.
+
+    A unit may live: it is made ready once (`prepare`), takes note of each step's trajectories
+    before their spans are asked for (`learn`), and what it remembers goes into the checkpoint
+    through `state`.
+
+    Args:
+        reduce: how a span's value is made of its tokens' values.
+        normalise: how the aggregator averages tokens, for this and the RL channel.
+        budget: what `normalise: fixed` divides by.
+    """
+
+    within: ClassVar[Extent] = "episode"
+    """A stretch of tokens that no span leaves."""
+
+    reduce: Reduce = "mean"
+    normalise: Normalise = "token_mean"
+    budget: float = Field(default=1_000.0, gt=0)
+
+    @property
+    def linear(self) -> bool:
+        """Whether credits are linear in the tokens' values, whatever the models say."""
+        return True
+
+    @property
+    def averages_over(self) -> Extent | None:
+        """The stretch over which `modulation` takes means; None where spans are no such thing."""
+        return None
+
+    @property
+    def without_means(self) -> str:
+        """The same unit with each token's own value in the place of means; empty for none."""
+        return ""
+
+    @property
+    def looks_at(self) -> frozenset[Looked]:
+        """What the unit looks at to cut, to weigh or to judge."""
+        return frozenset() if self.linear else frozenset({"teacher"})
+
+    @property
+    def credits_values(self) -> bool:
+        """Whether credits are made of the tokens' values."""
+        return True
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        return {} if self.normalise == "fixed" else {"budget": "normalise: fixed"}
+
+    @abstractmethod
+    def spans(self, trajectory: Trajectory) -> list[Span]:
+        """The spans of one trajectory."""
+
+    def credit(
+        self, values_N: torch.Tensor, index: SpanIndex, evidence: Evidence | None = None
+    ) -> torch.Tensor:
+        """What each token carries, (N,), of its own value (N,). Differentiable in `values_N`.
+
+        A unit that is `linear` does not look at the evidence, which may then be missing.
+        """
+        return index.scatter(index.reduce(values_N, self.reduce), len(values_N))
+
+    def modulation(
+        self, weight_N: torch.Tensor, index: SpanIndex, evidence: Evidence | None = None
+    ) -> torch.Tensor:
+        """(N,) what a mix multiplies advantages by, of each token's weight (N,). A span's tokens
+        share their mean, whatever `reduce` says: a sum would multiply by the span's length.
+        """
+        averaging = self.model_copy(update={"reduce": "mean"})
+        return averaging.credit(weight_N, index, evidence)
+
+    def returns(self, divergence: Divergence) -> Literal["loss", "advantage"]:
+        """What `credit` gives, when it is given this divergence's values."""
+        return divergence.returns
+
+    def balance(self, spans: Sequence[Sequence[Span]]) -> float:
+        """A factor on a step's credits, from all its trajectories' spans, to keep the scale."""
+        return 1.0
+
+    def payments(self, trajectory: Trajectory) -> list[Payment]:
+        """The unit's verdicts, each with the tokens it paid; none of a unit that judges nothing."""
+        return []
+
+    def check(self, method: RunConfig) -> None:
+        """Look at the rest of the method when the configuration is read.
+
+        Raises:
+            ValueError: the unit makes no sense together with it.
+        """
+
+    def notices(self, method: RunConfig) -> list[str]:
+        """What of the unit changes nothing beside the method's other parts, a sentence each."""
+        return []
+
+    def prepare(self, student: LanguageModel, teacher: Teacher) -> None:
+        """Get ready before the first step; the teacher is ready where the method asks one.
+
+        Raises:
+            ValueError: something the unit needs cannot be loaded or used.
+        """
+
+    def learn(self, trajectories: Sequence[Trajectory]) -> None:
+        """Take note of a step's trajectories before their spans are asked for."""
+
+    def scalars(self) -> dict[str, float]:
+        """Numbers about what it has learnt so far, by name, for the step's line of metrics."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What must survive a restart, as JSON."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The reverse of `state`."""

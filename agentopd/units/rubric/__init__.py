@@ -1,0 +1,1 @@
+"""Rubric spans: criteria, who judges them, who writes them."""
