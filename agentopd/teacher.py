@@ -12,8 +12,8 @@ from pydantic import Field, PrivateAttr
 
 from agentopd.base.parts import Part
 from agentopd.base.types import Lesson, View
-from agentopd.divergences.linear import Head
 from agentopd.models.batching import by_length, padded
+from agentopd.models.head import Head
 from agentopd.models.model import LanguageModel
 
 # N trainable tokens, H hidden size, V vocabulary, B sequences, T tokens

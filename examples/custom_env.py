@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from agentopd import TextEnv, parse_action, register
-from agentopd.running.config import parse_config
+from agentopd.running.reading import parse_config
 from agentopd.running.train import train
 
 

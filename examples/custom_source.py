@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agentopd.base.types import Privilege, Trajectory
 from agentopd.privilege.sources import Source
-from agentopd.running.config import load_config
+from agentopd.running.reading import load_config
 from agentopd.running.train import train
 
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from agentopd.base.types import Trajectory
-from agentopd.running.config import load_config
+from agentopd.running.reading import load_config
 from agentopd.running.train import train
 from agentopd.units.base import Unit
 from agentopd.units.spans import Span

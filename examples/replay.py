@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from agentopd.looking.replay.compare import replay
-from agentopd.running.config import load_config
+from agentopd.running.reading import load_config
 from agentopd.running.train import train
 
 ARMS = {

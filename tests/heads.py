@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from agentopd.divergences.linear import Head
+from agentopd.models.head import Head
 
 # N tokens, H hidden size of the student, G of the other models, V vocabulary
 

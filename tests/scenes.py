@@ -17,7 +17,7 @@ from agentopd.mixes.advantages import Grpo
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
 from agentopd.privilege.view import SystemView
-from agentopd.running.config import parse_config
+from agentopd.running.reading import parse_config
 from agentopd.running.train import Run
 from agentopd.teacher import Teacher
 from agentopd.teachers.copies import FrozenTeacher

@@ -10,7 +10,7 @@ import torch
 from trajectories import credited, lessons_of, played, tokens_of
 
 from agentopd.base.types import Trajectory
-from agentopd.running.config import parse_config
+from agentopd.running.reading import parse_config
 from agentopd.signal.aggregate import Aggregator, Normalise
 
 # Turns of 2 and 3 tokens, and of 1 and 1: seven tokens, four turns, two episodes.

@@ -23,7 +23,8 @@ from agentopd.running.checkpoint import (
     restore_weights,
     save_checkpoint,
 )
-from agentopd.running.config import RunConfig, parse_config
+from agentopd.running.config import RunConfig
+from agentopd.running.reading import parse_config
 from agentopd.running.train import Interrupted, train
 
 STEPS = 4

@@ -9,14 +9,13 @@ import pytest
 import yaml
 
 from agentopd.divergences.kl import JensenShannon, ReverseKL
+from agentopd.learning.method import AXES
 from agentopd.mixes.schedules import Schedule
 from agentopd.mixes.shared import Auxiliary, RlOnly
 from agentopd.privilege.sources import NoPrivilege, SkillSummary
 from agentopd.rollout.policies import Rollout
-from agentopd.running.config import (
-    AXES,
-    ConfigError,
-    RunConfig,
+from agentopd.running.config import ConfigError, RunConfig
+from agentopd.running.reading import (
     arm_config,
     load_config,
     load_method,

@@ -23,7 +23,8 @@ from agentopd.models.model import ModelSettings, load_model
 from agentopd.privilege.controls import Filler, Shuffled
 from agentopd.privilege.sources import EnvFeedback, GroundTruth, NoPrivilege, SkillSummary, Source
 from agentopd.privilege.view import SystemView
-from agentopd.running.config import ConfigError, RunConfig, arm_config, parse_config
+from agentopd.running.config import ConfigError, RunConfig
+from agentopd.running.reading import arm_config, parse_config
 from agentopd.running.run import Run
 from agentopd.teachers.copies import EmaTeacher, FrozenTeacher
 from agentopd.weights.token import GapGate

@@ -11,7 +11,7 @@ from scenes import AUXILIARY, ENV, Scene, scene_of, thawed, weights
 
 from agentopd.base.types import Trajectory
 from agentopd.learning.learner import Learner
-from agentopd.running.config import parse_config
+from agentopd.running.reading import parse_config
 
 REWARDS = ("mix=rl", "rollout.group=4")
 FAST = "learner.learning_rate=1e-2"

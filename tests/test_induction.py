@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from trajectories import played
 
 from agentopd.base.types import Trajectory
-from agentopd.running.config import RunConfig, parse_config
+from agentopd.running.config import RunConfig
+from agentopd.running.reading import parse_config
 from agentopd.running.train import train
 from agentopd.units.rubric.criteria import Criterion
 from agentopd.units.rubric.induction import Attempt, FactWriter, RubricWriter

@@ -25,15 +25,16 @@ from scripted import (
 )
 
 from agentopd.base.types import Briefed, EndReason, Lesson, Privilege, Trajectory, View
-from agentopd.divergences.linear import Head, measure
+from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
 from agentopd.models.chat import ChatTemplate
+from agentopd.models.head import Head
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
 from agentopd.privilege.sources import GroundTruth, gather
 from agentopd.privilege.view import EveryTurnView, SystemView, ViewBuilder
 from agentopd.probes.showcase import describe_episode
 from agentopd.rollout.pool import Limits
-from agentopd.running.config import parse_config
+from agentopd.running.reading import parse_config
 from agentopd.running.run import Run
 from agentopd.signal.evidence import Measured
 from agentopd.teachers.copies import FrozenTeacher

@@ -22,7 +22,7 @@ from scenes import (
 
 from agentopd.base.types import EndReason, Lesson, Trajectory
 from agentopd.learning.learner import Learner
-from agentopd.running.config import parse_config
+from agentopd.running.reading import parse_config
 from agentopd.signal.evidence import SignalError
 
 UNITS = {

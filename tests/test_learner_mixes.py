@@ -24,7 +24,7 @@ from scenes import (
 from agentopd.base.types import Trajectory
 from agentopd.learning.learner import Learner
 from agentopd.mixes.advantages import Grpo
-from agentopd.running.config import parse_config
+from agentopd.running.reading import parse_config
 
 SAMPLED = "divergence.support=sampled"
 MIXES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agentopd.running.config import load_config
+from agentopd.running.reading import load_config
 from agentopd.running.train import train
 
 

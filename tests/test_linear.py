@@ -15,11 +15,11 @@ import agentopd.divergences.alpha  # noqa: F401  (imported for the kind it defin
 from agentopd.divergences import tiles
 from agentopd.divergences.base import Divergence
 from agentopd.divergences.kl import ForwardKL, JensenShannon, ReverseKL
-from agentopd.divergences.linear import Head, measure
+from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
 from agentopd.divergences.support import Support
 from agentopd.divergences.tiles import likeliest
-from agentopd.models.head import Logits
+from agentopd.models.head import Head, Logits
 from agentopd.signal.evidence import Gathered, Measured
 from tests.heads import (
     SUPPORTS,

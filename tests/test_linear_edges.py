@@ -17,8 +17,9 @@ from torch.utils._pytree import tree_leaves
 
 from agentopd.divergences.base import Divergence
 from agentopd.divergences.kl import JensenShannon, ReverseKL
-from agentopd.divergences.linear import Head, measure
+from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
+from agentopd.models.head import Head
 from tests.heads import (
     SUPPORTS,
     H,

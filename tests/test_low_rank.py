@@ -14,7 +14,7 @@ from torch import nn
 import agentopd.running.run
 from agentopd.learning.learner import Learner
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
-from agentopd.running.config import parse_config
+from agentopd.running.reading import parse_config
 from agentopd.running.run import Run
 from agentopd.teacher import Teacher
 

@@ -13,7 +13,8 @@ from trajectories import CPU, played
 from agentopd.base.types import Briefed, Lesson, View
 from agentopd.learning.objective import Objective, Plan
 from agentopd.learning.survey import Survey
-from agentopd.running.config import RunConfig, parse_config
+from agentopd.running.config import RunConfig
+from agentopd.running.reading import parse_config
 from agentopd.signal.evidence import Measured, Opinion
 from agentopd.signal.tokens import Tokens
 

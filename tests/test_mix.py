@@ -23,7 +23,8 @@ from agentopd.mixes.modulating import Multiplicative, TrustRatio
 from agentopd.mixes.routing import DeadGroupFallback, Routed
 from agentopd.mixes.scored import RewardReplacement
 from agentopd.mixes.shared import Additive, Auxiliary, DistilOnly, RlOnly
-from agentopd.running.config import ConfigError, parse_config
+from agentopd.running.config import ConfigError
+from agentopd.running.reading import parse_config
 from agentopd.signal.evidence import Measured, Opinion
 
 ENV: dict[str, Any] = {"env": {"id": "agentopd/Sokoban-v0"}, "rollout": {"group": 4}}

@@ -17,8 +17,9 @@ from scenes import ENV, Scene, disturbed, scene_of, taught
 from test_weights import SOME, VARIANTS
 
 from agentopd.base.types import Trajectory
-from agentopd.running.config import ConfigError, RunConfig, arm_config, load_config, parse_config
-from agentopd.running.notices import reads_of
+from agentopd.learning.notices import reads_of
+from agentopd.running.config import ConfigError, RunConfig
+from agentopd.running.reading import arm_config, load_config, parse_config
 from agentopd.signal.aggregate import Normalise
 from agentopd.teachers.copies import FrozenTeacher
 from agentopd.units.base import Unit

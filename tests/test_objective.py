@@ -11,8 +11,9 @@ import torch
 from trajectories import CPU, played
 
 from agentopd.base.types import Lesson
+from agentopd.learning.method import Method
 from agentopd.learning.objective import Objective, Plan
-from agentopd.running.config import RunConfig, parse_config
+from agentopd.running.reading import parse_config
 from agentopd.signal.evidence import Evidence, Measured, Opinion
 from agentopd.signal.tokens import Tokens
 from agentopd.weights.base import Weight
@@ -51,13 +52,13 @@ def _measured(teacher: bool = True, divergence: bool = True) -> Measured:
     )
 
 
-def _plan(method: RunConfig, lessons: list[Lesson], step: int = 0) -> Plan:
+def _plan(method: Method, lessons: list[Lesson], step: int = 0) -> Plan:
     taught = [x for x in lessons if x.hidden_NH is not None]
     untaught = [x for x in lessons if x.hidden_NH is None]
     return Plan.of(method, taught, untaught, step)
 
 
-def _assert_known_before(method: RunConfig) -> None:
+def _assert_known_before(method: Method) -> None:
     """What is known before any model is asked is the divergences' slope in the loss."""
     objective, lessons, measured = Objective(method), _lessons(), _measured()
     tokens, plan = Tokens.of(lessons, CPU), _plan(method, lessons)

@@ -17,8 +17,9 @@ from trajectories import lessons_of, played, tokens_of
 
 from agentopd.base.types import Briefed, EndReason, Trajectory, View
 from agentopd.divergences.kl import ReverseKL
-from agentopd.divergences.linear import Head, measure
+from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
+from agentopd.models.head import Head
 from agentopd.models.phrases import inserted_phrases, phrases
 from agentopd.probes.answers import answer_probes, episode_probes
 from agentopd.probes.collector import Collector, jsonable

@@ -17,7 +17,8 @@ from agentopd.base.types import Lesson
 from agentopd.learning.objective import Objective, Plan
 from agentopd.looking.replay.compare import Replay, replay
 from agentopd.mixes.channels import Channels
-from agentopd.running.config import RunConfig, load_method, method_names, parse_config
+from agentopd.running.config import RunConfig
+from agentopd.running.reading import load_method, method_names, parse_config
 from agentopd.running.storage import load_trajectories
 from agentopd.running.train import train
 from agentopd.signal.evidence import Measured

@@ -21,7 +21,8 @@ from agentopd.learning.objective import Objective, Plan
 from agentopd.looking.replay.compare import Replay
 from agentopd.looking.replay.rows import compare_kept
 from agentopd.looking.replay.signal import Signal, signal_of
-from agentopd.running.config import RunConfig, parse_config
+from agentopd.running.config import RunConfig
+from agentopd.running.reading import parse_config
 from agentopd.signal.evidence import Kept, Measured, Opinion
 from agentopd.signal.scores import Scored
 from agentopd.signal.tokens import Tokens

@@ -18,7 +18,8 @@ from trajectories import played
 from agentopd.base.types import Trajectory
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
-from agentopd.running.config import ConfigError, parse_config
+from agentopd.running.config import ConfigError
+from agentopd.running.reading import parse_config
 from agentopd.teachers.copies import FrozenTeacher
 from agentopd.units.rubric import asked, rubricator
 from agentopd.units.rubric.induction import Attempt

@@ -12,7 +12,8 @@ from trajectories import credited, index_of, played
 
 from agentopd.base.types import Trajectory
 from agentopd.divergences.kl import ForwardKL
-from agentopd.running.config import ConfigError, parse_config
+from agentopd.running.config import ConfigError
+from agentopd.running.reading import parse_config
 from agentopd.units.rubric.criteria import Criterion
 from agentopd.units.rubric.judges import Case, Verifier
 from agentopd.units.rubric.unit import RubricSpanUnit

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from agentopd.divergences.targets import Veto
 from agentopd.mixes.schedules import History, Phase, Schedule, Step
-from agentopd.running.config import ConfigError, parse_config
+from agentopd.running.config import ConfigError
+from agentopd.running.reading import parse_config
 
 ENV: dict[str, Any] = {"env": {"id": "agentopd/Sokoban-v0"}}
 

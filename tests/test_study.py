@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from agentopd.looking.report import write_report
-from agentopd.running.config import ConfigError, RunConfig, arm_config, load_config
+from agentopd.running.config import ConfigError, RunConfig
+from agentopd.running.reading import arm_config, load_config
 from agentopd.running.storage import load_trajectories
 from agentopd.running.study import _arm, compare, run_folder
 from agentopd.running.train import train

@@ -12,7 +12,7 @@ from scenes import AUXILIARY, ENV, Scene, assert_same, scene_of
 from agentopd.learning.learner import Learner
 from agentopd.learning.objective import Objective, Plan
 from agentopd.learning.survey import Survey
-from agentopd.running.config import parse_config
+from agentopd.running.reading import parse_config
 
 SAMPLED = "divergence.support=sampled"
 STEP = "weight=[{kind: gap_gate, renormalise: step}]"

@@ -17,7 +17,8 @@ from agentopd.looking.replay.saved import SavedStep
 from agentopd.looking.verdicts import Judged, Verdicts, read_verdicts
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import ModelSettings, load_model, load_tokenizer
-from agentopd.running.config import RunConfig, parse_config
+from agentopd.running.config import RunConfig
+from agentopd.running.reading import parse_config
 from agentopd.running.storage import load_payments, load_trajectories, save_trajectories
 from agentopd.running.train import train
 from agentopd.teachers.copies import FrozenTeacher

@@ -9,8 +9,8 @@ import pytest
 
 from agentopd.models.model import ModelSettings, load_model
 from agentopd.rollout.sampler import TransformersSampler
-from agentopd.running.config import load_config
 from agentopd.running.evaluate import play_tasks, score, teacher_success
+from agentopd.running.reading import load_config
 from agentopd.zoo.build import build
 from agentopd.zoo.obedience import obedience
 from agentopd.zoo.recipes import RECIPES

@@ -24,7 +24,7 @@ def train(path: Path, overrides: Sequence[str], out: Path | None, resume: bool) 
     with working("loading"):
         quiet_libraries()
         from agentopd.looking.report import write_report
-        from agentopd.running.config import load_config
+        from agentopd.running.reading import load_config
         from agentopd.running.train import train as run
 
         config = load_config(path, overrides)
@@ -56,7 +56,8 @@ def compare(
         from agentopd.looking.report.data import Summary
         from agentopd.looking.report.finding import finding
         from agentopd.running import study
-        from agentopd.running.config import RunConfig, arm_config, load_config
+        from agentopd.running.config import RunConfig
+        from agentopd.running.reading import arm_config, load_config
 
         config = load_config(path, overrides)
     out = out or _default_out(path)

@@ -22,8 +22,6 @@ from agentopd.signal.evidence import Gathered, Measured
 
 # N tokens, R rows of a tile, H hidden size, V vocabulary
 
-__all__ = ["Head", "Question", "measure"]
-
 
 def measure(
     question: Question,

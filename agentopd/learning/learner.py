@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from agentopd.base.types import EndReason, Lesson, Trajectory
 from agentopd.divergences.base import Divergence
-from agentopd.divergences.linear import Head, measure
+from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
+from agentopd.learning.method import Method
 from agentopd.learning.objective import Objective, Plan
 from agentopd.learning.survey import Survey
 from agentopd.models.batching import by_length
+from agentopd.models.head import Head
 from agentopd.models.model import LanguageModel
 from agentopd.probes.collector import Collector
 from agentopd.probes.token import channel_ratios
@@ -26,9 +28,6 @@ from agentopd.signal.tokens import Tokens
 from agentopd.teacher import Teacher
 from agentopd.units.base import Unit
 from agentopd.units.spans import Payment
-
-if TYPE_CHECKING:
-    from agentopd.running.config import RunConfig
 
 # B sequences, T tokens of a sequence, N trainable tokens of a micro-batch, H hidden
 
@@ -68,7 +67,7 @@ class Learner:
             before a checkpoint is loaded into it; None where nothing asks for it.
     """
 
-    def __init__(self, student: LanguageModel, teacher: Teacher, config: RunConfig) -> None:
+    def __init__(self, student: LanguageModel, teacher: Teacher, config: Method) -> None:
         self.student, self.teacher, self.method = student, teacher, config
         self.objective, self.settings = Objective(config), config.learner
         self.history: list[Mapping[str, float | None]] = []
@@ -277,7 +276,7 @@ def _payments(unit: Unit, lessons: Sequence[Lesson], plan: Plan) -> dict[int, li
     return found
 
 
-def _needs_reference(config: RunConfig) -> bool:
+def _needs_reference(config: Method) -> bool:
     rl = config.mix.rl_channel
     asked = bool(config.mix.distil_coefficient) and config.divergence.needs_reference
     return asked or (rl is not None and rl.needs_reference)

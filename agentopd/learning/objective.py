@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from agentopd.base.types import Lesson, Trajectory
 from agentopd.divergences.base import Divergence
+from agentopd.learning.method import Method
 from agentopd.learning.survey import Survey
 from agentopd.mixes.base import Route
 from agentopd.mixes.channels import Channels, Distillation, Reinforcement
@@ -27,9 +27,6 @@ from agentopd.weights.weighed import (
     weigh,
     weigh_unasked,
 )
-
-if TYPE_CHECKING:
-    from agentopd.running.config import RunConfig
 
 # N tokens of a micro-batch, L its lessons
 
@@ -65,7 +62,7 @@ class Plan:
     @classmethod
     def of(
         cls,
-        method: RunConfig,
+        method: Method,
         taught: Sequence[Lesson],
         untaught: Sequence[Lesson],
         step: int,
@@ -122,7 +119,7 @@ class Plan:
         )
 
     def _known_weights(
-        self, method: RunConfig, taught: Sequence[Lesson], survey: Survey | None
+        self, method: Method, taught: Sequence[Lesson], survey: Survey | None
     ) -> dict[int, Weighed] | None:
         """See `weighed`."""
         if not taught:
@@ -144,7 +141,7 @@ class Plan:
 class Objective:
     """A method's loss, given what the models say."""
 
-    method: RunConfig
+    method: Method
 
     @property
     def needs_survey(self) -> bool:
@@ -275,7 +272,7 @@ def _values(divergence: Divergence, measured: Measured, tokens: Tokens) -> torch
 
 
 def _scores(
-    method: RunConfig, trajectories: Sequence[Trajectory], survey: Survey | None
+    method: Method, trajectories: Sequence[Trajectory], survey: Survey | None
 ) -> dict[int, float]:
     """What the mix asks for: the score of each episode that has one, by its number."""
     unit, mix = method.unit, method.mix

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 
@@ -12,11 +12,8 @@ from agentopd.base.parts import Part
 from agentopd.base.types import Lesson, Trajectory
 from agentopd.mixes.advantages import Advantage
 from agentopd.mixes.channels import Channels
+from agentopd.signal.beside import Beside
 from agentopd.signal.tokens import Tokens, mean_by
-
-if TYPE_CHECKING:
-    from agentopd.running.config import RunConfig
-
 
 # N tokens of a micro-batch, L its lessons
 
@@ -94,35 +91,31 @@ class Mix(Part, family="mix"):
         """Whether a token that the teacher's opinion moves can have an advantage."""
         return self.rl_channel is not None
 
-    def check(self, method: RunConfig) -> None:
+    def check(self, beside: Beside) -> None:
         """Whether the mix makes sense beside the method's other parts.
 
         Raises:
             ValueError: it does not; the message says why and what to do.
         """
-        self._check_samples(method)
-        self._check_advantages(method)
-        rl, rollout = self.rl_channel, method.rollout
-        if rl is not None and rl.group_relative and rollout.group < 2:
+        self._check_samples(beside)
+        self._check_advantages(beside)
+        rl = self.rl_channel
+        if rl is not None and rl.group_relative and beside.group < 2:
             raise ValueError(
                 f"mix: {self.kind} compares the episodes of a group, and rollout.group is "
-                f"{rollout.group}: every group would be dead. Set rollout.group to 4 or 8 "
+                f"{beside.group}: every group would be dead. Set rollout.group to 4 or 8 "
                 "(and rollout.tasks so that episodes stay equal)"
             )
-        if self.distil_coefficient and not method.privilege:
+        if self.distil_coefficient and not beside.told:
             raise ValueError(
                 "a distilling method needs a privilege; "
                 "privilege: none is the control that tells nothing"
             )
 
-    def notices(self, method: RunConfig) -> list[str]:
-        """What of the mix changes nothing beside the method's other parts, a sentence each."""
-        return []
-
-    def _check_samples(self, method: RunConfig) -> None:
+    def _check_samples(self, beside: Beside) -> None:
         """What is learnt from the student's chances needs tokens that it has drawn by them."""
-        estimated = "divergence" in self.reads and method.divergence.sampled
-        if method.rollout.temperature or not (self.rl_channel or estimated):
+        estimated = "divergence" in self.reads and beside.sampled
+        if beside.temperature or not (self.rl_channel or estimated):
             return
         what, instead = f"mix: {self.kind}", ""
         if not self.rl_channel:
@@ -133,18 +126,17 @@ class Mix(Part, family="mix"):
             f"Set a temperature above 0 (evaluate.temperature may be 0){instead}"
         )
 
-    def _check_advantages(self, method: RunConfig) -> None:
+    def _check_advantages(self, beside: Beside) -> None:
         """A weight that is about advantages needs some."""
         if "weight" not in self.reads or self.taught_have_advantages:
             return
-        for weight in method.weight:
-            if "advantage" in weight.looks_at:
-                raise ValueError(
-                    f"weight: {weight.kind} asks whether the teacher is of the reward's opinion, "
-                    f"and under mix: {self.kind} no token that the teacher teaches has an "
-                    "advantage: its weights would be the same whatever the teacher says. Use mix: "
-                    "multiplicative or auxiliary, or another weight, such as gap_gate"
-                )
+        for kind in beside.advised:
+            raise ValueError(
+                f"weight: {kind} asks whether the teacher is of the reward's opinion, and under "
+                f"mix: {self.kind} no token that the teacher teaches has an advantage: its weights "
+                "would be the same whatever the teacher says. Use mix: multiplicative or "
+                "auxiliary, or another weight, such as gap_gate"
+            )
 
     def routes(self, lessons: Sequence[Lesson]) -> dict[int, Route]:
         """How much each of the step's episodes, by number, counts in each channel."""

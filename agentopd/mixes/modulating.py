@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -11,10 +12,9 @@ from agentopd.mixes.base import Read
 from agentopd.mixes.channels import Channels
 from agentopd.mixes.shared import RlOnly
 from agentopd.signal.tokens import spans_all
+from agentopd.units.base import Unit
+from agentopd.weights.base import Weight
 from agentopd.weights.weighed import balanced_over
-
-if TYPE_CHECKING:
-    from agentopd.running.config import RunConfig
 
 # N tokens of a micro-batch
 
@@ -43,56 +43,6 @@ class Multiplicative(RlOnly, kind="multiplicative"):
     def reads(self) -> frozenset[Read]:
         """See `Mix.reads`."""
         return frozenset({"teacher", "unit", "weight", "schedule.rl", "schedule.strength"})
-
-    def check(self, method: RunConfig) -> None:
-        """See `Mix.check`."""
-        super().check(method)
-        silent = all(weight.says_nothing for weight in method.weight)
-        if not method.weight or (silent and not method.unit.looks_at):
-            among = ", all of which are 1" if method.weight else ", and there are none"
-            raise ValueError(
-                f"mix: multiplicative multiplies advantages by the method's weights{among}: it "
-                "would be mix: rl, paying for a teacher. Set a weight, for example "
-                "weight: [gap_gate]"
-            )
-        over, means_over = balanced_over(method.weight), method.unit.averages_over
-        if over and means_over and spans_all(means_over, over):
-            kinds = ", ".join(weight.kind for weight in method.weight)
-            raise ValueError(
-                f"weight: {kinds} as set averages to 1 over each {over}, and unit: "
-                f"{method.unit.kind} takes the mean over each {means_over}: under mix: "
-                "multiplicative every mean would be 1, and the weight say nothing. Use a finer "
-                "unit, such as token, or a weight that does not (renormalise: off; "
-                "budget: none of step_sigmoid)"
-            )
-
-    def notices(self, method: RunConfig) -> list[str]:
-        """See `Mix.notices`."""
-        unit, found = method.unit, []
-        telling = [weight for weight in method.weight if not weight.says_nothing]
-        kinds = ", ".join(weight.kind for weight in telling)
-        if not self.strength:
-            found.append("mix: multiplicative with strength: 0 is mix: rl, paying for a teacher")
-        if not frozenset().union(unit.looks_at, *(weight.looks_at for weight in telling)):
-            found.append(
-                f"mix: multiplicative asks a teacher, and neither weight: {kinds} nor unit: "
-                f"{unit.kind} looks at what it says, so that another would change nothing. Set a "
-                "weight that does, such as gap_gate"
-            )
-        if not unit.without_means:
-            return found
-        if unit.reduce != "mean":
-            found.append(
-                f"unit.reduce: {unit.reduce} changes nothing under mix: multiplicative, which "
-                "takes the mean of a span's weights. Leave it out"
-            )
-        if all(spans_all(weight.shared_by, unit.within) for weight in telling):
-            found.append(
-                f"unit: {unit.kind} changes nothing under mix: multiplicative: {kinds} gives all "
-                f"tokens of each {unit.within} one weight, which is its own mean: it is "
-                f"{unit.without_means} exactly"
-            )
-        return found
 
     def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
         """See `Mix.terms`."""
@@ -134,12 +84,6 @@ class TrustRatio(RlOnly, kind="trust_ratio"):
         """See `Mix.reads`."""
         return frozenset({"teacher", "schedule.rl", "schedule.strength"})
 
-    def notices(self, method: RunConfig) -> list[str]:
-        """See `Mix.notices`."""
-        if self.share:
-            return []
-        return ["mix: trust_ratio with share: 0 is mix: rl, paying for a teacher"]
-
     def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
         """See `Mix.terms`."""
         teacher, before_N = channels.measured.teacher, channels.behaviour_N
@@ -151,3 +95,27 @@ class TrustRatio(RlOnly, kind="trust_ratio"):
         else:
             anchor_N = torch.lerp(before_N.exp(), teacher.logprob_N.exp(), share).log()
         return {"rl": channels.reinforce(anchor_N=anchor_N)}
+
+
+def check_modulation(weights: Sequence[Weight], unit: Unit) -> None:
+    """Whether weights, averaged over a unit's spans, can be anything but 1.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    silent = all(weight.says_nothing for weight in weights)
+    if not weights or (silent and not unit.looks_at):
+        among = ", all of which are 1" if weights else ", and there are none"
+        raise ValueError(
+            f"mix: multiplicative multiplies advantages by the method's weights{among}: it would "
+            "be mix: rl, paying for a teacher. Set a weight, for example weight: [gap_gate]"
+        )
+    over, means_over = balanced_over(weights), unit.averages_over
+    if over and means_over and spans_all(means_over, over):
+        kinds = ", ".join(weight.kind for weight in weights)
+        raise ValueError(
+            f"weight: {kinds} as set averages to 1 over each {over}, and unit: {unit.kind} takes "
+            f"the mean over each {means_over}: under mix: multiplicative every mean would be 1, "
+            "and the weight say nothing. Use a finer unit, such as token, or a weight that does "
+            "not (renormalise: off; budget: none of step_sigmoid)"
+        )

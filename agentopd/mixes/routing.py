@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,10 +14,8 @@ from agentopd.base.types import Lesson, Trajectory
 from agentopd.mixes.base import Route
 from agentopd.mixes.channels import Channels
 from agentopd.mixes.shared import Auxiliary
+from agentopd.signal.beside import Beside
 from agentopd.signal.groups import dead, groups
-
-if TYPE_CHECKING:
-    from agentopd.running.config import RunConfig
 
 Channel = Literal["rl", "distil", "likelihood", "nothing"]
 
@@ -46,9 +44,9 @@ class Routed(Auxiliary, kind="routed"):
     coefficient: float = Field(default=1.0, gt=0)
     perplexity_temperature: float | None = Field(default=None, gt=0)
 
-    def check(self, method: RunConfig) -> None:
+    def check(self, beside: Beside) -> None:
         """See `Mix.check`."""
-        super().check(method)
+        super().check(beside)
         if "distil" not in (self.success, self.failure):
             raise ValueError(
                 f"mix: routed sends solved episodes to {self.success} and failed ones to "

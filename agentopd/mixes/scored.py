@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -12,11 +12,8 @@ from agentopd.base.types import Trajectory
 from agentopd.mixes.advantages import Reinforce
 from agentopd.mixes.base import Read
 from agentopd.mixes.shared import RlOnly
+from agentopd.signal.beside import Beside
 from agentopd.signal.tokens import Tokens
-
-if TYPE_CHECKING:
-    from agentopd.running.config import RunConfig
-
 
 # N tokens of a micro-batch, L its lessons
 
@@ -68,13 +65,13 @@ class RewardReplacement(RlOnly, kind="reward"):
         """See `Mix.scored_by`."""
         return self.score
 
-    def check(self, method: RunConfig) -> None:
+    def check(self, beside: Beside) -> None:
         """See `Mix.check`."""
-        super().check(method)
-        if self.score == "unit" and not isinstance(method.unit, Scoring):
+        super().check(beside)
+        if self.score == "unit" and not beside.scores_episodes:
             raise ValueError(
                 f"mix: reward with score: unit takes the episode's reward from the unit, and "
-                f"unit: {method.unit.kind} scores no episodes. Use unit: rubric_span, or "
+                f"unit: {beside.unit} scores no episodes. Use unit: rubric_span, or "
                 "score: teacher"
             )
         if isinstance(self.rl, Reinforce) and self.rl.baseline == "running":

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from pydantic import Field, SerializeAsAny
 
-from agentopd.divergences.estimators import K1
 from agentopd.mixes.advantages import Advantage, Grpo, NoReward
 from agentopd.mixes.base import _REWARDS_TERM, _TEACHERS_TERM, Mix, Read
 from agentopd.mixes.channels import Channels
-
-if TYPE_CHECKING:
-    from agentopd.running.config import RunConfig
-
+from agentopd.signal.beside import Beside
 
 # N tokens of a micro-batch
 
@@ -107,27 +101,16 @@ class Additive(Auxiliary, kind="additive"):
         """See `Mix.several`: the one term holds both."""
         return False
 
-    def check(self, method: RunConfig) -> None:
+    def check(self, beside: Beside) -> None:
         """See `Mix.check`."""
-        super().check(method)
-        if method.unit.returns(method.divergence) == "loss":
+        super().check(beside)
+        if beside.credits == "loss":
             raise ValueError(
                 f"mix: additive adds the teacher's term to the sampled token's advantage, and "
-                f"{method.divergence.kind} as it is set up is a loss with a gradient of its own, "
+                f"{beside.divergence} as it is set up is a loss with a gradient of its own, "
                 "not an advantage. Use divergence: {kind: reverse_kl, support: sampled}, or "
                 "mix: auxiliary, which adds losses"
             )
-
-    def notices(self, method: RunConfig) -> list[str]:
-        """See `Mix.notices`."""
-        estimator = method.divergence.estimated_by
-        if not isinstance(estimator, K1) or type(estimator) is K1:
-            return []
-        return [
-            f"divergence.estimator: {estimator.kind} is k1 under mix: additive, which bounds the "
-            "sum by mix.rl.clip in the place of the estimator's own rule. Use mix: auxiliary for "
-            "that, or estimator: k1"
-        ]
 
     def summands(self, channels: Channels) -> dict[str, torch.Tensor]:
         """See `Mix.summands`."""

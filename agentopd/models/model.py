@@ -24,8 +24,8 @@ from transformers import (
 
 from agentopd.base.parts import Settings, closest
 from agentopd.base.types import Trajectory
-from agentopd.divergences.linear import Head
 from agentopd.models.batching import padded
+from agentopd.models.head import Head
 
 # B sequences, T tokens, N trainable tokens, H hidden size, V vocabulary; `...` any leading shape
 

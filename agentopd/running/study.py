@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from agentopd.base.statistics import wilson
-from agentopd.running.config import ConfigError, RunConfig, arm_config
+from agentopd.running.config import ConfigError, RunConfig
 from agentopd.running.evaluate import teacher_success
 from agentopd.running.folder import check_folder, open_folder
+from agentopd.running.reading import arm_config
 from agentopd.running.train import Interrupted, train
 
 Watch = Callable[[str, int, dict[str, Any]], None]

@@ -20,13 +20,13 @@ from agentopd.base.parts import Part
 from agentopd.base.types import Trajectory
 from agentopd.divergences.base import Divergence
 from agentopd.signal.aggregate import Normalise
+from agentopd.signal.beside import Beside
 from agentopd.signal.evidence import Evidence, Looked
 from agentopd.signal.tokens import Extent
 from agentopd.units.spans import Payment, Reduce, Span, SpanIndex
 
 if TYPE_CHECKING:
     from agentopd.models.model import LanguageModel
-    from agentopd.running.config import RunConfig
     from agentopd.teacher import Teacher
 
 
@@ -113,16 +113,12 @@ class Unit(Part, family="unit"):
         """The unit's verdicts, each with the tokens it paid; none of a unit that judges nothing."""
         return []
 
-    def check(self, method: RunConfig) -> None:
+    def check(self, beside: Beside) -> None:
         """Look at the rest of the method when the configuration is read.
 
         Raises:
             ValueError: the unit makes no sense together with it.
         """
-
-    def notices(self, method: RunConfig) -> list[str]:
-        """What of the unit changes nothing beside the method's other parts, a sentence each."""
-        return []
 
     def prepare(self, student: LanguageModel, teacher: Teacher) -> None:
         """Get ready before the first step; the teacher is ready where the method asks one.

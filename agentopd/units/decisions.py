@@ -7,7 +7,7 @@ student is undecided), by what the environment states, or by a function of yours
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -18,9 +18,6 @@ from agentopd.signal.tokens import Extent, mean_by
 from agentopd.units.base import Unit
 from agentopd.units.facts import Fact, fact_of, named_function
 from agentopd.units.spans import Span, SpanIndex
-
-if TYPE_CHECKING:
-    from agentopd.running.config import RunConfig
 
 # N tokens of a micro-batch, S spans (turns), P pairs (turn, token of the turn), L lessons
 
@@ -113,18 +110,6 @@ class DecisionPointUnit(Unit, kind="decision_point"):
     def unread(self) -> dict[str, str]:
         """See `Settings.unread`."""
         return super().unread() | ({} if self.use == "credit" else {"reduce": "use: credit"})
-
-    def notices(self, method: RunConfig) -> list[str]:
-        """See `Unit.notices`."""
-        found = super().notices(method)
-        everywhere = self.share == 1 and self.most is None and self.threshold is None
-        if "unit" in method.mix.reads and (everywhere or self.floor == 1):
-            how = "share: 1 chooses every turn" if everywhere else "floor: 1 counts all turns alike"
-            same = "unit: turn" if self.use == "credit" else "unit: token"
-            found.append(
-                f"unit: decision_point with {how}: it is {same} exactly. Set a smaller one"
-            )
-        return found
 
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`: a span a turn, named `decision` where the turn is known to be chosen.

@@ -6,8 +6,8 @@ from typing import Any
 
 from agentopd.models.model import ModelSettings, load_model
 from agentopd.rollout.sampler import TransformersSampler
-from agentopd.running.config import parse_config
 from agentopd.running.evaluate import play_tasks, score, teacher_success
+from agentopd.running.reading import parse_config
 from agentopd.zoo.obedience import following, obedience
 from agentopd.zoo.recipes import find_recipe
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from agentopd.running.config import load_config
+from agentopd.running.reading import load_config
 from agentopd.running.run import Run
 
 ARMS = ("without", "with")

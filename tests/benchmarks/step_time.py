@@ -17,7 +17,7 @@ from pathlib import Path
 from agentopd.base.types import Trajectory
 from agentopd.models.batching import padded
 from agentopd.models.model import LanguageModel
-from agentopd.running.config import load_config
+from agentopd.running.reading import load_config
 from agentopd.running.run import Run
 
 STEPS = 20

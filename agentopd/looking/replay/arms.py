@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentopd.base.parts import closest
-from agentopd.running.config import RunConfig, StudySettings, arm_config, parse_override
+from agentopd.running.config import RunConfig, StudySettings
+from agentopd.running.reading import arm_config, parse_override
 
 OWN = "run"
 """The arm of the run's own settings."""

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from agentopd.base.parts import Settings
 from agentopd.base.types import Briefed, Lesson, Trajectory, View
 from agentopd.divergences.base import Divergence
-from agentopd.divergences.linear import Head, measure
+from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
 from agentopd.looking.replay.rows import Compared, Rows, compare_rows
 from agentopd.looking.replay.saved import SavedStep, learnable
 from agentopd.models.chat import ChatTemplate
+from agentopd.models.head import Head
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.sources import gather
 from agentopd.running.checkpoint import latest, load_progress, restore_weights

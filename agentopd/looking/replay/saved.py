@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from agentopd.base.types import EndReason, Lesson, Trajectory
-from agentopd.running.config import RunConfig, load_config
+from agentopd.running.config import RunConfig
+from agentopd.running.reading import load_config
 from agentopd.running.storage import load_payments, load_scores, load_trajectories
 from agentopd.signal.evidence import Measured, Opinion
 from agentopd.signal.scores import Scored

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator
 
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
+from agentopd.signal.beside import Beside
 
 if TYPE_CHECKING:
-    from agentopd.running.config import RunConfig
     from agentopd.teacher import Teacher
 
 
@@ -22,7 +22,7 @@ AskedModel = Annotated[ModelSettings, BeforeValidator(_at_path)]
 mapping with its dtype and device too."""
 
 
-def check_asked(model: ModelSettings, method: RunConfig, role: str) -> None:
+def check_asked(model: ModelSettings, beside: Beside, role: str) -> None:
     """Look at the rest of the method when the configuration is read.
 
     Args:
@@ -31,9 +31,9 @@ def check_asked(model: ModelSettings, method: RunConfig, role: str) -> None:
     Raises:
         ValueError: it is the teacher, and the method has none.
     """
-    if model.path == "teacher" and not method.mix.distil_coefficient:
+    if model.path == "teacher" and not beside.asks_teacher:
         raise ValueError(
-            f"unit: the {role} is the teacher, and mix: {method.mix.kind} asks no teacher. Name "
+            f"unit: the {role} is the teacher, and mix: {beside.mix} asks no teacher. Name "
             f"the {role}'s own folder, as in {{kind: model, model: zoo:sokoban-expert}}, or "
             "model: student"
         )

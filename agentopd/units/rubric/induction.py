@@ -18,12 +18,12 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from agentopd.base.parts import Part
 from agentopd.base.types import EndReason, Trajectory, Turn
+from agentopd.signal.beside import Beside
 from agentopd.units.rubric.criteria import Criterion
 from agentopd.units.rubric.judges import Verifier
 
 if TYPE_CHECKING:
     from agentopd.models.model import LanguageModel
-    from agentopd.running.config import RunConfig
     from agentopd.teacher import Teacher
 
 
@@ -110,7 +110,7 @@ class RubricWriter(Part, family="rubric writer"):
         Those that name neither a fact nor a verifier are put to the rubric's judge.
         """
 
-    def check(self, method: RunConfig) -> None:
+    def check(self, beside: Beside) -> None:
         """See `Unit.check`."""
 
     def prepare(self, student: LanguageModel, teacher: Teacher, judge: Verifier | None) -> None:

@@ -20,11 +20,11 @@ from agentopd.base.types import Trajectory, Turn
 from agentopd.models.batching import by_length, padded
 from agentopd.models.chat import ChatTemplate, Conversation
 from agentopd.models.model import LanguageModel, ModelSettings
+from agentopd.signal.beside import Beside
 from agentopd.units.facts import AnswerPart, Fact, fact_of, named_function, part_of
 from agentopd.units.rubric.asked import AskedModel, asked_model, check_asked
 
 if TYPE_CHECKING:
-    from agentopd.running.config import RunConfig
     from agentopd.teacher import Teacher
 
 # B sequences, T tokens, H hidden size, V vocabulary
@@ -47,7 +47,7 @@ class Verifier(Part, family="verifier"):
     """Whether it reads what a criterion asks for; one that does not judges every criterion alike.
     """
 
-    def check(self, method: RunConfig) -> None:
+    def check(self, beside: Beside) -> None:
         """See `Unit.check`."""
 
     def prepare(self, student: LanguageModel, teacher: Teacher) -> None:
@@ -145,9 +145,9 @@ class ModelVerifier(Verifier, kind="model"):
         assert self._judge is not None, "prepare() comes first"
         return self._judge
 
-    def check(self, method: RunConfig) -> None:
+    def check(self, beside: Beside) -> None:
         """See `Unit.check`."""
-        check_asked(self.model, method, "judge")
+        check_asked(self.model, beside, "judge")
 
     def prepare(self, student: LanguageModel, teacher: Teacher) -> None:
         """See `Unit.prepare`."""

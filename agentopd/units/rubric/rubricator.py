@@ -13,6 +13,7 @@ from agentopd.base.types import Turn
 from agentopd.models.chat import ChatTemplate, Conversation
 from agentopd.models.model import LanguageModel, ModelSettings
 from agentopd.rollout.sampler import Request, TransformersSampler
+from agentopd.signal.beside import Beside
 from agentopd.units.rubric import prompts as rubric_text
 from agentopd.units.rubric.asked import AskedModel, asked_model, check_asked
 from agentopd.units.rubric.criteria import Criterion
@@ -20,7 +21,6 @@ from agentopd.units.rubric.induction import Attempt, RubricWriter
 from agentopd.units.rubric.judges import Case, ModelVerifier, Verifier
 
 if TYPE_CHECKING:
-    from agentopd.running.config import RunConfig
     from agentopd.teacher import Teacher
 
 _BLANK = Attempt(
@@ -90,9 +90,9 @@ class ModelWriter(RubricWriter, kind="model"):
             )
         return self
 
-    def check(self, method: RunConfig) -> None:
+    def check(self, beside: Beside) -> None:
         """See `Unit.check`."""
-        check_asked(self.model, method, "writer")
+        check_asked(self.model, beside, "writer")
 
     def prepare(self, student: LanguageModel, teacher: Teacher, judge: Verifier | None) -> None:
         """See `RubricWriter.prepare`.

@@ -15,6 +15,7 @@ from pydantic import Field, PrivateAttr, SerializeAsAny, model_validator
 
 from agentopd.base.types import Trajectory, Turn
 from agentopd.divergences.base import Divergence
+from agentopd.signal.beside import Beside
 from agentopd.signal.evidence import Evidence, Looked
 from agentopd.signal.tokens import Extent
 from agentopd.units.base import Unit
@@ -26,7 +27,6 @@ from agentopd.units.spans import Payment, Span, SpanIndex
 
 if TYPE_CHECKING:
     from agentopd.models.model import LanguageModel
-    from agentopd.running.config import RunConfig
     from agentopd.teacher import Teacher
 
 # N tokens of a micro-batch
@@ -191,35 +191,19 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
             )
         return found
 
-    def check(self, method: RunConfig) -> None:
+    def check(self, beside: Beside) -> None:
         """See `Unit.check`."""
-        if self.use == "reward" and method.weight:
-            kinds = ", ".join(weight.kind or type(weight).__name__ for weight in method.weight)
+        if self.use == "reward" and beside.weights:
+            kinds = ", ".join(beside.weights)
             raise ValueError(
                 f"unit: rubric_span with use: reward pays verdicts in place of the teacher's "
                 f"values, so weight: {kinds} would have nothing to weigh. Leave weight empty, or "
                 "set unit.use to weight or credit"
             )
         for verifier in self._verifiers():
-            verifier.check(method)
+            verifier.check(beside)
         if self.induce:
-            self.induce.check(method)
-
-    def notices(self, method: RunConfig) -> list[str]:
-        """See `Unit.notices`."""
-        found, mix = super().notices(method), method.mix
-        if mix.scored_by == "unit" and (self.use, self.floor) != ("weight", 0.25):
-            found.append(
-                "unit.use and unit.floor change nothing under mix: reward with score: unit, which "
-                "takes the share of the criteria that an episode meets. Leave them out"
-            )
-        elif self.use == "reward" and "unit" not in mix.reads:
-            found.append(
-                f"no verdict is paid under mix: {mix.kind}. mix: additive adds what unit.use: "
-                "reward pays to the rewards' advantages, mix: distil learns from it alone, and "
-                "mix: {kind: reward, score: unit} makes advantages of whole episodes' scores"
-            )
-        return found
+            self.induce.check(beside)
 
     def prepare(self, student: LanguageModel, teacher: Teacher) -> None:
         """See `Unit.prepare`."""

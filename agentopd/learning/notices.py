@@ -8,18 +8,21 @@ say what they read (`Mix.reads`, `Settings.unread`, ...); here that is held agai
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agentopd.base.parts import Part, Settings
+from agentopd.divergences.estimators import K1
 from agentopd.divergences.kl import ReverseKL
 from agentopd.divergences.support import SampledSupport
+from agentopd.learning.method import Method
 from agentopd.mixes.base import Mix, Read
+from agentopd.mixes.modulating import Multiplicative, TrustRatio
+from agentopd.mixes.shared import Additive
 from agentopd.signal.aggregate import even_over
 from agentopd.signal.evidence import Looked
 from agentopd.signal.tokens import spans_all
-
-if TYPE_CHECKING:
-    from agentopd.running.config import RunConfig
+from agentopd.units.decisions import DecisionPointUnit
+from agentopd.units.rubric.unit import RubricSpanUnit
 
 _FIELDS: dict[Read, tuple[str, ...]] = {
     "teacher": ("teacher", "privilege", "view"),
@@ -35,19 +38,21 @@ _CHANNELS: dict[str, Read] = {
 }
 
 
-def notices_of(method: RunConfig) -> list[str]:
+def notices_of(method: Method) -> list[str]:
     """A sentence on each setting that changes nothing; none of a method that means what it says."""
     return [
         *_unread_parts(method),
         *_unread_fields(method),
         *_silent_weights(method),
         *_means_of_losses(method),
-        *method.unit.notices(method),
-        *method.mix.notices(method),
+        *_of_decisions(method),
+        *_of_verdicts(method),
+        *_of_estimators(method),
+        *_of_modulation(method),
     ]
 
 
-def reads_of(method: RunConfig) -> set[Read]:
+def reads_of(method: Method) -> set[Read]:
     """What enters the method's loss: through its mix, or a unit or a weight that the mix reads."""
     found, unit = set(method.mix.reads), method.unit
     asked = [unit.looks_at] if "unit" in found else []
@@ -63,7 +68,7 @@ def reads_of(method: RunConfig) -> set[Read]:
     return found
 
 
-def _unread_parts(method: RunConfig) -> Iterator[str]:
+def _unread_parts(method: Method) -> Iterator[str]:
     """The axes, and schedules, that have a value of their own and are not read."""
     read = reads_of(method)
     for axis, fields in _FIELDS.items():
@@ -75,7 +80,7 @@ def _unread_parts(method: RunConfig) -> Iterator[str]:
             yield _unread(f"schedule.{channel}", axis, method)
 
 
-def _unread(what: str, read: Read, method: RunConfig) -> str:
+def _unread(what: str, read: Read, method: Method) -> str:
     if read in method.mix.reads:
         return (
             f"{what} changes nothing: unit: {method.unit.kind} with use: reward pays verdicts in "
@@ -88,7 +93,7 @@ def _unread(what: str, read: Read, method: RunConfig) -> str:
     )
 
 
-def _usual(method: RunConfig, field: str) -> bool:
+def _usual(method: Method, field: str) -> bool:
     """Whether a part is what stands there anyway, or says itself that it is not to be heard."""
     value = getattr(method, field)
     written = _written(value)
@@ -104,7 +109,7 @@ def _usual(method: RunConfig, field: str) -> bool:
     return written == _written(default)
 
 
-def _unread_fields(method: RunConfig) -> Iterator[str]:
+def _unread_fields(method: Method) -> Iterator[str]:
     """Fields of parts that the part's other fields leave unread."""
     for name in type(method).model_fields:
         for path, part in _settings_in(name, getattr(method, name)):
@@ -117,7 +122,7 @@ def _unread_fields(method: RunConfig) -> Iterator[str]:
                     )
 
 
-def _silent_weights(method: RunConfig) -> Iterator[str]:
+def _silent_weights(method: Method) -> Iterator[str]:
     for number, weight in enumerate(method.weight):
         if weight.says_nothing and weight.renormalise != "step":
             yield (
@@ -126,7 +131,7 @@ def _silent_weights(method: RunConfig) -> Iterator[str]:
             )
 
 
-def _means_of_losses(method: RunConfig) -> Iterator[str]:
+def _means_of_losses(method: Method) -> Iterator[str]:
     """Spreading the mean of losses over the tokens that it is made of gives each its own back."""
     unit = method.unit
     loss = "divergence" in method.mix.reads and unit.returns(method.divergence) == "loss"
@@ -165,3 +170,72 @@ def _written(value: Any) -> Any:
 def _kinds(value: Any) -> str:
     parts: Sequence[Part] = [value] if isinstance(value, Part) else value
     return ", ".join(part.kind or type(part).__name__ for part in parts)
+
+
+def _of_decisions(method: Method) -> Iterator[str]:
+    unit = method.unit
+    if not isinstance(unit, DecisionPointUnit) or "unit" not in method.mix.reads:
+        return
+    everywhere = unit.share == 1 and unit.most is None and unit.threshold is None
+    if everywhere or unit.floor == 1:
+        how = "share: 1 chooses every turn" if everywhere else "floor: 1 counts all turns alike"
+        same = "unit: turn" if unit.use == "credit" else "unit: token"
+        yield f"unit: decision_point with {how}: it is {same} exactly. Set a smaller one"
+
+
+def _of_verdicts(method: Method) -> Iterator[str]:
+    unit, mix = method.unit, method.mix
+    if not isinstance(unit, RubricSpanUnit):
+        return
+    if mix.scored_by == "unit" and (unit.use, unit.floor) != ("weight", 0.25):
+        yield (
+            "unit.use and unit.floor change nothing under mix: reward with score: unit, which "
+            "takes the share of the criteria that an episode meets. Leave them out"
+        )
+    elif unit.use == "reward" and "unit" not in mix.reads:
+        yield (
+            f"no verdict is paid under mix: {mix.kind}. mix: additive adds what unit.use: reward "
+            "pays to the rewards' advantages, mix: distil learns from it alone, and mix: {kind: "
+            "reward, score: unit} makes advantages of whole episodes' scores"
+        )
+
+
+def _of_estimators(method: Method) -> Iterator[str]:
+    estimator = method.divergence.estimated_by
+    if isinstance(method.mix, Additive) and isinstance(estimator, K1) and type(estimator) is not K1:
+        yield (
+            f"divergence.estimator: {estimator.kind} is k1 under mix: additive, which bounds the "
+            "sum by mix.rl.clip in the place of the estimator's own rule. Use mix: auxiliary for "
+            "that, or estimator: k1"
+        )
+
+
+def _of_modulation(method: Method) -> Iterator[str]:
+    mix, unit = method.mix, method.unit
+    if isinstance(mix, TrustRatio) and not mix.share:
+        yield "mix: trust_ratio with share: 0 is mix: rl, paying for a teacher"
+    if not isinstance(mix, Multiplicative):
+        return
+    telling = [weight for weight in method.weight if not weight.says_nothing]
+    kinds = ", ".join(weight.kind for weight in telling)
+    if not mix.strength:
+        yield "mix: multiplicative with strength: 0 is mix: rl, paying for a teacher"
+    if not frozenset().union(unit.looks_at, *(weight.looks_at for weight in telling)):
+        yield (
+            f"mix: multiplicative asks a teacher, and neither weight: {kinds} nor unit: "
+            f"{unit.kind} looks at what it says, so that another would change nothing. Set a "
+            "weight that does, such as gap_gate"
+        )
+    if not unit.without_means:
+        return
+    if unit.reduce != "mean":
+        yield (
+            f"unit.reduce: {unit.reduce} changes nothing under mix: multiplicative, which takes "
+            "the mean of a span's weights. Leave it out"
+        )
+    if all(spans_all(weight.shared_by, unit.within) for weight in telling):
+        yield (
+            f"unit: {unit.kind} changes nothing under mix: multiplicative: {kinds} gives all "
+            f"tokens of each {unit.within} one weight, which is its own mean: it is "
+            f"{unit.without_means} exactly"
+        )

@@ -1,0 +1,213 @@
+"""A method: a value on each axis, and how it is learnt from.
+
+Everything that one step of learning depends on stands here; where and how long is the run's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from agentopd.base.parts import Settings
+from agentopd.divergences.base import Divergence
+from agentopd.divergences.kl import ReverseKL
+from agentopd.learning.controls import ControlName, controlled_sources, controlled_teacher
+from agentopd.mixes.base import Mix
+from agentopd.mixes.modulating import Multiplicative, check_modulation
+from agentopd.mixes.schedules import History, Schedule
+from agentopd.mixes.scored import Scoring
+from agentopd.mixes.shared import DistilOnly
+from agentopd.privilege.sources import SkillSummary, Source
+from agentopd.privilege.view import SystemView, ViewBuilder
+from agentopd.probes.settings import ProbeSettings
+from agentopd.rollout.policies import Rollout, StudentRollout
+from agentopd.signal.beside import Beside
+from agentopd.teacher import Teacher
+from agentopd.units.base import Unit
+from agentopd.units.stretches import TokenUnit
+from agentopd.weights.base import Weight
+
+AXES = (
+    "rollout",
+    "privilege",
+    "view",
+    "teacher",
+    "unit",
+    "divergence",
+    "weight",
+    "mix",
+    "schedule",
+)
+
+Channel = Literal["distil", "rl", "strength", "target", "learning_rate"]
+"""What a schedule can be attached to: a channel's term, a mix's `strength`, the number in the
+divergence's target (veto's `beta`, extrapolate's `scale`), the learning rate."""
+
+
+class LearnerSettings(Settings):
+    """The optimizer, and how much is learnt at once.
+
+    Args:
+        clip: the gradient's norm is clipped to this.
+        epochs: passes over a step's episodes, each with an optimizer step of its own. From the
+            second on the student is no longer the one that acted: importance ratios make up for it,
+            and PPO's clip has something to clip. The teacher is asked once.
+        warmup: steps over which the learning rate grows from nothing.
+        tokens_per_batch: padded tokens of one micro-batch; it bounds memory, not the result.
+    """
+
+    learning_rate: float = Field(default=3e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: int = Field(default=0, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    epochs: int = Field(default=1, ge=1)
+    tokens_per_batch: int = Field(default=4_096, ge=64)
+
+
+class SaveSettings(Settings):
+    """What is kept: a checkpoint, and a step's trajectories, every so many steps; 0 for none.
+
+    Args:
+        scores_top_k: with a step's trajectories, what the models said of each token is kept for
+            `agentopd replay`: their log-probabilities at the student's and at the teacher's so many
+            likeliest tokens, 32 bytes a token for each of them; 0 keeps nothing.
+    """
+
+    checkpoint_every: int = Field(default=10, ge=0)
+    trajectories_every: int = Field(default=1, ge=0)
+    scores_top_k: int = Field(default=0, ge=0)
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        return {} if self.trajectories_every else {"scores_top_k": "trajectories_every above 0"}
+
+    def keeps(self, step: int) -> bool:
+        """Whether a step's trajectories are kept."""
+        return bool(self.trajectories_every) and step % self.trajectories_every == 0
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str | Mapping) else value
+
+
+def _skill() -> list[Source]:
+    return [SkillSummary()]
+
+
+def _frozen() -> Teacher:
+    return Teacher.model_validate("frozen")
+
+
+class Method(Settings):
+    """A row over the axes, with the settings of the learner that follows it.
+
+    `control` is one of `agentopd.learning.controls`. `privilege` and `teacher` are as it makes
+    them; what it takes the place of is kept for the file, which says what was written.
+
+    Raises:
+        ValueError: two of its parts make no mathematical sense together.
+    """
+
+    method: str | None = None
+    rollout: SerializeAsAny[Rollout] = StudentRollout()
+    control: ControlName | None = None
+    privilege: Annotated[list[SerializeAsAny[Source]], BeforeValidator(_listed)] = Field(
+        default_factory=_skill, validate_default=True
+    )
+    view: SerializeAsAny[ViewBuilder] = SystemView()
+    teacher: SerializeAsAny[Teacher] = Field(default_factory=_frozen)
+    unit: SerializeAsAny[Unit] = TokenUnit()
+    divergence: SerializeAsAny[Divergence] = ReverseKL()
+    weight: Annotated[list[SerializeAsAny[Weight]], BeforeValidator(_listed)] = Field(
+        default_factory=list
+    )
+    mix: SerializeAsAny[Mix] = DistilOnly()
+    schedule: dict[Channel, SerializeAsAny[Schedule]] = Field(default_factory=dict)
+    learner: LearnerSettings = LearnerSettings()
+    save: SaveSettings = SaveSettings()
+    probe: ProbeSettings = ProbeSettings()
+    _written: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def beside(self) -> Beside:
+        """What each part may ask of the others."""
+        mix, unit, divergence, weights = self.mix, self.unit, self.divergence, self.weight
+        estimator = divergence.estimated_by
+        return Beside(
+            mix=mix.kind or type(mix).__name__,
+            unit=unit.kind or type(unit).__name__,
+            divergence=divergence.kind or type(divergence).__name__,
+            weights=tuple(w.kind or type(w).__name__ for w in weights),
+            advised=tuple(w.kind or type(w).__name__ for w in weights if "advantage" in w.looks_at),
+            asks_teacher=bool(mix.distil_coefficient),
+            told=bool(self.privilege),
+            sampled=divergence.sampled,
+            estimator=estimator.kind if estimator else "",
+            credits=unit.returns(divergence),
+            scores_episodes=isinstance(unit, Scoring),
+            temperature=self.rollout.temperature,
+            group=self.rollout.group,
+        )
+
+    def factor(self, name: Channel, step: int, history: History = ()) -> float:
+        """What the schedule multiplies `name` by at a step, after the steps of the history."""
+        if name in ("distil", "strength") and self.control == "zero_signal":
+            return 0.0
+        return self.schedule[name].factor(step, history) if name in self.schedule else 1.0
+
+    def divergence_at(self, step: int, history: History = ()) -> Divergence:
+        """The divergence with its target as the schedule has it at a step, after the steps of the
+        history.
+        """
+        if "target" not in self.schedule:
+            return self.divergence
+        return self.divergence.aimed(self.factor("target", step, history))
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Method:
+        self._take_control()
+        if "target" in self.schedule:
+            self.divergence.aimed(1.0)
+        self.mix.check(self.beside)
+        if isinstance(self.mix, Multiplicative):
+            check_modulation(self.weight, self.unit)
+        self.unit.check(self.beside)
+        if self.learner.epochs > 1 and self.teacher.is_student and self.mix.distil_coefficient:
+            raise ValueError(
+                f"learner.epochs: {self.learner.epochs} moves the student several times a step, "
+                f"and teacher: {self.teacher.kind} is that student, which is asked once a step: "
+                "use teacher: frozen, ema, {kind: lagged, every: 1}, or epochs: 1"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return handler(self.model_copy(update=self._written))
+
+    def _take_control(self) -> None:
+        """Let the control's parts take the place of others, once."""
+        if self.control is None or self._written:
+            return
+        if not self.mix.distil_coefficient:
+            raise ValueError(
+                f"control: {self.control} is about what a teacher says, and mix: {self.mix.kind} "
+                "asks none: under this control the run would be the same. Leave it out"
+            )
+        controlled = {
+            "privilege": controlled_sources(self.control, self.privilege),
+            "teacher": controlled_teacher(self.control, self.teacher),
+        }
+        self._written = {name: getattr(self, name) for name in controlled}
+        # The fields are frozen for everyone else.
+        vars(self).update(controlled)

@@ -1,0 +1,44 @@
+"""What a part may ask of the parts beside it in a method, when the configuration is read.
+
+A record of plain facts below all parts, so that none of them needs to know the configuration that
+they are put together in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """The other parts of a method.
+
+    Attributes:
+        mix, unit, divergence: their kinds.
+        weights: the kinds of all weights, in order.
+        advised: of the weights, those that look at advantages.
+        asks_teacher: whether a teacher is asked at all.
+        told: whether there is a source of privilege, if only the one that tells nothing.
+        sampled: whether the divergence looks at the sampled token alone.
+        estimator: the kind of the estimator in use; empty where distributions are compared.
+        credits: whether what the unit makes of the divergence's values is differentiated, or is an
+            advantage of the sampled tokens.
+        scores_episodes: whether the unit scores whole episodes.
+        temperature: of the rollout's sampling.
+        group: episodes of each task.
+    """
+
+    mix: str
+    unit: str
+    divergence: str
+    weights: tuple[str, ...]
+    advised: tuple[str, ...]
+    asks_teacher: bool
+    told: bool
+    sampled: bool
+    estimator: str
+    credits: Literal["loss", "advantage"]
+    scores_episodes: bool
+    temperature: float
+    group: int
