@@ -263,7 +263,8 @@ def test_any_conversation_decodes_to_what_the_template_writes(
     assert text == contents
     assert all(a.stop <= b.start for a, b in pairwise(found.messages))
     spoken = [{"role": m.role, "content": c} for m, c in zip(found.messages, contents, strict=True)]
-    assert found.segments == ((0, len(found.ids)),)
+    said_last = int(found.trainable.nonzero()[0].max(initial=-1)) + 1
+    assert found.segments == (((0, said_last),) if said_last else ())
     assert zoo.render(spoken).startswith(zoo.decode(found.ids.tolist()))
     closed_by_the_model = int(found.ids[-1] == end)
     assert int((found.ids == end).sum()) == len(contents) - 1 + closed_by_the_model
@@ -295,3 +296,28 @@ def test_what_was_sampled_is_kept_whatever_it_is(
     assert found.turn[found.trainable].tolist() == [
         turn for turn, answer in enumerate(answers) for _ in answer
     ]
+
+
+def _unanswered(answer: str, chat_template: str = CHATML) -> Trajectory:
+    """An episode that ended behind an observation to which no answer would have fitted."""
+    tokenizer = toy_tokenizer(chat_template)
+    stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert isinstance(stop, int)
+    conversation = Conversation(ChatTemplate(tokenizer), frozenset({stop}))
+    ids = ids_of(answer, TOY)
+    conversation.begin("", "B1")
+    conversation.answer(ids, [-1.0] * len(ids), Owner.STUDENT)
+    conversation.observe("B2")
+    return conversation.trajectory([], EndReason.CONTEXT_LIMIT, env="", episode=0, task=0, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("chat_template", "answer"),
+    [(CHATML, "up <|im_end|>"), (STRIPS_THINKING, "<think> why </think> up <|im_end|>")],
+    ids=["appended", "rewritten"],
+)
+def test_what_nobody_answers_is_kept_and_given_to_no_model(chat_template: str, answer: str) -> None:
+    found = _unanswered(answer, chat_template)
+    said_last = int(found.trainable.nonzero()[0].max())
+    assert found.segments == ((0, said_last + 1),)
+    assert ChatTemplate(TOY).decode(found.ids[said_last + 1 :].tolist()).count("B2") == 1

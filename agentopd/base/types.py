@@ -106,9 +106,9 @@ class Trajectory:
         logprob: (T,) float32, behaviour log-probability in nats at the sampling temperature; NaN
             where nothing was sampled.
         messages: system, user and assistant messages, in order, of every segment.
-        segments: ranges of `ids` that are one sequence for the model. One, unless the chat template
-            rewrites its
-            history: then a new segment starts, with the whole rewritten conversation in front.
+        segments: ranges of `ids` that are one sequence for the model, each up to the last token
+            that was sampled in it. One, unless the chat template rewrites its history: then a new
+            segment starts, with the whole rewritten conversation in front.
         task: the number of the task, by which a group is recognised; `seed` is what the environment
             was reset with.
         prompt: what the environment said on reset.

@@ -184,10 +184,22 @@ class Conversation:
             logprob=np.array(self.logprob, dtype=np.float32),
             messages=tuple(self.messages),
             turns=tuple(turns),
-            segments=tuple(zip(self.starts, [*self.starts[1:], len(self.ids)], strict=True)),
+            segments=self._segments(),
             end=end,
             **about,
         )
+
+    def _segments(self) -> tuple[tuple[int, int], ...]:
+        """What the model read, up to the last token it sampled: what nobody answered to is kept as
+        ids, and no model is given it to read.
+        """
+        sampled = [place for place, owner in enumerate(self.owner) if owner != Owner.TEMPLATE]
+        found = []
+        for start, stop in zip(self.starts, [*self.starts[1:], len(self.ids)], strict=True):
+            own = sampled[bisect_left(sampled, start) : bisect_left(sampled, stop)]
+            if own:
+                found.append((start, own[-1] + 1))
+        return tuple(found)
 
     def _show(self, new: int) -> None:
         """Write the messages from number `new` on, or all of them where history is rewritten."""

@@ -22,7 +22,8 @@ def rollout_probes(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "cut": _share(turn.cut for turn in turns),
         "truncated": _share(truncated(t) for t in trajectories),
         "errors": _share(bool(t.error) or t.end is EndReason.ERROR for t in trajectories),
-        "new_segments": sum(len(t.segments) - 1 for t in trajectories) / max(len(trajectories), 1),
+        "new_segments": sum(max(len(t.segments) - 1, 0) for t in trajectories)
+        / max(len(trajectories), 1),
         **env_metrics(trajectories),
     }
 
