@@ -61,7 +61,13 @@ class Status:
                 evaluated.get("reasons", {}), evaluated.get("episodes", 0), "of the evaluation"
             ),
         )
-        return [warning for warning in told if warning]
+        unheard = line.get("unheard", 0)
+        long = (
+            f"the teacher's context of {unheard} of {self.episodes} episodes of step "
+            f"{line['step'] + 1} is longer than its model can read: they have no lesson. The next "
+            "steps leave more room; a smaller rollout.max_context leaves it from the start"
+        )
+        return [warning for warning in told if warning] + ([long] if unheard else [])
 
     def __str__(self) -> str:
         parts = [

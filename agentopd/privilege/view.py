@@ -101,6 +101,16 @@ class EveryTurnView(ViewBuilder, kind="every_turn"):
         return found
 
 
+def most_inserted(views: Sequence[View]) -> int:
+    """The most tokens that were inserted into one segment of the student's."""
+    grown = (
+        (stop - start) - (end - begin)
+        for view in views
+        for (start, stop), (begin, end) in zip(view.segments, view.trajectory.segments, strict=True)
+    )
+    return max(grown, default=0)
+
+
 def _openings(trajectory: Trajectory) -> list[Message]:
     """The system message of every segment, or its first message where it has none."""
     inside = [

@@ -25,7 +25,7 @@ _LATEST = "latest"
 @dataclass(frozen=True)
 class Progress:
     """How far a run is, beside the weights: the next step, what it cost, what sources and the unit
-    remember.
+    remember; `room` is what contexts leave to the teacher's text, in tokens.
     """
 
     step: int
@@ -36,6 +36,7 @@ class Progress:
     sources: list[dict[str, Any]]
     success_before: float | None
     unit: dict[str, Any] = field(default_factory=dict)
+    room: int = 0
 
 
 def save_checkpoint(

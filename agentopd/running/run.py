@@ -19,6 +19,7 @@ from agentopd.learning.learner import Learner, Update
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import load_model
 from agentopd.privilege.sources import gather
+from agentopd.privilege.view import most_inserted
 from agentopd.probes.collector import jsonable
 from agentopd.probes.rollout import rollout_probes
 from agentopd.probes.showcase import describe_episode
@@ -29,6 +30,7 @@ from agentopd.rollout.failures import (
     most_frequent,
     refuse_failures,
 )
+from agentopd.rollout.policies import Rollout
 from agentopd.rollout.sampler import TransformersSampler
 from agentopd.running.checkpoint import (
     Progress,
@@ -74,6 +76,7 @@ class Run:
         torch.manual_seed(config.seed)
         self.config, self.out, self.watch = config.fresh(), out, watch
         self.clock, self.step = Clock(), 0
+        self.room, self.unheard = 0, 0
         self.success_before: float | None = None
         self.evaluation: dict[str, Any] | None = None
         self.skipped = Counter[str]()
@@ -114,7 +117,7 @@ class Run:
         """
         config = self.config
         with self.clock.stage("rollout"):
-            trajectories = config.rollout.collect(
+            trajectories = self._roomy(config.rollout).collect(
                 config.env, self.student, self.sampler, config.seed, step
             )
         try:
@@ -135,6 +138,8 @@ class Run:
             views = self.config.view.build(briefed, self.template)
         with self.clock.stage("teacher"):
             lessons = self.config.teacher.score(views)
+            self.room = max(self.room, most_inserted(views))
+            self.unheard = sum(x.hidden_NH is None for x in lessons)
             if self.config.probe.pi_effect_due(step, self.config.steps):
                 lessons = self._with_untold(lessons)
         self.clock.teacher_tokens += sum(len(view.ids) for view in views)
@@ -182,6 +187,7 @@ class Run:
             sources=[source.state() for source in self.config.privilege],
             success_before=self.success_before,
             unit=self.config.unit.state(),
+            room=self.room,
         )
         teacher = self.config.teacher.tensors() if self.taught else {}
         save_checkpoint(
@@ -211,6 +217,16 @@ class Run:
         }
         path.write_text(json.dumps(summary, indent=2) + "\n")
         return summary
+
+    def _roomy(self, rollout: Rollout) -> Rollout:
+        """The rollout, whose contexts leave room for the longest text that the teacher was told in
+        the steps before: a context that fills all positions has none, and then no lesson either.
+        """
+        if not self.taught:
+            return rollout
+        positions = min(self.student.positions, self.config.teacher.model.positions)
+        most = min(rollout.max_context, max(positions - self.room, positions / 2))
+        return rollout.model_copy(update={"max_context": int(most)})
 
     def _with_untold(self, lessons: list[Lesson]) -> list[Lesson]:
         """The lessons with what the teacher would say if it were told nothing."""
@@ -275,6 +291,8 @@ class Run:
             line["skipped"] = update.skipped
         if failed := failures(trajectories):
             line["failed"] = failed
+        if self.taught and self.unheard:
+            line["unheard"] = self.unheard
         return line | {"evaluation": self.evaluation} if self.evaluation else line
 
     def _write_line(self, line: dict[str, Any]) -> None:
@@ -297,6 +315,7 @@ class Run:
         self.config.unit.restore(progress.unit)
         self.sampler.sync(self.student)
         self.step, self.success_before = progress.step, progress.success_before
+        self.room = progress.room
         self.clock = Clock(progress.stages, progress.student_tokens, progress.teacher_tokens)
         self._since_last_line()
         metrics = self.out / "metrics.jsonl"
