@@ -9,7 +9,7 @@ from pydantic import Field
 
 from agentopd.divergences.base import Divergence, Row
 from agentopd.divergences.estimators import K1, Estimator
-from agentopd.divergences.logprobs import kl, mixture, weighted
+from agentopd.divergences.logprobs import above_mixture, bend, kl, relative_difference, weighted
 
 # N tokens, K categories; log-probabilities in nats, of the student p and the teacher q
 
@@ -65,18 +65,18 @@ class JensenShannon(Divergence, kind="jsd"):
     def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
         """See `Divergence.value`."""
         near, far = self._divisors
-        mixed_NK = mixture(p_NK, q_NK, self.beta)
-        return kl(q_NK, mixed_NK) / far + kl(p_NK, mixed_NK) / near
+        return (
+            _to_mixture(q_NK, p_NK, 1 - self.beta) / far + _to_mixture(p_NK, q_NK, self.beta) / near
+        )
 
     def closed_form(
         self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Divergence.closed_form`."""
         near, far = self._divisors
-        mixed_NK = mixture(p_NK, q_NK, self.beta)
         # The mixture moves with the student, but what that adds to the gradient cancels.
-        pull_NK = weighted(p_NK, p_NK - mixed_NK).div_(near)
-        far_N = weighted(q_NK, q_NK - mixed_NK).sum(-1)
+        pull_NK = weighted(p_NK, above_mixture(p_NK, q_NK, self.beta)).div_(near)
+        far_N = weighted(q_NK, above_mixture(q_NK, p_NK, 1 - self.beta)).sum(-1)
         return far_N / far + pull_NK.sum(-1), pull_NK
 
     @property
@@ -102,21 +102,22 @@ class SkewKL(Divergence, kind="skew"):
     def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
         """See `Divergence.value`."""
         first_NK, second_NK = (q_NK, p_NK) if self.direction == "forward" else (p_NK, q_NK)
-        return kl(first_NK, mixture(first_NK, second_NK, 1 - self.alpha))
+        return _to_mixture(first_NK, second_NK, 1 - self.alpha)
 
     def closed_form(
         self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Divergence.closed_form`."""
-        alpha, forward = self.alpha, self.direction == "forward"
-        mixed_NK = mixture(p_NK, q_NK, alpha if forward else 1 - alpha)
-        # (p - q) p / m: what is left of the mixture's own movement.
-        drag_NK = weighted(p_NK, (p_NK - mixed_NK).exp() - (q_NK - mixed_NK).exp())
-        if forward:
-            value_N = weighted(q_NK, q_NK - mixed_NK).sum(-1)
-            return value_N, drag_NK.mul_((1 - alpha) ** 2)
-        pull_NK = weighted(p_NK, p_NK - mixed_NK)
-        return pull_NK.sum(-1), pull_NK - drag_NK.mul_(alpha * (1 - alpha))
+        alpha = self.alpha
+        if self.direction == "forward":
+            value_N = weighted(q_NK, above_mixture(q_NK, p_NK, 1 - alpha)).sum(-1)
+            pull_NK = weighted(p_NK, relative_difference(p_NK, q_NK, alpha))
+            return value_N, pull_NK.mul_((1 - alpha) ** 2)
+        above_NK = above_mixture(p_NK, q_NK, 1 - alpha)
+        value_N = weighted(p_NK, above_NK).sum(-1)
+        # With log p - log m = log(1 + y), less alpha y, which is the mixture's own movement.
+        y_NK = (1 - alpha) * relative_difference(p_NK, q_NK, 1 - alpha)
+        return value_N, weighted(p_NK, (1 - alpha) * y_NK + bend(y_NK, above_NK))
 
 
 class EntropySwitched(Divergence, kind="entropy_switched"):
@@ -173,6 +174,13 @@ class EntropySwitched(Divergence, kind="entropy_switched"):
 def _where(share_N: torch.Tensor, q_NK: torch.Tensor, p_NK: torch.Tensor) -> torch.Tensor:
     """q where it counts; elsewhere p, of which an infinite divergence cannot come."""
     return torch.where(share_N[:, None] > 0, q_NK, p_NK)
+
+
+def _to_mixture(p_NK: torch.Tensor, q_NK: torch.Tensor, share: float) -> torch.Tensor:
+    """KL(p || (1 - share) p + share q), (N,), differentiable in both."""
+    empty_NK = p_NK.exp() == 0
+    own_NK, other_NK = p_NK.masked_fill(empty_NK, 0.0), q_NK.masked_fill(empty_NK, 0.0)
+    return (p_NK.exp() * above_mixture(own_NK, other_NK, share)).sum(-1)
 
 
 def _reverse(p_NK: torch.Tensor, q_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
