@@ -9,7 +9,7 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -20,6 +20,8 @@ LONGEST_TEXT = 2_000
 LONGEST_LINE = 200
 """Characters of any other text: a title, a note, a query."""
 LONGEST_LIST = 100
+LONGEST_NAME = 64
+"""Characters of a name of which a similar one is sought: the search grows with the square."""
 LARGEST_NUMBER = 1e12
 
 _LONG = ("answer", "body")
@@ -145,8 +147,8 @@ class Api:
         for name, value in arguments.items():
             if name not in known:
                 takes = ", ".join(known) or "no arguments"
-                close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-                hint = f"did you mean {close[0]}?" if close else f"it takes {takes}."
+                close = similar(name, known, cutoff=0.6)
+                hint = f"did you mean {close}?" if close else f"it takes {takes}."
                 raise SignatureError(
                     422, f"{self.app}.{self.name} takes no {shortened(name)}; {hint}"
                 )
@@ -158,6 +160,14 @@ class Api:
         for parameter in self.parameters:
             if parameter.required and parameter.name not in arguments:
                 raise SignatureError(422, f"{self.app}.{self.name} needs {parameter}.")
+
+
+def similar(name: str, known: Iterable[str], cutoff: float) -> str | None:
+    """The one of `known` that is most like a name; None where none is, or it is no name by far."""
+    if len(name) > LONGEST_NAME:
+        return None
+    close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return close[0] if close else None
 
 
 def _atom(value: Any, longest: int = LONGEST_TEXT) -> bool:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable
 from typing import Any
 
-from agentopd.envs.desk.api import TOKEN, Api, ApiError, App, Call, SignatureError, shortened
+from agentopd.envs.desk.api import (
+    TOKEN,
+    Api,
+    ApiError,
+    App,
+    Call,
+    SignatureError,
+    shortened,
+    similar,
+)
 from agentopd.envs.desk.apps.account import Desktop
 from agentopd.envs.desk.apps.calendar import Calendar
 from agentopd.envs.desk.apps.contacts import Contacts
@@ -92,8 +100,8 @@ class Desk:
             raise SignatureError(404, f"there is no app {shortened(call.app)}; there are {known}.")
         apis = self.state.apis(call.app)
         if call.api not in apis:
-            close = difflib.get_close_matches(call.api, apis, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(apis)}."
+            close = similar(call.api, apis, cutoff=0.5)
+            hint = f"did you mean {close}?" if close else f"it has {', '.join(apis)}."
             raise SignatureError(404, f"{call.app} has no API {shortened(call.api)}; {hint}")
         return apis[call.api]
 

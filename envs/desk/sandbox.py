@@ -10,15 +10,16 @@ from __future__ import annotations
 import datetime
 import importlib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from agentopd.environment.contract import parse_action
 from agentopd.envs.desk.actors import MOST_CALLS, PROBLEMS, UNREADABLE, Outcome, cell
-from agentopd.envs.desk.api import ApiError, Call
+from agentopd.envs.desk.api import ApiError
+from agentopd.envs.desk.calls import asked, names_bound
 from agentopd.envs.desk.desk import Desk
+from agentopd.envs.desk.jail import jailed
 from agentopd.envs.desk.tasks.oracle import Plan
 from agentopd.envs.puzzle import check_number
 
@@ -27,10 +28,9 @@ if TYPE_CHECKING:
 
 _FENCE = re.compile(r"\A```(?:python)?[ \t]*\n(.*?)\n?```\Z", re.DOTALL)
 _LONGEST = 20_000
-_MOST_SECONDS = 3_600
-_REFUSAL = re.compile(r"Exception: Error (\d+): ")
-_OVER = ("TimeoutError", "MemoryError", "RuntimeError: suspension limit")
-"""How the last line begins where a limit was hit."""
+_SECONDS = (0.01, 3_600)
+_MEGABYTES = 16_384
+_MANY = 10**9
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Limits:
         output: characters kept of what a cell prints.
 
     Raises:
-        ValueError: one of them is no number above 0.
+        ValueError: one of them is out of its bounds.
     """
 
     seconds: float = 2.0
@@ -54,20 +54,23 @@ class Limits:
     output: int = 10_000
 
     def __post_init__(self) -> None:
-        for name in ("megabytes", "calls", "output"):
-            check_number(f"limits.{name}", getattr(self, name), 1)
+        check_number("limits.megabytes", self.megabytes, 1, _MEGABYTES)
+        for name in ("calls", "output"):
+            check_number(f"limits.{name}", getattr(self, name), 1, _MANY)
         number = isinstance(self.seconds, int | float) and not isinstance(self.seconds, bool)
-        if not number or not 0 < self.seconds <= _MOST_SECONDS:
+        least, most = _SECONDS
+        if not number or not least <= self.seconds <= most:
             raise ValueError(
-                f"limits.seconds is a number above 0, at most {_MOST_SECONDS}, not {self.seconds!r}"
+                f"limits.seconds is a number from {least} to {most}, not {self.seconds!r}"
             )
 
 
 class CodeActor:
-    """One cell of Python a turn; variables stay from cell to cell.
+    """One cell of Python a turn; variables stay from cell to cell, but for `print`.
 
     A cell that hits a limit ends the interpreter. The next one finds the apps as they are, but no
-    variables.
+    variables. What was refused and what was limited is our own record of the cell, never read off
+    what it says: a program may say anything.
 
     Raises:
         ValueError: the package pydantic-monty is not installed.
@@ -75,7 +78,6 @@ class CodeActor:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._budget = _Budget(limits.seconds)
         self._monty = _load()
         self._pool: pydantic_monty.Monty | None = None
         self._session: pydantic_monty.MontySession | None = None
@@ -84,6 +86,7 @@ class CodeActor:
         """Start an episode at a desk."""
         self._end_session()
         self._desk = desk
+        self._shadowed: set[str] = set()
 
     def act(self, action: str) -> Outcome:
         """Run the cell in `action`."""
@@ -110,29 +113,52 @@ class CodeActor:
         return [cell(stage) for stage in plan]
 
     def lines(self, plan: Plan) -> str:
-        """The next cell, of at most `MOST_CALLS`. Those after it print what is not known yet."""
-        return cell(plan[0][:MOST_CALLS]) if plan else ""
+        """The next cell, of at most `MOST_CALLS`. Those after it print what is not known yet.
+
+        Apps whose names the agent has given to something else are imported anew.
+        """
+        if not plan:
+            return ""
+        calls = plan[0][:MOST_CALLS]
+        lost = sorted(self._shadowed & {call.app for call in calls})
+        return (f"import {', '.join(lost)}\n" if lost else "") + cell(calls)
 
     def _run(self, code: str) -> Outcome:
-        printed = _Printed(self.limits.output)
+        printed, watch = _Printed(self.limits.output), _Watch(self.limits)
         try:
             session = self._ready()
-            self._budget.begin()
+            self._shadowed |= names_bound(code) & {*self._desk.apps}
+            watch.begin()
             # The value of a last expression would be brought over whole: None takes its place.
-            session.feed_run(f"{code}\nNone", print_callback=printed)
+            step: Any = session.feed_start(
+                f"{code}\nNone", inputs={"print": self._print}, print_callback=printed
+            )
+            while not isinstance(step, self._monty.MontyComplete):
+                calls = isinstance(step, self._monty.FunctionSnapshot) and not step.is_os_function
+                if over := watch.over(self._calls if calls else 0):
+                    return self._ended(printed.before(over))
+                step = self._carry_out(step, watch) if calls else step.resume_auto()
         except self._monty.MontySyntaxError as error:
             return Outcome(error.display(), False, UNREADABLE)
         except self._monty.MontyRuntimeError as error:
-            said = error.display()
-            last = said.rpartition("\n")[2]
-            if last.startswith(_OVER):
-                return self._ended(printed.before(said))
-            refused = _REFUSAL.match(last)
-            problem = PROBLEMS.get(int(refused[1]), "exception") if refused else "exception"
-            return Outcome(printed.before(said), True, problem)
+            said = printed.before(error.display())
+            if not error.traceback():
+                return self._ended(said)  # no line raised it: the interpreter itself did
+            status = watch.refused.get(error.display("type-msg"))
+            return Outcome(said, True, "exception" if status is None else PROBLEMS[status])
         except self._monty.MontyError as error:
             return self._ended(printed.before(f"{type(error).__name__}: {error}"))
         return Outcome(printed.text or "Nothing was printed.")
+
+    def _carry_out(self, step: Any, watch: _Watch) -> Any:
+        """Answer a call of an app for which the cell waits; what it waits for next."""
+        self._calls += 1
+        try:
+            call = asked(str(step.function_name), step.args, step.kwargs)
+            return step.resume({"return_value": self._desk.call(call)})
+        except ApiError as error:
+            watch.refused[f"Exception: {error}"] = error.status
+            return step.resume({"exception": Exception(str(error))})
 
     def _ended(self, shown: str) -> Outcome:
         self._end_session()
@@ -149,45 +175,37 @@ class CodeActor:
             limits={
                 "max_feed_duration_secs": self.limits.seconds,
                 "max_memory": self.limits.megabytes << 20,
-                "max_suspensions": self.limits.calls,
+                "max_suspensions": _MANY,
                 "max_recursion_depth": 200,
             },
             os_policy={"datetime": today, "sleep": "zero", "random_start": {"seed": 0}},
             external_modules={name: self._module(name) for name in self._desk.apps},
         )
         self._session = session.__enter__()
-        self._session.feed_run(f"import {', '.join(self._desk.apps)}")
+        self._calls = 0
+        self._print = self._session.feed_run(f"import {', '.join(self._desk.apps)}\nprint")
+        self._shadowed = set()
         return self._session
 
     def _start(self) -> pydantic_monty.Monty:
-        """A process of its own for each environment: episodes in play would wait for a shared one.
+        """A process of its own for each episode: those in play would wait for a shared one.
 
         A second process takes over while one that crashed is still ending.
         """
+        binary = self._monty._binary.find_monty_binary()
         pool = self._monty.Monty(
+            binary_path=jailed(binary, self.limits.megabytes),
             min_processes=0,
             max_processes=2,
+            max_checkouts_per_worker=1,
             checkout_timeout=60,
             request_timeout=self.limits.seconds + 8,
         )
         return pool.__enter__()
 
     def _module(self, app: str) -> pydantic_monty.ExternalModule:
-        apis = self._desk.state.apis(app)
-        return self._monty.ExternalModule({name: self._function(app, name) for name in apis})
-
-    def _function(self, app: str, api: str) -> Callable[..., Any]:
-        # The session keeps this function: through it nothing may hold the actor, which would then
-        # never be forgotten, nor its process ended.
-        desk, budget = self._desk, self._budget
-
-        def carry_out(*unnamed: Any, **arguments: Any) -> Any:
-            budget.check()
-            if unnamed:
-                raise ApiError(422, f"name the arguments of {app}.{api}.")
-            return desk.call(Call(app, api, arguments))
-
-        return carry_out
+        # What a session's functions would do nobody asks: `_go_on` answers every call itself.
+        return self._monty.ExternalModule(dict.fromkeys(self._desk.state.apis(app), _unasked))
 
     def _end_session(self) -> None:
         if self._session is not None:
@@ -196,24 +214,34 @@ class CodeActor:
 
 
 @dataclass
-class _Budget:
-    """The time in which a cell may call apps, in seconds since it began."""
+class _Watch:
+    """What we know of a running cell by ourselves.
 
-    seconds: float
+    Attributes:
+        due: the time after which it may call nothing more.
+        refused: what the calls that were refused raised in it, with their statuses.
+    """
+
+    limits: Limits
     due: float = 0.0
+    refused: dict[str, int] = field(default_factory=dict)
 
     def begin(self) -> None:
-        """A cell begins."""
-        self.due = monotonic() + self.seconds
+        """The cell begins."""
+        self.due = monotonic() + self.limits.seconds
 
-    def check(self) -> None:
-        """Refuse a call that comes too late.
+    def over(self, calls: int) -> str:
+        """What limit was hit; empty for none.
 
-        Raises:
-            TimeoutError: it does. The interpreter shows it to the cell as its own.
+        Args:
+            calls: made so far in the episode.
         """
         if monotonic() > self.due:
-            raise TimeoutError(f"cell time limit exceeded, with calls of apps: {self.seconds:g}s")
+            return (
+                f"TimeoutError: cell time limit exceeded, with calls of apps: "
+                f"{self.limits.seconds:g}s"
+            )
+        return f"RuntimeError: more than {self.limits.calls} calls" * (calls >= self.limits.calls)
 
 
 @dataclass
@@ -229,6 +257,10 @@ class _Printed:
     def before(self, said: str) -> str:
         """What was printed, then `said` on a line of its own."""
         return f"{self.text.rstrip()}\n{said}".lstrip()
+
+
+def _unasked(*args: Any, **kwargs: Any) -> None:
+    raise AssertionError("a call of an app was answered by nobody")
 
 
 def _load() -> Any:

@@ -19,6 +19,8 @@ from agentopd.envs.desk.apps.account import (
 )
 from agentopd.envs.desk.world import Contact
 
+_TAKEN = "a contact with this address exists"
+
 
 class Contacts(Protected, name="contacts"):
     """People: mail addresses, phone numbers, birthdays."""
@@ -36,20 +38,16 @@ class Contacts(Protected, name="contacts"):
         self.see(contact, "full")
         return {**_brief(contact), "birthday": contact.birthday}
 
-    @api(
-        {409: f"a contact with this address exists; {FULL}", 422: f"{ADDRESS}; {DATE}"}, writes=True
-    )
+    @api({409: f"{_TAKEN}; {FULL}", 422: f"{ADDRESS}; {DATE}"}, writes=True)
     def add(self, name: str, email: str, phone: str = "", birthday: str = "") -> Json:
         """Add a person."""
-        check_address(email)
-        check_date(birthday or None)
-        if any(contact.email == email for contact in self.world.contacts):
-            raise ApiError(409, "a contact with this address exists; change it with update.")
-        new = Contact(name=name, email=email, phone=phone, birthday=birthday)
-        made = self.enter(self.world.contacts, new)
-        return {"contact_id": made.id}
+        made = Contact(name=name, email=email, phone=phone, birthday=birthday)
+        return {"contact_id": self._keep(made).id}
 
-    @api({404: "there is no such contact", 422: f"{NOTHING}; {ADDRESS}; {DATE}"}, writes=True)
+    @api(
+        {404: "there is no such contact", 409: _TAKEN, 422: f"{NOTHING}; {ADDRESS}; {DATE}"},
+        writes=True,
+    )
     def update(
         self,
         contact_id: int,
@@ -60,10 +58,8 @@ class Contacts(Protected, name="contacts"):
     ) -> Json:
         """Change what is given of a contact."""
         contact = self._find(contact_id)
-        check_address(email)
-        check_date(birthday)
         changed = given(name=name, email=email, phone=phone, birthday=birthday)
-        self.world.contacts.insert(replace(contact, **changed))
+        self._keep(replace(contact, **changed))
         return {"updated": contact_id}
 
     @api({404: "there is no such contact"}, writes=True)
@@ -71,6 +67,14 @@ class Contacts(Protected, name="contacts"):
         """Delete a contact."""
         del self.world.contacts.rows[self._find(contact_id).id]
         return {"deleted": contact_id}
+
+    def _keep(self, contact: Contact) -> Contact:
+        check_address(contact.email)
+        check_date(contact.birthday or None)
+        for other in self.world.contacts:
+            if other.email == contact.email and other.id != contact.id:
+                raise ApiError(409, f"{_TAKEN}; change it with update.")
+        return self.enter(self.world.contacts, contact)
 
     def _find(self, number: int) -> Contact:
         return self.find(self.world.contacts, number, "contact", "contacts.search")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agentopd.envs.desk.api import ApiError, Json, api
+from agentopd.envs.desk.api import LONGEST_LINE, ApiError, Json, api
 from agentopd.envs.desk.apps.account import ADDRESS, FULL, PAGE, Protected, check_address, matches
 from agentopd.envs.desk.world import Message
 
@@ -81,7 +81,7 @@ class Mail(Protected, name="mail"):
             folder="sent",
             sender=self.world.email,
             to=to,
-            subject=subject,
+            subject=subject[:LONGEST_LINE],
             body=body,
             date=self.world.today,
             read=True,

@@ -60,10 +60,19 @@ class Music(Protected, name="music"):
         songs = [_brief(self.world.songs.rows[song]) for song in playlist.songs]
         return {**_playlist(playlist), "songs": songs}
 
-    @api({404: "there is no such song", 409: FULL, 422: "song_ids are whole numbers"}, writes=True)
+    @api(
+        {
+            404: "there is no such song",
+            409: f"a song is named twice; {FULL}",
+            422: "song_ids are whole numbers",
+        },
+        writes=True,
+    )
     def create_playlist(self, title: str, song_ids: list[int] | None = None) -> Json:
         """Make a playlist of these songs, in this order."""
         songs = tuple(self._song(song).id for song in song_ids or ())
+        if len({*songs}) < len(songs):
+            raise ApiError(409, "a song is named twice; a playlist holds each song once.")
         made = self.enter(self.world.playlists, Playlist(title=title, songs=songs))
         return {"playlist_id": made.id}
 

@@ -10,6 +10,8 @@ from agentopd.envs.desk.world import Payment, Request
 
 _DIRECTIONS = ("sent", "received", "all")
 _DIRECTION = "direction is sent, received or all"
+_STATUSES = ("pending", "paid", "declined", "cancelled", "all")
+_STATUS = "status is pending, paid, declined, cancelled or all"
 _NOBODY = "no wallet has this mail address"
 _AMOUNT = "an amount is more than 0"
 _NONE = "there is no such request"
@@ -49,7 +51,7 @@ class Wallet(Protected, name="wallet"):
         self._check_person(to)
         return {"payment_id": self._pay(to, check_amount(amount), note).id}
 
-    @api({422: f"{PAGE}; {_DIRECTION}"})
+    @api({422: f"{PAGE}; {_DIRECTION}; {_STATUS}"})
     def search_requests(
         self,
         query: str = "",
@@ -61,6 +63,8 @@ class Wallet(Protected, name="wallet"):
         """Requests for money whose addresses or note hold the words of the query; direction is
         "sent", "received" or "all"; status is "pending", "paid", "declined", "cancelled" or
         "all"."""
+        if status not in _STATUSES:
+            raise ApiError(422, f"{_STATUS}.")
         found = (
             request
             for request in self.world.requests
