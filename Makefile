@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit wheel-test clean
+.PHONY: help demo test check unit hard wheel-test clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -24,6 +24,9 @@ check: $(STAMP) ## lint and types
 
 unit: $(STAMP) ## the tests that need no GPU
 	$(BIN)/pytest -q -m "not gpu" -n auto --maxprocesses 8 --dist loadfile
+
+hard: $(STAMP) ## the long forms of what the tests hold in short, at most half an hour
+	PYTHONPATH=. $(BIN)/python tests/hard
 
 # The archives must hold what stands behind the links: the source archive is built, the wheel from
 # it, and what the wheel installs is compared with the tree and imported from elsewhere.

@@ -44,6 +44,8 @@ def run(env: Desk, code: str) -> tuple[str, dict[str, Any]]:
         ("raise MemoryError('memory limit exceeded: 9 bytes > 1 bytes')", "exception"),
         ("raise RuntimeError('suspension limit exceeded')", "exception"),
         ("raise Exception('RuntimeError: more than 8 calls')", "exception"),
+        ("__import__('os')", "exception"),
+        ("nobody(1)", "exception"),
         ("todo.update(todo_id=9999, done=True)", "not found"),
         (
             "try:\n    todo.update(todo_id=9999, done=True)\nexcept Exception:\n    1 / 0",

@@ -134,7 +134,7 @@ class CodeActor:
                 f"{code}\nNone", inputs={"print": self._print}, print_callback=printed
             )
             while not isinstance(step, self._monty.MontyComplete):
-                calls = isinstance(step, self._monty.FunctionSnapshot) and not step.is_os_function
+                calls = self._calls_an_app(step)
                 if over := watch.over(self._calls if calls else 0):
                     return self._ended(printed.before(over))
                 step = self._carry_out(step, watch) if calls else step.resume_auto()
@@ -149,6 +149,11 @@ class CodeActor:
         except self._monty.MontyError as error:
             return self._ended(printed.before(f"{type(error).__name__}: {error}"))
         return Outcome(printed.text or "Nothing was printed.")
+
+    def _calls_an_app(self, step: Any) -> bool:
+        """Whether a cell waits for an app; unknown names are asked for in the same way."""
+        asks = isinstance(step, self._monty.FunctionSnapshot) and not step.is_os_function
+        return asks and str(step.function_name).partition(".")[0] in self._desk.apps
 
     def _carry_out(self, step: Any, watch: _Watch) -> Any:
         """Answer a call of an app for which the cell waits; what it waits for next."""
