@@ -24,8 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-zoo = typer.Typer(no_args_is_help=True, help="The embedded models.")
-app.add_typer(zoo, name="zoo")
+_TRAIN, _LOOK, _ENVIRONMENTS, _MODELS = "Train", "Look", "Environments", "Models"
+"""The panels of the help; they stand in the order of their first commands."""
+zoo = typer.Typer(no_args_is_help=True, help="List, build and measure the embedded models.")
+app.add_typer(zoo, name="zoo", rich_help_panel=_MODELS)
 
 _NAMED = (
     "A registered id; module:Class or module:ID of your own, such as maze:Maze or maze:me/Maze-v0; "
@@ -117,7 +119,7 @@ def _see_current_folder() -> None:
         sys.path.insert(0, os.getcwd())
 
 
-@app.command()
+@app.command(rich_help_panel=_TRAIN)
 def train(
     config: Config, overrides: Overrides = None, out: RunOut = None, resume: Resume = False
 ) -> None:
@@ -130,7 +132,7 @@ def train(
     running.train(config, overrides or [], out, resume)
 
 
-@app.command()
+@app.command(rich_help_panel=_TRAIN)
 def compare(
     config: Config,
     overrides: Overrides = None,
@@ -145,7 +147,7 @@ def compare(
     running.compare(config, overrides or [], out, resume, workers)
 
 
-@app.command("eval")
+@app.command("eval", rich_help_panel=_LOOK)
 def evaluate(
     model: Model,
     env: Environment = None,
@@ -179,7 +181,7 @@ def evaluate(
     acting.evaluate(settings, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK)
 def play(
     model: Player,
     env: Environment = None,
@@ -216,7 +218,7 @@ def play(
         acting.watch(settings, delay)
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK)
 def report(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a run or a study.")],
 ) -> None:
@@ -224,7 +226,7 @@ def report(
     running.report(folder)
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK)
 def replay(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     change: Annotated[
@@ -269,7 +271,7 @@ def replay(
     replaying.replay(run, change or [], arm or [], step, rescore, as_json, plot)
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK)
 def verdicts(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     step: Annotated[
@@ -291,19 +293,19 @@ def verdicts(
     judging.verdicts(run, step, episode)
 
 
-@app.command()
+@app.command(rich_help_panel=_ENVIRONMENTS)
 def envs() -> None:
     """List the registered text environments."""
     listing.envs()
 
 
-@app.command()
+@app.command(rich_help_panel=_TRAIN)
 def methods() -> None:
     """List the methods for method=NAME, and their values on the axes."""
     listing.methods()
 
 
-@app.command("check-env")
+@app.command("check-env", rich_help_panel=_ENVIRONMENTS)
 def check_env(
     spec: Annotated[str, typer.Argument(metavar="ID", help=_NAMED_OR_RUN)],
     option: Options = None,
@@ -330,7 +332,7 @@ def check_env(
     listing.check_env(spec, env, strict, seeds, seconds)
 
 
-@app.command("serve-env")
+@app.command("serve-env", rich_help_panel=_ENVIRONMENTS)
 def serve_env(
     spec: Annotated[str, typer.Argument(metavar="ID", help=_NAMED_OR_RUN)],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
