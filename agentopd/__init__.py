@@ -99,14 +99,16 @@ _LATE = {
 the same."""
 
 
-def __getattr__(name: str) -> typing.Any:
-    """A late name, imported now and kept."""
-    for module, names in _LATE.items():
-        if name in names:
-            value = getattr(importlib.import_module(module), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not typing.TYPE_CHECKING:  # a type checker would take every name for one that exists
+
+    def __getattr__(name: str) -> typing.Any:
+        """A late name, imported now and kept."""
+        for module, names in _LATE.items():
+            if name in names:
+                value = getattr(importlib.import_module(module), name)
+                globals()[name] = value
+                return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

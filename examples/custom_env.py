@@ -39,6 +39,6 @@ class Guess(TextEnv):
 if __name__ == "__main__":
     register("my/Guess-v0", Guess)
     settings = {"env": {"id": "my/Guess-v0"}, "student": {"path": "zoo:number-easy"}}
-    changes = ["steps=2", "learner.learning_rate=1e-3", "evaluate.episodes=8"]
+    changes = ["steps=2", "rollout.tasks=8", "learner.learning_rate=1e-3", "evaluate.episodes=8"]
     config = parse_config(settings, changes)
     print(train(config, Path(sys.argv[1] if len(sys.argv) > 1 else "runs/custom_env")))

@@ -16,6 +16,6 @@ class TeachFailures(Mix, kind="teach_failures"):
 
 
 if __name__ == "__main__":
-    changes = ["mix=teach_failures", "steps=2", "evaluate.episodes=8"]
+    changes = ["mix=teach_failures", "steps=2", "rollout.tasks=8", "evaluate.episodes=8"]
     config = load_config("configs/quickstart.yaml", changes)
     print(train(config, Path(sys.argv[1] if len(sys.argv) > 1 else "runs/custom_mix")))

@@ -26,6 +26,11 @@ class Growing(Rollout, kind="growing"):
 
 
 if __name__ == "__main__":
-    changes = ["rollout={kind: growing, every: 1}", "steps=2", "evaluate.episodes=8"]
+    changes = [
+        "rollout={kind: growing, every: 1}",
+        "steps=2",
+        "rollout.tasks=8",
+        "evaluate.episodes=8",
+    ]
     config = load_config("configs/quickstart.yaml", changes)
     print(train(config, Path(sys.argv[1] if len(sys.argv) > 1 else "runs/custom_rollout")))

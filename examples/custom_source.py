@@ -21,6 +21,6 @@ class SolvedPeer(Source, kind="solved_peer"):
 
 
 if __name__ == "__main__":
-    changes = ["privilege=[solved_peer]", "rollout.tasks=4", "rollout.group=8"]
+    changes = ["privilege=[solved_peer]", "rollout.tasks=4", "rollout.group=4"]
     config = load_config("configs/quickstart.yaml", [*changes, "steps=2", "evaluate.episodes=8"])
     print(train(config, Path(sys.argv[1] if len(sys.argv) > 1 else "runs/custom_source")))

@@ -35,6 +35,11 @@ class AnchoredTeacher(Teacher, kind="anchored"):
 
 
 if __name__ == "__main__":
-    changes = ["teacher={kind: anchored, share: 0.3}", "steps=2", "evaluate.episodes=8"]
+    changes = [
+        "teacher={kind: anchored, share: 0.3}",
+        "steps=2",
+        "rollout.tasks=8",
+        "evaluate.episodes=8",
+    ]
     config = load_config("configs/quickstart.yaml", changes)
     print(train(config, Path(sys.argv[1] if len(sys.argv) > 1 else "runs/custom_teacher")))

@@ -14,6 +14,6 @@ class MistakeUnit(Unit, kind="mistake"):
 
 
 if __name__ == "__main__":
-    changes = ["unit=mistake", "steps=2", "evaluate.episodes=8"]
+    changes = ["unit=mistake", "steps=2", "rollout.tasks=8", "evaluate.episodes=8"]
     config = load_config("configs/quickstart.yaml", changes)
     print(train(config, Path(sys.argv[1] if len(sys.argv) > 1 else "runs/custom_unit")))

@@ -22,6 +22,11 @@ class Disagreement(Weight, kind="disagreement"):
 
 
 if __name__ == "__main__":
-    changes = ["weight=[{kind: disagreement, most: 1}]", "steps=2", "evaluate.episodes=8"]
+    changes = [
+        "weight=[{kind: disagreement, most: 1}]",
+        "steps=2",
+        "rollout.tasks=8",
+        "evaluate.episodes=8",
+    ]
     config = load_config("configs/quickstart.yaml", changes)
     print(train(config, Path(sys.argv[1] if len(sys.argv) > 1 else "runs/custom_weight")))
