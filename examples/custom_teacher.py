@@ -22,16 +22,17 @@ class AnchoredTeacher(Teacher, kind="anchored"):
 
     @torch.no_grad()
     def sync(self, student: LanguageModel, step: int) -> None:
-        first = dict(self._first.module.named_parameters())
-        now = dict(student.module.named_parameters())
+        first, now = self._first.module.state_dict(), student.module.state_dict()
         for name, weight in self.model.module.named_parameters():
             weight.copy_(torch.lerp(first[name], now[name], self.share))
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        return dict(self._first.module.named_parameters())
+        first = self._first.module.state_dict()
+        return self.model.module.state_dict() | {f"first.{n}": w for n, w in first.items()}
 
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:
-        self._first.module.load_state_dict(tensors, strict=False)
+        for start, module in (("", self.model.module), ("first.", self._first.module)):
+            module.load_state_dict({n: tensors[start + n] for n in module.state_dict()})
 
 
 if __name__ == "__main__":
