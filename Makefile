@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit hard wheel-test clean
+.PHONY: help demo test check unit hard wheel-test docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -42,6 +42,14 @@ wheel-test: $(STAMP) ## build the wheel and import it elsewhere
 	assert last.__file__.startswith('$$tmp'), last.__file__"; \
 	echo "the wheel is whole"
 
+# What pages say of commands and files, and that all public names have docstrings, is tested first.
+# (with --quiet mkdocs would count no warning, and --strict refuse none)
+docs: $(STAMP) ## build the documentation's site into site/
+	$(PIP) install -c constraints.txt -e ".[docs]"
+	$(BIN)/pytest -q tests/test_docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "The site: site/index.html"
+
 # Constrained torch first, by itself: nothing else gets to choose its build.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -50,5 +58,5 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean: ## remove build products and caches; runs/ and .venv/ stay
-	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

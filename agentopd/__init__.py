@@ -1,9 +1,120 @@
-"""On-policy distillation of language-model agents in multi-turn text environments."""
+"""On-policy distillation of language-model agents in multi-turn text environments.
+
+Everything a user calls or derives from is a name of this package. Environments come at once; what
+needs torch is imported when it is first used, so that `import agentopd` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+import typing
 
 from agentopd.environment.contract import Text, TextEnv, parse_action
 from agentopd.environment.registry import make, register, register_scheme
 
-__all__ = ["Text", "TextEnv", "make", "parse_action", "register", "register_scheme"]
+if typing.TYPE_CHECKING:
+    from agentopd.base.types import Lesson, Privilege, Trajectory, Turn
+    from agentopd.divergences.base import Divergence, Row
+    from agentopd.environment.check import check_env
+    from agentopd.environment.wrappers import EnvSettings
+    from agentopd.looking.replay.compare import replay
+    from agentopd.looking.report import write_report
+    from agentopd.mixes.base import Mix, Route
+    from agentopd.mixes.channels import Channels
+    from agentopd.models.model import LanguageModel
+    from agentopd.privilege.sources import Source
+    from agentopd.rollout.policies import Rollout
+    from agentopd.rollout.sampler import Sampler
+    from agentopd.running.config import ConfigError, RunConfig
+    from agentopd.running.reading import load_config, parse_config
+    from agentopd.running.study import compare
+    from agentopd.running.train import train
+    from agentopd.signal.evidence import Evidence
+    from agentopd.teacher import Teacher
+    from agentopd.units.base import Unit
+    from agentopd.units.spans import Span
+    from agentopd.weights.base import Weight
+
+__all__ = [
+    "Channels",
+    "ConfigError",
+    "Divergence",
+    "EnvSettings",
+    "Evidence",
+    "LanguageModel",
+    "Lesson",
+    "Mix",
+    "Privilege",
+    "Rollout",
+    "Route",
+    "Row",
+    "RunConfig",
+    "Sampler",
+    "Source",
+    "Span",
+    "Teacher",
+    "Text",
+    "TextEnv",
+    "Trajectory",
+    "Turn",
+    "Unit",
+    "Weight",
+    "check_env",
+    "compare",
+    "load_config",
+    "make",
+    "parse_action",
+    "parse_config",
+    "register",
+    "register_scheme",
+    "replay",
+    "train",
+    "write_report",
+]
+
+_LATE = {
+    "agentopd.base.types": ("Lesson", "Privilege", "Trajectory", "Turn"),
+    "agentopd.divergences.base": ("Divergence", "Row"),
+    "agentopd.environment.check": ("check_env",),
+    "agentopd.environment.wrappers": ("EnvSettings",),
+    "agentopd.looking.replay.compare": ("replay",),
+    "agentopd.looking.report": ("write_report",),
+    "agentopd.mixes.base": ("Mix", "Route"),
+    "agentopd.mixes.channels": ("Channels",),
+    "agentopd.models.model": ("LanguageModel",),
+    "agentopd.privilege.sources": ("Source",),
+    "agentopd.rollout.policies": ("Rollout",),
+    "agentopd.rollout.sampler": ("Sampler",),
+    "agentopd.running.config": ("ConfigError", "RunConfig"),
+    "agentopd.running.reading": ("load_config", "parse_config"),
+    "agentopd.running.study": ("compare",),
+    "agentopd.running.train": ("train",),
+    "agentopd.signal.evidence": ("Evidence",),
+    "agentopd.teacher": ("Teacher",),
+    "agentopd.units.base": ("Unit",),
+    "agentopd.units.spans": ("Span",),
+    "agentopd.weights.base": ("Weight",),
+}
+"""Where each name lives that is imported when it is first used; the imports above, for types, say
+the same."""
+
+
+if not typing.TYPE_CHECKING:  # a type checker would take every name for one that exists
+
+    def __getattr__(name: str) -> typing.Any:
+        """A late name, imported now and kept."""
+        for module, names in _LATE.items():
+            if name in names:
+                value = getattr(importlib.import_module(module), name)
+                globals()[name] = value
+                return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, and what any module has."""
+    return sorted({*globals(), *__all__})
+
 
 register("agentopd/Sokoban-v0", "agentopd.envs.sokoban.env:Sokoban")
 register("agentopd/Desk-v0", "agentopd.envs.desk.env:Desk")

@@ -24,8 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-zoo = typer.Typer(no_args_is_help=True, help="The embedded models.")
-app.add_typer(zoo, name="zoo")
+_TRAIN, _LOOK, _ENVIRONMENTS, _MODELS = "Train", "Look", "Environments", "Models"
+"""The panels of the help; they stand in the order of their first commands."""
+zoo = typer.Typer(no_args_is_help=True, help="List, build and measure the embedded models.")
+app.add_typer(zoo, name="zoo", rich_help_panel=_MODELS)
 
 _NAMED = (
     "A registered id; module:Class or module:ID of your own, such as maze:Maze or maze:me/Maze-v0; "
@@ -43,7 +45,10 @@ Overrides = Annotated[
     ),
 ]
 RunOut = Annotated[
-    Path | None, typer.Option(help="The folder to write; runs/NAME of CONFIG's name if not given.")
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="The folder to write; runs/NAME of CONFIG's name if not given."
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what was interrupted.")]
 Model = Annotated[
@@ -75,20 +80,25 @@ Wrappers = Annotated[
         help="Around the environment, as in a config: '{kind: parse, tag: answer}'; repeatable.",
     ),
 ]  # fmt: skip
-Episodes = Annotated[int, typer.Option(min=1, help="Tasks to play, one episode each.")]
-Seed = Annotated[int, typer.Option(min=0, help="The first task's; the others count up from it.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Episodes = Annotated[int, typer.Option(min=1, metavar="N", help="Tasks to play, one episode each.")]
+Seed = Annotated[
+    int, typer.Option(min=0, metavar="N", help="The first task's; the others count up from it.")
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda.")]
 Temperature = Annotated[
-    float | None, typer.Option(min=0, help="Of sampling; 0 takes the likeliest." + _AS_IN_A_RUN)
+    float | None,
+    typer.Option(min=0, metavar="T", help="Of sampling; 0 takes the likeliest." + _AS_IN_A_RUN),
 ]
 TurnTokens = Annotated[
-    int | None, typer.Option(min=1, help="Tokens after which an answer is cut." + _AS_IN_A_RUN)
+    int | None,
+    typer.Option(min=1, metavar="N", help="Tokens after which an answer is cut." + _AS_IN_A_RUN),
 ]
 Turns = Annotated[
-    int | None, typer.Option(min=1, help="Turns after which an episode is cut." + _AS_IN_A_RUN)
+    int | None,
+    typer.Option(min=1, metavar="N", help="Turns after which an episode is cut." + _AS_IN_A_RUN),
 ]
 Context = Annotated[
-    int | None, typer.Option(min=8, help="Tokens that end an episode." + _AS_IN_A_RUN)
+    int | None, typer.Option(min=8, metavar="N", help="Tokens that end an episode." + _AS_IN_A_RUN)
 ]
 
 
@@ -117,7 +127,7 @@ def _see_current_folder() -> None:
         sys.path.insert(0, os.getcwd())
 
 
-@app.command()
+@app.command(rich_help_panel=_TRAIN)
 def train(
     config: Config, overrides: Overrides = None, out: RunOut = None, resume: Resume = False
 ) -> None:
@@ -125,18 +135,18 @@ def train(
 
     Ctrl-C finishes the step, saves it and stops; --resume goes on from there.
 
-    agentopd train configs/quickstart.yaml unit=turn unit.use=weight steps=50 --out runs/turn
+    agentopd train configs/quickstart.yaml unit=turn unit.use=weight steps=50
     """
     running.train(config, overrides or [], out, resume)
 
 
-@app.command()
+@app.command(rich_help_panel=_TRAIN)
 def compare(
     config: Config,
     overrides: Overrides = None,
     out: RunOut = None,
     resume: Resume = False,
-    workers: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Runs at a time.")] = 2,
 ) -> None:
     """Compare the arms of a config's study over its seeds.
 
@@ -145,13 +155,15 @@ def compare(
     running.compare(config, overrides or [], out, resume, workers)
 
 
-@app.command("eval")
+@app.command("eval", rich_help_panel=_LOOK)
 def evaluate(
     model: Model,
     env: Environment = None,
     option: Options = None,
     wrapper: Wrappers = None,
-    split: Annotated[str | None, typer.Option(help="Short for -o split=NAME.")] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Short for -o split=NAME.")
+    ] = None,
     episodes: Episodes = 128,
     seed: Seed = HELD_OUT_SEED,
     temperature: Temperature = None,
@@ -167,8 +179,7 @@ def evaluate(
 
     agentopd eval runs/turn --episodes 256
 
-    agentopd eval zoo:sokoban-easy --env agentopd/Sokoban-v0 --split test
-    -o prompt=brief -o stop_when_stuck=true
+    agentopd eval zoo:sokoban-easy --env agentopd/Sokoban-v0 -o prompt=brief
     """
     options = acting.parse_options(option or []) | ({"split": split} if split else {})
     settings = acting.Acting(
@@ -179,7 +190,7 @@ def evaluate(
     acting.evaluate(settings, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK)
 def play(
     model: Player,
     env: Environment = None,
@@ -188,7 +199,7 @@ def play(
     episodes: Episodes = 1,
     seed: Seed = 0,
     delay: Annotated[
-        float, typer.Option(min=0, help="Seconds between what is shown on a terminal.")
+        float, typer.Option(min=0, metavar="S", help="Seconds between what is shown on a terminal.")
     ] = 0.6,
     raw: Annotated[
         bool, typer.Option("--raw", help="Do not put what you type into <action></action>.")
@@ -201,7 +212,7 @@ def play(
 ) -> None:
     """Watch a model act, or act yourself.
 
-    agentopd play zoo:sokoban-easy --env agentopd/Sokoban-v0 -o prompt=brief -o stop_when_stuck=true
+    agentopd play zoo:sokoban-easy --env agentopd/Sokoban-v0 -o prompt=brief
 
     agentopd play human --env agentopd/Sokoban-v0
     """
@@ -216,7 +227,7 @@ def play(
         acting.watch(settings, delay)
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK)
 def report(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a run or a study.")],
 ) -> None:
@@ -224,7 +235,7 @@ def report(
     running.report(folder)
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK)
 def replay(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     change: Annotated[
@@ -243,7 +254,8 @@ def replay(
         ),
     ] = None,
     step: Annotated[
-        int | None, typer.Option(min=0, help="If not given, the last one with saved scores.")
+        int | None,
+        typer.Option(min=0, metavar="N", help="If not given, the last one with saved scores."),
     ] = None,
     rescore: Annotated[
         bool,
@@ -259,51 +271,56 @@ def replay(
 ) -> None:
     """Show what other settings would have made of a run's saved episodes, turn by turn.
 
-    A turn's share of the signal, its mean (positive where what was said is reinforced), and how far
-    each arm agrees with the run. Scores are saved by a run with save.scores_top_k=16. Of a method's
-    row all but its rollout is taken.
+    A turn's share of the signal, its mean (positive where what was said is
+    reinforced), and how far each arm agrees with the run. Scores are saved by
+    a run with save.scores_top_k=16. Of a method's row all but its rollout is
+    taken.
 
-    agentopd replay runs/token --set unit=rubric_span --arm "forward divergence=forward_kl"
+    agentopd replay runs/token --set unit=turn --arm "fkl divergence=forward_kl"
+
     agentopd replay runs/token --rescore --set method=opsd
     """
     replaying.replay(run, change or [], arm or [], step, rescore, as_json, plot)
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK)
 def verdicts(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     step: Annotated[
-        int | None, typer.Option(min=0, help="If not given, the last one that was saved.")
+        int | None,
+        typer.Option(min=0, metavar="N", help="If not given, the last one that was saved."),
     ] = None,
     episode: Annotated[
-        int | None, typer.Option(min=0, help="If not given, the first that failed.")
+        int | None, typer.Option(min=0, metavar="N", help="If not given, the first that failed.")
     ] = None,
 ) -> None:
     """Show what a run's rubric said of a step, and which tokens each verdict paid.
 
-    First each criterion over the step: in how many turns it was judged, how often it was met in
-    solved and in failed episodes, and what it paid a token. Then one episode turn by turn: each
-    verdict with the text that was paid. What is paid is a reward with use: reward; else a weight,
-    which grows where a criterion is not met, before the step's weights are brought to a mean of 1.
+    First each criterion over the step: in how many turns it was judged, how
+    often it was met in solved and in failed episodes, and what it paid a
+    token. Then one episode turn by turn: each verdict with the text that was
+    paid. What is paid is a reward with use: reward; else a weight, which
+    grows where a criterion is not met, before the step's weights are brought
+    to a mean of 1.
 
     agentopd verdicts runs/rubric --episode 12
     """
     judging.verdicts(run, step, episode)
 
 
-@app.command()
+@app.command(rich_help_panel=_ENVIRONMENTS)
 def envs() -> None:
     """List the registered text environments."""
     listing.envs()
 
 
-@app.command()
+@app.command(rich_help_panel=_TRAIN)
 def methods() -> None:
     """List the methods for method=NAME, and their values on the axes."""
     listing.methods()
 
 
-@app.command("check-env")
+@app.command("check-env", rich_help_panel=_ENVIRONMENTS)
 def check_env(
     spec: Annotated[str, typer.Argument(metavar="ID", help=_NAMED_OR_RUN)],
     option: Options = None,
@@ -316,10 +333,14 @@ def check_env(
         ),
     ] = False,
     seeds: Annotated[
-        int | None, typer.Option(min=2, help="Tasks to try. If not given 20, with --strict 30.")
+        int | None,
+        typer.Option(min=2, metavar="N", help="Tasks to try. If not given 20, with --strict 30."),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(help="Time from which a call counts as one that never returns.")
+        float,
+        typer.Option(
+            metavar="S", help="Time in seconds from which a call counts as one that never returns."
+        ),
     ] = 30.0,
 ) -> None:
     """Say what is wrong with an environment, and what to change.
@@ -330,14 +351,18 @@ def check_env(
     listing.check_env(spec, env, strict, seeds, seconds)
 
 
-@app.command("serve-env")
+@app.command("serve-env", rich_help_panel=_ENVIRONMENTS)
 def serve_env(
     spec: Annotated[str, typer.Argument(metavar="ID", help=_NAMED_OR_RUN)],
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="The address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, metavar="N", help="0 takes a free one.")
+    ] = 8000,
     option: Options = None,
     wrapper: Wrappers = None,
-    sessions: Annotated[int, typer.Option(min=1, help="Clients at a time.")] = 64,
+    sessions: Annotated[int, typer.Option(min=1, metavar="N", help="Clients at a time.")] = 64,
     privileged: Annotated[
         bool,
         typer.Option(
@@ -365,12 +390,15 @@ def zoo_list() -> None:
 def zoo_build(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A model of `agentopd zoo list`.")],
     out: Annotated[
-        Path | None, typer.Option(help="The folder to write; the embedded one's if not given.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="The folder to write; the embedded one's if not given."
+        ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="In place of the recipe's, for a trial.")
+        int | None, typer.Option(min=1, metavar="N", help="In place of the recipe's, for a trial.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of torch.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of torch.")] = None,
 ) -> None:
     """Train an embedded model again, from its seed."""
     listing.build(name, out, steps, threads)

@@ -3,11 +3,7 @@
 import sys
 from pathlib import Path
 
-from agentopd.base.types import Trajectory
-from agentopd.running.reading import load_config
-from agentopd.running.train import train
-from agentopd.units.base import Unit
-from agentopd.units.spans import Span
+from agentopd import Span, Trajectory, Unit, load_config, train
 
 
 class MistakeUnit(Unit, kind="mistake"):
@@ -18,7 +14,6 @@ class MistakeUnit(Unit, kind="mistake"):
 
 
 if __name__ == "__main__":
-    config = load_config(
-        "configs/quickstart.yaml", ["unit=mistake", "steps=2", "evaluate.episodes=8"]
-    )
+    changes = ["unit=mistake", "steps=2", "rollout.tasks=8", "evaluate.episodes=8"]
+    config = load_config("configs/quickstart.yaml", changes)
     print(train(config, Path(sys.argv[1] if len(sys.argv) > 1 else "runs/custom_unit")))

@@ -3,9 +3,7 @@
 import sys
 from pathlib import Path
 
-from agentopd.looking.replay.compare import replay
-from agentopd.running.reading import load_config
-from agentopd.running.train import train
+from agentopd import load_config, replay, train
 
 ARMS = {
     "turn": ["unit={kind: turn, use: weight}"],

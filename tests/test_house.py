@@ -339,3 +339,53 @@ def test_the_public_names_are_all_there_and_nothing_else_is() -> None:
         if not name.startswith("_") and not isinstance(value, ModuleType) and name != "annotations"
     }
     assert sorted(public - set(names)) == []
+    assert set(names) <= set(dir(agentopd))
+    assert not hasattr(agentopd, "nothing_of_the_kind")
+
+
+PROMISED = """
+    Unit Source Teacher Weight Mix Divergence Rollout TextEnv Text
+    register register_scheme make parse_action check_env
+    train compare replay write_report load_config parse_config RunConfig ConfigError
+    Trajectory Turn Span Privilege Lesson Evidence Row Route Channels
+    LanguageModel Sampler EnvSettings
+"""
+"""What scripts of users import: a name that leaves needs a line in the changelog."""
+
+
+def test_the_public_names_are_those_that_were_promised() -> None:
+    assert sorted(agentopd.__all__) == sorted(PROMISED.split())
+
+
+def test_late_names_are_the_same_for_types_and_at_run_time() -> None:
+    """A type checker reads the imports, Python the table."""
+    tree = ast.parse((CORE / "__init__.py").read_text(encoding="utf-8"))
+    for_types = next(node for node in tree.body if isinstance(node, ast.If))
+    read = {
+        node.module: tuple(alias.name for alias in node.names)
+        for node in for_types.body
+        if isinstance(node, ast.ImportFrom)
+    }
+    assert read == agentopd._LATE
+
+
+@pytest.mark.parametrize("module", ["agentopd", "agentopd.cli"])
+def test_the_public_face_and_the_help_come_without_torch(module: str) -> None:
+    """Gymnasium alone finds the environments by then."""
+    program = f"""
+import sys, {module}, gymnasium
+assert gymnasium.spec("agentopd/Sokoban-v0")
+late = {{"torch", "transformers", "matplotlib", "pyarrow"}} & set(sys.modules)
+sys.exit(f"imported {{sorted(late)}}" if late else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_gymnasium_makes_our_environments_once_the_package_is_imported() -> None:
+    program = """
+import agentopd, gymnasium
+observation, info = gymnasium.make("agentopd/Sokoban-v0").reset(seed=0)
+assert "#" in observation and info["task_id"]
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
