@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from agentopd.base.stopping import Interrupted
 from agentopd.environment.contract import Info, TextEnv
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
 from agentopd.running import checkpoint as checkpoints
@@ -25,7 +26,7 @@ from agentopd.running.checkpoint import (
 )
 from agentopd.running.config import RunConfig
 from agentopd.running.reading import parse_config
-from agentopd.running.train import Interrupted, train
+from agentopd.running.train import train
 
 STEPS = 4
 GROUPS = ("rollout.tasks=2", "rollout.group=2", f"env={{id: {__name__}:Lottery}}")

@@ -378,7 +378,7 @@ def test_a_comparison_ends_in_a_table_of_its_arms(
 def test_an_interrupted_comparison_tells_how_to_go_on(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from agentopd.running.train import Interrupted
+    from agentopd.base.stopping import Interrupted
 
     def compare(*_: Any, **__: Any) -> None:
         raise Interrupted(3)
