@@ -52,38 +52,37 @@ def variable(name: str, stop: threading.Event) -> str | None:
     return os.environ.get(name)
 
 
-def _tell(folder: Path, moment: str) -> None:
+def tell(folder: Path, moment: str) -> None:
+    """Note that a moment has come, and in which process."""
     (folder / f"{moment}.part").write_text(str(os.getpid()))
     (folder / f"{moment}.part").rename(folder / moment)
 
 
 def wait_for_word(folder: Path, stop: threading.Event) -> None:
     """Work until asked to stop, and save."""
-    _tell(folder, "computing")
+    tell(folder, "computing")
     stop.wait()
-    _tell(folder, "saved")
+    tell(folder, "saved")
     raise Interrupted(3)
 
 
 def hear_nothing(folder: Path, stop: threading.Event) -> None:
     """Work on, whatever is asked."""
-    _tell(folder, "deaf")
+    tell(folder, "deaf")
     time.sleep(1e6)
 
 
 def import_slowly(folder: Path, stop: threading.Event) -> None:
     """Load a module whose import does not come to its end."""
     sys.path.insert(0, str(folder))
-    text = (
-        "import givers, pathlib, time\ngivers._tell(pathlib.Path(__file__).parent, 'importing')\n"
-    )
+    text = "import givers, pathlib, time\ngivers.tell(pathlib.Path(__file__).parent, 'importing')\n"
     (folder / "endless.py").write_text(text + "time.sleep(1e6)\n")
     importlib.import_module("endless")
 
 
 def tell_and_end(folder: Path, stop: threading.Event) -> None:
     """Be done at once: what comes next is to wait."""
-    _tell(folder, "waiting")
+    tell(folder, "waiting")
 
 
 JOBS = {

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 
-def until(happened: Callable[[], bool], seconds: float = 120) -> None:
-    """Wait for something; a busy machine takes its time."""
+def until(
+    happened: Callable[[], bool],
+    process: subprocess.Popen[str] | None = None,
+    seconds: float = 120,
+) -> None:
+    """Wait for something that `process` does; a busy machine takes its time."""
     end = time.monotonic() + seconds
     while not happened():
+        assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < end, "it takes too long"
         time.sleep(0.05)
 

@@ -48,7 +48,7 @@ def test_an_environment_is_the_workers_alone() -> None:
 
 
 def test_a_failure_is_told_as_it_was_raised_once_the_others_have_ended() -> None:
-    with hired(2, {}) as workers, pytest.raises(ValueError, match="^7 is wrong") as raised:
+    with hired(2, {}) as workers, pytest.raises(ValueError, match=r"^7 is wrong") as raised:
         workers.do(jobs((fail, 7), (double, 1), *[(double, 2)] * 9), threading.Event(), nothing)
     assert "in fail" in "".join(raised.value.__notes__)
 

@@ -40,8 +40,9 @@ def train(
     """
     run = Run(config, out, resume, watch or (lambda _: None))
     with interruptible(stop) as asked:
-        if not asked.is_set():
-            run.begin(untrained)
+        if asked.is_set():  # nothing was done that is not saved
+            raise Interrupted(run.step)
+        run.begin(untrained)
         for step in range(run.step, config.steps):
             if asked.is_set():
                 run.save()
