@@ -113,6 +113,9 @@ def main(
     """On-policy distillation of language-model agents in multi-turn text environments."""
     del traceback  # read by MistakesToLines
     _see_current_folder()
+    # Torch reads it once: threads that spin while they wait for each other stand still together
+    # wherever something else wants their cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if version:
         from importlib.metadata import version as installed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from agentopd.base.stopping import Interrupted
 from agentopd.environment.contract import Info, TextEnv
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
 from agentopd.running import checkpoint as checkpoints
@@ -24,8 +26,10 @@ from agentopd.running.checkpoint import (
     save_checkpoint,
 )
 from agentopd.running.config import RunConfig
+from agentopd.running.evaluate import untrained_success
 from agentopd.running.reading import parse_config
-from agentopd.running.train import Interrupted, train
+from agentopd.running.run import Run
+from agentopd.running.train import train
 
 STEPS = 4
 GROUPS = ("rollout.tasks=2", "rollout.group=2", f"env={{id: {__name__}:Lottery}}")
@@ -142,6 +146,84 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(tiny_model: Path, tmp_
     assert len(_lines(tmp_path / "died")) == 4
     train(config, tmp_path / "died", resume=True)
     _assert_equal_runs(tmp_path / "died", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_run_that_died_before_its_summary_ends_as_it_would_have(
+    tiny_model: Path, tmp_path: Path, steps: int
+) -> None:
+    config = _config(tiny_model, f"steps={steps}")
+    out = tmp_path / "run"
+    whole = train(config, out)
+    lines = _lines(out)
+    (out / "summary.json").unlink()
+    again = train(config, out, resume=True)
+    assert _lines(out) == lines
+    assert again | {"seconds": 0} == whole | {"seconds": 0}
+    assert again["success_after"] is not None
+
+
+def test_a_run_made_longer_that_died_before_its_summary_does_not_keep_the_shorter_ones(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    train(_config(tiny_model, "steps=1"), out)
+    short = (out / "summary.json").read_text()
+    whole = train(_config(tiny_model, "steps=2"), out, resume=True)
+    (out / "summary.json").write_text(short)
+    again = train(_config(tiny_model, "steps=2"), out, resume=True)
+    assert again["steps"] == 2 and again | {"seconds": 0} == whole | {"seconds": 0}
+
+
+def test_a_run_cut_short_measures_the_student_where_it_stands(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    config = _config(tiny_model)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "run", watch=_stop_after(1))
+    summary = train(_config(tiny_model, "steps=2"), tmp_path / "run", resume=True)
+    assert summary["evaluation"]["episodes"] == 2 and summary["steps"] == 2
+
+
+def test_weights_that_never_moved_are_not_measured_again(tiny_model: Path, tmp_path: Path) -> None:
+    """A teacher that is told nothing says what the student says: no gradient at all."""
+    for control, measured in (("no_pi", 0), ("filler", STEPS)):
+        config = _config(tiny_model, "evaluate.every=1", f"control={control}")
+        summary = train(config, tmp_path / control)
+        lines = (tmp_path / control / "metrics.jsonl").read_text().splitlines()
+        after = [json.loads(line) for line in lines[1:]]
+        assert sum(line["stages"]["evaluate"] > 0 for line in after) == measured
+        assert all("evaluation" in line for line in after)
+        # and to measure them again gives the same
+        resumed = Run(config, tmp_path / control, True, lambda _: None)
+        assert resumed._measure() == summary["evaluation"]
+
+
+def test_what_is_known_of_the_untrained_student_is_not_measured(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    config, known = _config(tiny_model, "steps=1"), {"success": 0.125, "episodes": 8}
+    summary = train(config, tmp_path / "told", untrained=known)
+    assert _lines(tmp_path / "told")[0]["evaluation"] == known
+    assert summary["success_before"] == 0.125 and summary["evaluation"]["episodes"] == 2
+    # what a study tells its runs is what they would have found
+    found = untrained_success(config)
+    train(config, tmp_path / "alone")
+    assert _lines(tmp_path / "alone")[0]["evaluation"] == found
+
+
+def test_whoever_is_asked_before_the_first_step_has_nothing_to_save(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    stop = threading.Event()
+    stop.set()
+    config, out = _config(tiny_model), tmp_path / "run"
+    with pytest.raises(Interrupted) as stopped:
+        train(config, out, stop=stop)
+    assert stopped.value.step == 0
+    train(config, out, resume=True)
+    train(config, tmp_path / "whole")
+    _assert_equal_runs(out, tmp_path / "whole")
 
 
 def test_steps_without_an_update_are_counted_across_a_restart(

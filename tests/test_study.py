@@ -13,7 +13,7 @@ from agentopd.looking.report import write_report
 from agentopd.running.config import ConfigError, RunConfig
 from agentopd.running.reading import arm_config, load_config
 from agentopd.running.storage import load_trajectories
-from agentopd.running.study import _arm, compare, run_folder
+from agentopd.running.study import _arm, _student_tasks, compare, run_folder
 from agentopd.running.train import train
 
 SMALL = [
@@ -109,6 +109,49 @@ def test_resuming_a_finished_study_changes_nothing(
     config, out, summary = study
     again = compare(config, out, resume=True)
     assert again["arms"] == json.loads(json.dumps(summary["arms"]))
+
+
+def test_what_a_kill_took_from_the_ends_of_runs_is_measured_again(
+    study: tuple[RunConfig, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Killed before its summary, a run has none; resumed by earlier versions, an empty one."""
+    config, out, summary = study
+    shutil.copytree(out, tmp_path / "out")
+    (run_folder(tmp_path / "out", "grpo", 3) / "summary.json").unlink()
+    empty = run_folder(tmp_path / "out", "token", 3) / "summary.json"
+    told = json.loads(empty.read_text()) | {"success_after": None, "evaluation": {}}
+    empty.write_text(json.dumps(told))
+    again = compare(config, tmp_path / "out", resume=True)
+
+    def without_clock(arms: dict[str, Any]) -> dict[str, Any]:
+        arms = json.loads(json.dumps(arms))
+        for arm in arms.values():
+            del arm["seconds"]
+            for run in arm["runs"]:
+                for point in run["curve"]:
+                    del point["seconds"]
+        return arms
+
+    assert without_clock(again["arms"]) == without_clock(summary["arms"])
+
+
+def test_students_that_play_other_tasks_are_measured_apart() -> None:
+    config = load_config("configs/quickstart.yaml")
+
+    def asked(**changes: Any) -> str:
+        return _student_tasks(arm_config(config, "token", 0).model_copy(update=changes))
+
+    more = config.rollout.model_copy(update={"tasks": 1, "group": 9})
+    assert asked() == asked(seed=7, steps=1, rollout=more)
+    for other in (
+        {"rollout": config.rollout.model_copy(update={"max_turn_tokens": 3})},
+        {"rollout": config.rollout.model_copy(update={"temperature": 0.5})},
+        {"evaluate": config.evaluate.model_copy(update={"episodes": 3})},
+        {"student": config.student.model_copy(update={"path": "zoo:sokoban-cliff"})},
+        {"env": config.env.model_copy(update={"options": {}})},
+        {"threads": 7},
+    ):
+        assert asked(**other) != asked(), other
 
 
 def test_another_study_is_not_overwritten(study: tuple[RunConfig, Path, dict[str, Any]]) -> None:

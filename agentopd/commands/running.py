@@ -104,7 +104,7 @@ def _told_how_to_resume(
     command: str, path: Path, overrides: Sequence[str], out: Path, *more: str
 ) -> Iterator[None]:
     """Turns an interruption into the command that goes on from there, and exit code 130."""
-    from agentopd.running.train import Interrupted
+    from agentopd.base.stopping import Interrupted
 
     words = [command, str(path), *overrides, "--out", str(out), *more, "--resume"]
     again = f"agentopd {shlex.join(words)}"

@@ -65,12 +65,14 @@ class Learner:
             records a step adds to it.
         reference: the student as it was when the learner was made, before its first step and
             before a checkpoint is loaded into it; None where nothing asks for it.
+        moved: whether a step may have changed a weight; one without any gradient changes none.
     """
 
     def __init__(self, student: LanguageModel, teacher: Teacher, config: Method) -> None:
         self.student, self.teacher, self.method = student, teacher, config
         self.objective, self.settings = Objective(config), config.learner
         self.history: list[Mapping[str, float | None]] = []
+        self.moved = False
         self.reference = student.frozen_copy() if _needs_reference(config) else None
         config.unit.prepare(student, teacher)
         self.parameters = [p for p in student.module.parameters() if p.requires_grad]
@@ -252,6 +254,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(step)
         if np.isfinite(norm):
+            self.moved = self.moved or norm > 0 or self.settings.weight_decay > 0
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return "" if np.isfinite(norm) else "the gradient is not finite"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from pydantic import Field
@@ -45,13 +46,12 @@ class StudySettings(Settings):
 class RunConfig(Method):
     """Everything a run depends on.
 
-    `threads` are torch's. Two processes of two threads on two cores wait for each other in busy
-    loops and become many times slower: give each one thread, or set OMP_WAIT_POLICY=PASSIVE.
+    `threads` are torch's; see `thread_count` for how many there are where it is not given.
     """
 
     seed: int = Field(default=0, ge=0)
     steps: int = Field(default=25, ge=0)
-    threads: int = Field(default=2, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     student: ModelSettings = ModelSettings()
     env: EnvSettings
     evaluate: EvaluationSettings = EvaluationSettings()
@@ -64,3 +64,19 @@ class RunConfig(Method):
     def notices(self) -> list[str]:
         """What changes nothing where it stands; see `agentopd.learning.notices`."""
         return notices_of(self)
+
+
+def thread_count(written: int | None, processes: int = 1) -> int:
+    """Torch's threads in each of `processes` that run side by side.
+
+    What is written in the configuration counts, then OMP_NUM_THREADS. Without either, several
+    processes share the cores, and one alone takes two of them: of more, small models have no use,
+    and threads that wait for each other on a busy machine cost many times what they gain.
+    """
+    if written is not None:
+        return written
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if asked.isdigit():
+        return max(1, int(asked))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // processes if processes > 1 else min(2, cores or 1))

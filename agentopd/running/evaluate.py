@@ -10,14 +10,20 @@ import numpy as np
 
 from agentopd.base.statistics import wilson
 from agentopd.base.types import EndReason, Trajectory
-from agentopd.environment.contract import HELD_OUT_SEED, Info, Summarise, system_prompt
+from agentopd.environment.contract import (
+    HELD_OUT_SEED,
+    Info,
+    Summarise,
+    declared,
+    system_prompt,
+)
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.sources import Source
 from agentopd.privilege.view import SystemView
 from agentopd.probes.rollout import env_metrics
-from agentopd.rollout.failures import failures, most_frequent
+from agentopd.rollout.failures import failures, most_frequent, refuse_failures
 from agentopd.rollout.policies import Rollout
 from agentopd.rollout.pool import Task
 from agentopd.rollout.sampler import Sampler, TransformersSampler
@@ -39,6 +45,39 @@ def play_tasks(
     """One episode on each of `episodes` tasks, with environment seeds `seed`, `seed + 1`, ..."""
     tasks = [Task(i, i, seed + i) for i in range(episodes)]
     return rollout.pool(env, student, _SEED, **options).play(tasks, sampler)
+
+
+def measure(
+    config: RunConfig,
+    student: LanguageModel,
+    sampler: Sampler,
+    summarise: Summarise | None,
+    where: str,
+) -> dict[str, Any]:
+    """A student's success on the run's held-out tasks, as `score` tells it.
+
+    Args:
+        where: in the run, for a message: "after 3 steps", say.
+
+    Raises:
+        EveryEpisodeFailed: no task could be played.
+    """
+    settings, rollout = config.evaluate, config.rollout
+    if settings.temperature is not None:
+        rollout = rollout.model_copy(update={"temperature": settings.temperature})
+    played = play_tasks(config.env, student, sampler, rollout, settings.episodes, settings.options)
+    refuse_failures(played, f"of the evaluation {where}")
+    return score(played, summarise)
+
+
+def untrained_success(config: RunConfig) -> dict[str, Any]:
+    """What `measure` tells of the run's student before any step."""
+    student = load_model(config.student)
+    env = config.env.build()
+    summarise = declared(env, "summarise", None)
+    env.close()
+    sampler = TransformersSampler(student)
+    return measure(config.fresh(), student, sampler, summarise, "before the first step")
 
 
 def score(trajectories: Sequence[Trajectory], summarise: Summarise | None = None) -> dict[str, Any]:

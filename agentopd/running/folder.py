@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -56,3 +56,10 @@ def open_folder(config: RunConfig, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     described = config.model_dump(mode="json")
     (out / _STORED).write_text(yaml.safe_dump(described, sort_keys=False))
+
+
+def is_whole(summary: Mapping[str, Any], steps: int | None = None) -> bool:
+    """Whether a run's summary tells its end, after `steps` steps where that is known; one of a run
+    that was resumed later, or was cut off, may not.
+    """
+    return bool(summary.get("evaluation")) and steps in (None, summary["steps"])

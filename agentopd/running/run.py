@@ -39,9 +39,9 @@ from agentopd.running.checkpoint import (
     restore_weights,
     save_checkpoint,
 )
-from agentopd.running.config import RunConfig
-from agentopd.running.evaluate import play_tasks, score
-from agentopd.running.folder import check_folder, open_folder
+from agentopd.running.config import RunConfig, thread_count
+from agentopd.running.evaluate import measure
+from agentopd.running.folder import check_folder, is_whole, open_folder
 from agentopd.running.storage import save_scores, save_trajectories
 from agentopd.signal.groups import dead_groups
 
@@ -72,12 +72,13 @@ class Run:
     """The parts of one run, alive, and its folder."""
 
     def __init__(self, config: RunConfig, out: Path, resume: bool, watch: Watch) -> None:
-        torch.set_num_threads(config.threads)
+        torch.set_num_threads(thread_count(config.threads))
         torch.manual_seed(config.seed)
         self.config, self.out, self.watch = config.fresh(), out, watch
         self.clock, self.step = Clock(), 0
         self.room, self.unheard = 0, 0
         self.success_before: float | None = None
+        self.untrained: dict[str, Any] | None = None
         self.evaluation: dict[str, Any] | None = None
         self.skipped = Counter[str]()
         self.errors = Counter[str]()
@@ -99,10 +100,14 @@ class Run:
         open_folder(self.config, out)
         self._restore(latest(out / "checkpoints"))
 
-    def begin(self) -> None:
-        """Measure the student before its first step, unless the run goes on from a checkpoint."""
-        if self.step == 0:
-            self.evaluation = self._measure()
+    def begin(self, untrained: dict[str, Any] | None = None) -> None:
+        """Measure the student before its first step, unless that was done before.
+
+        Args:
+            untrained: what the measurement would give, where it is known.
+        """
+        if self.success_before is None:
+            self.untrained = self.evaluation = untrained or self._measure()
             self.success_before = self.evaluation["success"]
             self._since_last_line()
             self._write_line(
@@ -197,14 +202,16 @@ class Run:
     def finish(self) -> dict[str, Any]:
         """Save the end of the run and its summary; a run that had ended before stays as it was."""
         path = self.out / "summary.json"
-        if path.is_file() and self.evaluation is None:
-            return json.loads(path.read_text())
+        if path.is_file() and is_whole(ended := json.loads(path.read_text()), self.step):
+            return ended
+        if self.evaluation is None:  # a run that died in between, or is now to end earlier
+            self.evaluation = self._measure()
         self.save()
-        after = self.evaluation or {}
+        after = self.evaluation
         summary = {
             "run": True,
             "success_before": self.success_before,
-            "success_after": after.get("success"),
+            "success_after": after["success"],
             "evaluation": after,
             "episodes": self.step * self.config.rollout.episodes,
             "steps": self.step,
@@ -254,20 +261,11 @@ class Run:
 
     def _measure(self) -> dict[str, Any]:
         """Success on the held-out tasks, as the student is now."""
-        settings, rollout = self.config.evaluate, self.config.rollout
-        if settings.temperature is not None:
-            rollout = rollout.model_copy(update={"temperature": settings.temperature})
+        if self.untrained is not None and not self.learner.moved:
+            return self.untrained
+        where = f"after {self.step} steps ({self.out})"
         with self.clock.stage("evaluate"):
-            played = play_tasks(
-                self.config.env,
-                self.student,
-                self.sampler,
-                rollout,
-                settings.episodes,
-                settings.options,
-            )
-        refuse_failures(played, f"of the evaluation after {self.step} steps ({self.out})")
-        return score(played, self.summarise)
+            return measure(self.config, self.student, self.sampler, self.summarise, where)
 
     def _spent(self) -> float:
         return sum(self.clock.stages.values())
@@ -316,6 +314,8 @@ class Run:
         self.sampler.sync(self.student)
         self.step, self.success_before = progress.step, progress.success_before
         self.room = progress.room
+        # What was learnt before is not known to have been nothing.
+        self.learner.moved = self.step > 0
         self.clock = Clock(progress.stages, progress.student_tokens, progress.teacher_tokens)
         self._since_last_line()
         metrics = self.out / "metrics.jsonl"

@@ -5,27 +5,28 @@ from __future__ import annotations
 import json
 import os
 import platform
-import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from multiprocessing import get_context, parent_process
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from agentopd.base.statistics import wilson
-from agentopd.running.config import ConfigError, RunConfig
-from agentopd.running.evaluate import teacher_success
-from agentopd.running.folder import check_folder, open_folder
+from agentopd.base.stopping import Interrupted, interruptible
+from agentopd.running.config import ConfigError, RunConfig, thread_count
+from agentopd.running.evaluate import teacher_success, untrained_success
+from agentopd.running.folder import check_folder, is_whole, open_folder
 from agentopd.running.reading import arm_config
-from agentopd.running.train import Interrupted, train
+from agentopd.running.train import train
+from agentopd.running.workers import Job, hired
 
+Key = tuple[str, int]
+"""An arm and a seed."""
 Watch = Callable[[str, int, dict[str, Any]], None]
 _PACKAGES = ("agentopd", "torch", "transformers", "gymnasium", "numpy")
 
@@ -38,7 +39,8 @@ def compare(
 
     Args:
         resume: finish what an earlier, interrupted comparison left in the folder.
-        workers: runs at a time, each in a process of its own with its share of the cores.
+        workers: runs at a time, each in a process of its own with its share of the cores
+            (`agentopd.running.config.thread_count`).
         watch: called with arm, seed and each new line of a run's metrics.
 
     Returns:
@@ -47,22 +49,26 @@ def compare(
     Raises:
         ConfigError: the configuration has no study, an arm cannot be used, or the folder holds
             something else.
-        Interrupted: Ctrl-C came; every running step was finished and saved.
+        WorkerLost: a run's process was killed; the other runs' steps were finished and saved.
+        Interrupted: Ctrl-C or SIGTERM came; every running step was finished and saved.
     """
     if config.study is None:
         raise ConfigError(
             "this configuration has no study: add one with arms, or train it with `agentopd train`"
         )
-    threads = max(1, (os.cpu_count() or 1) // workers)
     runs = {
-        (arm, seed): arm_config(config, arm, seed).model_copy(update={"threads": threads})
+        (arm, seed): arm_config(config, arm, seed)
         for seed in config.study.seeds
         for arm in config.study.arms
     }
-    check_folder(config, out, resume, "study")
+    runs = {
+        key: run.model_copy(update={"threads": thread_count(run.threads, workers)})
+        for key, run in runs.items()
+    }
+    check_folder(config, out, resume, "study", free=("threads",))
     open_folder(config, out)
-    _run_all(runs, out, workers, watch or (lambda *_: None))
-    summary = _summary(config, out)
+    teacher = _run_all(config, runs, out, workers, watch or (lambda *_: None))
+    summary = _summary(config, out, teacher)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
 
@@ -72,59 +78,101 @@ def run_folder(out: Path, arm: str, seed: int) -> Path:
     return out / "arms" / arm / f"seed-{seed}"
 
 
-def _run_all(runs: dict[tuple[str, int], RunConfig], out: Path, workers: int, watch: Watch) -> None:
-    """Run what is not finished yet, and pass on metrics as they are written."""
-    seen = dict.fromkeys(runs, 0)
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_outlive_nobody) as pool:
-        pending: dict[Future[None], tuple[str, int]] = {
-            pool.submit(_run, config.model_dump(mode="json"), run_folder(out, *key)): key
-            for key, config in runs.items()
-            if not (run_folder(out, *key) / "summary.json").is_file()
-        }
-        try:
-            while pending:
-                done, _ = wait(pending, timeout=0.5)
-                for key in runs:
-                    seen[key] = _pass_on(run_folder(out, *key), seen[key], *key, watch)
-                for future in done:
-                    del pending[future]
-                    future.result()
-        except KeyboardInterrupt:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise Interrupted(sum(seen.values())) from None
-        finally:
-            # After a failure nothing new is started; what is running ends its own run.
-            pool.shutdown(wait=False, cancel_futures=True)
+def _run_all(
+    config: RunConfig, runs: Mapping[Key, RunConfig], out: Path, workers: int, watch: Watch
+) -> dict[str, Any] | None:
+    """Run what is not finished yet, and pass on metrics as they are written; returns what the
+    teacher achieves.
 
-
-def _run(described: dict[str, Any], folder: Path) -> None:
-    """One run, in a worker process."""
-    try:
-        train(RunConfig.model_validate(described), folder, (folder / "config.yaml").is_file())
-    except Interrupted:
-        if not _study().is_alive():
-            os._exit(1)  # nobody is left to hand the exception to
-        raise
-
-
-def _outlive_nobody() -> None:
-    """Interrupt this worker when the study's process ends, however it does: killed, it tells no
-    worker.
+    What runs have in common is measured first, and once: the untrained students, and the teacher.
     """
+    left = [(key, run) for key, run in runs.items() if not _finished(run_folder(out, *key), run)]
+    fresh = [run for key, run in left if not _begun(run_folder(out, *key))]
+    students = {_student_tasks(run): run for run in fresh}
+    seen = dict.fromkeys(runs, 0)
 
-    def watch() -> None:
-        _study().join()
-        os.kill(os.getpid(), signal.SIGINT)
+    def pass_on() -> None:
+        for key in runs:
+            seen[key] = _pass_on(run_folder(out, *key), seen[key], *key, watch)
 
-    threading.Thread(target=watch, daemon=True).start()
+    with interruptible() as asked, hired(workers, _environment(config, workers)) as crew:
+        try:
+            shared = [_job("the untrained student", _untrained, run) for run in students.values()]
+            shared.append(_job("the teacher", _teacher, config))
+            *measured, teacher = crew.do(shared, asked, pass_on)
+            known = dict(zip(students, measured, strict=True))
+            jobs = [
+                _job(
+                    f"arm {arm}, seed {seed}",
+                    _run,
+                    run,
+                    run_folder(out, arm, seed),
+                    known.get(_student_tasks(run)),
+                )
+                for (arm, seed), run in left
+            ]
+            crew.do(jobs, asked, pass_on)
+        except Interrupted:
+            raise Interrupted(sum(seen.values())) from None
+    return teacher
 
 
-def _study() -> BaseProcess:
-    """The process of the study, seen from a worker."""
-    parent = parent_process()
-    assert parent is not None
-    return parent
+def _job(name: str, work: Callable[..., Any], config: RunConfig, *more: Any) -> Job:
+    """A worker's job about one configuration, which travels as text."""
+    return Job(name, work, (config.model_dump(mode="json"), *more))
+
+
+def _run(
+    described: dict[str, Any], folder: Path, untrained: dict[str, Any] | None, stop: threading.Event
+) -> None:
+    """One run, in a worker."""
+    config = RunConfig.model_validate(described)
+    train(config, folder, _begun(folder), untrained=untrained, stop=stop)
+
+
+def _untrained(described: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
+    """The untrained student's evaluation, in a worker."""
+    return untrained_success(_alone(described))
+
+
+def _teacher(described: dict[str, Any], stop: threading.Event) -> dict[str, Any] | None:
+    """The teacher's success, in a worker."""
+    return teacher_success(_alone(described))
+
+
+def _alone(described: dict[str, Any]) -> RunConfig:
+    """A worker's configuration, with torch at its number of threads."""
+    config = RunConfig.model_validate(described)
+    torch.set_num_threads(thread_count(config.threads))
+    return config
+
+
+def _student_tasks(config: RunConfig) -> str:
+    """All that the untrained student's evaluation depends on: equal in two runs, so is that."""
+    parts = config.model_dump(
+        mode="json", include={"student", "env", "evaluate", "rollout", "threads"}
+    )
+    for name in ("tasks", "group"):
+        del parts["rollout"][name]
+    return json.dumps(parts, sort_keys=True)
+
+
+def _environment(config: RunConfig, workers: int) -> dict[str, str]:
+    """Variables of the workers: their threads, which sleep while they wait for each other."""
+    threads = thread_count(config.threads, workers)
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+    }
+
+
+def _begun(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file()
+
+
+def _finished(folder: Path, config: RunConfig) -> bool:
+    summary = folder / "summary.json"
+    return summary.is_file() and is_whole(json.loads(summary.read_text()), config.steps)
 
 
 def _pass_on(folder: Path, seen: int, arm: str, seed: int, watch: Watch) -> int:
@@ -136,14 +184,14 @@ def _pass_on(folder: Path, seen: int, arm: str, seed: int, watch: Watch) -> int:
     return max(seen, len(lines))
 
 
-def _summary(config: RunConfig, out: Path) -> dict[str, Any]:
+def _summary(config: RunConfig, out: Path, teacher: dict[str, Any] | None) -> dict[str, Any]:
     study = config.study
     assert study is not None
     return {
         "name": study.name,
         "env": config.env.id,
         "arms": {arm: _arm(config, out, arm) for arm in study.arms},
-        "teacher": teacher_success(config),
+        "teacher": teacher,
         "machine": {
             "system": platform.platform(),
             "cores": os.cpu_count(),
