@@ -12,7 +12,6 @@ from agentopd.base.statistics import wilson
 from agentopd.base.types import EndReason, Trajectory
 from agentopd.environment.contract import HELD_OUT_SEED, Info, Summarise, system_prompt
 from agentopd.environment.wrappers import EnvSettings
-from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.sources import Source
 from agentopd.privilege.view import SystemView
@@ -88,7 +87,7 @@ def teacher_success(config: RunConfig) -> dict[str, Any] | None:
     config.teacher.prepare(student)
     actor = config.teacher.model
     for source in config.privilege:
-        source.prepare(ChatTemplate(student.tokenizer))
+        source.prepare(student.template)
     settings = _Whispered(**dict(config.env), sources=tuple(config.privilege))
     options = config.evaluate.options
     played = play_tasks(
