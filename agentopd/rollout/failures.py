@@ -51,6 +51,22 @@ def some_failed(found: Mapping[str, int], episodes: int, what: str) -> str:
     return f"{count} of {episodes} episodes {what} ended in errors; the first: {next(iter(found))}"
 
 
+def all_cut(share: float, what: str) -> str:
+    """A line that says so where every answer was cut; empty where one was not.
+
+    Args:
+        share: of the answers, those that reached the limit of tokens.
+        what: names the answers, as in `refuse_failures`.
+    """
+    if share < 1:
+        return ""
+    return (
+        f"all answers {what} were cut at the limit of tokens: raise rollout.max_turn_tokens, or "
+        "see that the student ends its answers with a token its tokenizer or generation settings "
+        "name"
+    )
+
+
 def most_frequent(found: Counter[str]) -> dict[str, int]:
     """The twenty most frequent reasons; the episodes of all others are counted as one."""
     kept = dict(found.most_common(_MOST))
