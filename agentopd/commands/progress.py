@@ -54,13 +54,14 @@ class Status:
 
     def warnings(self, line: Mapping[str, Any]) -> list[str]:
         """What went wrong in the episodes and answers that a line is about."""
-        evaluated = line.get("evaluation") or {}
+        evaluated, train = line.get("evaluation") or {}, line.get("train", {})
+        answers = self.episodes * train.get("turns", 0.0)
         told = (
             some_failed(line.get("failed", {}), self.episodes, f"of step {line['step'] + 1}"),
             some_failed(
                 evaluated.get("reasons", {}), evaluated.get("episodes", 0), "of the evaluation"
             ),
-            all_cut(line.get("train", {}).get("cut", 0.0), f"of step {line['step'] + 1}"),
+            all_cut(train.get("cut", 0.0), answers, f"of step {line['step'] + 1}"),
         )
         return [warning for warning in told if warning]
 

@@ -74,8 +74,9 @@ class Learner:
         self.history: list[Mapping[str, float | None]] = []
         self.reference = student.frozen_copy() if _needs_reference(config) else None
         config.unit.prepare(student, teacher)
+        self.parameters = [p for p in student.module.parameters() if p.requires_grad]
         self.optimizer = MasterAdamW(
-            (p for p in student.module.parameters() if p.requires_grad),
+            self.parameters,
             lr=self.settings.learning_rate,
             betas=self.settings.betas,
             weight_decay=self.settings.weight_decay,
