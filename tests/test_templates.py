@@ -197,3 +197,16 @@ def test_history_that_is_rewritten_late_starts_a_new_segment_when_it_is_found() 
         if turn + 1 >= 32 or turn < 20:
             assert conversation.context == _whole(template.tokenizer, messages)
     assert len(conversation.starts) == 1 + 9
+
+
+@pytest.mark.parametrize("text", [*ODD, "\n\nA hint.", " up", "up"])
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_text_behind_other_text_reads_as_it_was_written(name: str, text: str) -> None:
+    """No space comes in front of what a teacher is told, or of what a student has said."""
+    template = ChatTemplate(TOKENIZERS[name])
+    assert template.spoken(template.encode_content(text)) == text
+
+
+def test_the_encoders_own_mark_is_refused_in_a_content() -> None:
+    with pytest.raises(ValueError, match="noncharacters that no text may hold"):
+        _conversation("chatml").begin("", "a\ufdd2\ufdd3b")
