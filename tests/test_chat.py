@@ -95,11 +95,15 @@ def test_a_template_that_strips_reasoning_starts_a_new_segment() -> None:
     assert [(t.start, t.act, t.stop) for t in found.turns] == [(9, 12, 14), (35, 38, 40)]
 
 
-@pytest.mark.parametrize("chat_template", [STRIPS_THINKING, TRIMS, SYSTEM_LAST])
+@pytest.mark.parametrize("chat_template", [STRIPS_THINKING, SYSTEM_LAST])
 def test_a_rewritten_segment_is_the_templates_own_text_encoded_from_scratch(
     chat_template: str,
 ) -> None:
-    said = ["<think> why </think> up ␣ <|im_end|>", "⏎ left <|im_end|>", "down <|im_end|>"]
+    said = [
+        "<think> why </think> up ␣ <|im_end|>",
+        "<think> so </think> ⏎ left <|im_end|>",
+        "down <|im_end|>",
+    ]
     found = play_one(["B1", " B2\n", "B3"], said, chat_template=chat_template, system="rules")
     template = ChatTemplate(toy_tokenizer(chat_template))
     spoken = [
@@ -107,7 +111,7 @@ def test_a_rewritten_segment_is_the_templates_own_text_encoded_from_scratch(
         {"role": "user", "content": "B1"},
         {"role": "assistant", "content": "<think>why</think>up "},
         {"role": "user", "content": " B2\n"},
-        {"role": "assistant", "content": "\nleft"},
+        {"role": "assistant", "content": "<think>so</think>\nleft"},
         {"role": "user", "content": "B3"},
     ]
     assert len(found.segments) == 3
@@ -187,13 +191,26 @@ def test_a_template_that_cannot_be_followed_ends_the_episode_with_its_reason() -
     assert found.error.startswith("ValueError: where a message begins and ends")
 
 
-def test_an_answer_closed_by_another_token_than_the_templates_starts_a_new_segment() -> None:
+def test_an_answer_closed_by_another_token_keeps_it_in_front_of_the_templates() -> None:
     found = play_one(["B1", "B2"], ["up <|eot_id|>"] * 2, stop="<|eot_id|>")
-    assert len(found.segments) == 2
-    template = ChatTemplate(TOY)
-    rewritten = template.decode(found.ids[found.segments[1][0] :].tolist())
-    assert "<|eot_id|>" not in rewritten.removesuffix("<|eot_id|>")
-    assert "assistant\nup<|im_end|>" in rewritten
+    assert len(found.segments) == 1
+    assert found.ids.tolist() == ids_of(
+        "<|im_start|> user ⏎ B1 <|im_end|> ⏎ <|im_start|> assistant ⏎ up <|eot_id|> <|im_end|> ⏎ "
+        "<|im_start|> user ⏎ B2 <|im_end|> ⏎ <|im_start|> assistant ⏎ up <|eot_id|>",
+        TOY,
+    )
+    assert np.flatnonzero(found.trainable).tolist() == [9, 10, 22, 23]
+
+
+def test_white_space_that_the_template_would_trim_stays_as_it_was_sampled() -> None:
+    answers = ["⏎ up ␣ ␣ <|im_end|>", "␣ left <|im_end|>"]
+    found = play_one(["B1", "B2"], answers, chat_template=TRIMS)
+    assert found.ids.tolist() == ids_of(
+        f"<|im_start|> user ⏎ B1 <|im_end|> ⏎ <|im_start|> assistant ⏎ {answers[0]} ⏎ "
+        f"<|im_start|> user ⏎ B2 <|im_end|> ⏎ <|im_start|> assistant ⏎ {answers[1]}",
+        TOY,
+    )
+    assert [turn.action for turn in found.turns] == ["\nup  ", " left"]
 
 
 def test_who_spoke_is_recorded_for_every_sampled_token() -> None:
@@ -210,9 +227,9 @@ def test_who_spoke_is_recorded_for_every_sampled_token() -> None:
 
 @pytest.mark.parametrize(
     ("answer", "length"),
-    [("up", 0), ("<think> why", 0), ("<think> why </think> up", 3), ("why </think>", 2)],
+    [("up", 0), ("<think> why", 2), ("<think> why </think> up", 3), ("why </think>", 2)],
 )
-def test_the_reasoning_reaches_to_its_closing_tag(answer: str, length: int) -> None:
+def test_the_reasoning_reaches_to_its_closing_tag_or_to_the_end(answer: str, length: int) -> None:
     assert ChatTemplate(TOY).reasoning_length(ids_of(answer, TOY)) == length
 
 

@@ -12,9 +12,10 @@ import pytest
 import yaml
 from command_line import call, problem
 
+from agentopd.commands.progress import Status
 from agentopd.environment.contract import Info, TextEnv
 from agentopd.looking.report.data import read_results
-from agentopd.rollout.failures import failures, most_frequent
+from agentopd.rollout.failures import all_cut, failures, most_frequent
 
 REASON = "RuntimeError: no level"
 
@@ -126,6 +127,16 @@ def test_eval_of_nothing_but_failures_is_a_mistake(
     bad(monkeypatch, lambda seed: not words)
     result = call("eval", tiny_model, "--env", f"{__name__}:Moody", "--episodes", "2", *words)
     assert problem(result).startswith(told)
+
+
+@pytest.mark.parametrize(("share", "turns", "told"), [(1.0, 2, 1), (0.99, 2, 0), (1.0, 1, 0)])
+def test_a_step_whose_answers_are_all_cut_is_told(share: float, turns: float, told: int) -> None:
+    """Unless they are so few that it may be chance."""
+    train = {"success": 0.0, "cut": share, "turns": turns}
+    line = {"step": 2, "episodes": 6, "seconds": 1.0, "loss": 0.0, "train": train}
+    found = Status(4, episodes=2).warnings(line)
+    assert found == [all_cut(1.0, 4, "of step 3")] * told
+    assert "all 4 answers of step 3" in all_cut(1.0, 4, "of step 3")
 
 
 def test_only_the_most_frequent_reasons_are_kept() -> None:

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from agentopd.base.console import warn
-from agentopd.rollout.failures import some_failed
+from agentopd.rollout.failures import all_cut, some_failed
 
 Key = tuple[str, int]
 """An arm of a study and a seed."""
@@ -53,13 +53,15 @@ class Status:
             self.test = line["evaluation"]["success"]
 
     def warnings(self, line: Mapping[str, Any]) -> list[str]:
-        """What went wrong in the episodes that a line is about."""
-        evaluated = line.get("evaluation") or {}
+        """What went wrong in the episodes and answers that a line is about."""
+        evaluated, train = line.get("evaluation") or {}, line.get("train", {})
+        answers = self.episodes * train.get("turns", 0.0)
         told = (
             some_failed(line.get("failed", {}), self.episodes, f"of step {line['step'] + 1}"),
             some_failed(
                 evaluated.get("reasons", {}), evaluated.get("episodes", 0), "of the evaluation"
             ),
+            all_cut(train.get("cut", 0.0), answers, f"of step {line['step'] + 1}"),
         )
         unheard = line.get("unheard", 0)
         long = (

@@ -16,6 +16,7 @@ from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
 from agentopd.learning.method import Method
 from agentopd.learning.objective import Objective, Plan
+from agentopd.learning.optimizer import MasterAdamW
 from agentopd.learning.survey import Survey
 from agentopd.models.batching import by_length
 from agentopd.models.head import Head
@@ -76,7 +77,7 @@ class Learner:
         self.reference = student.frozen_copy() if _needs_reference(config) else None
         config.unit.prepare(student, teacher)
         self.parameters = [p for p in student.module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = MasterAdamW(
             self.parameters,
             lr=self.settings.learning_rate,
             betas=self.settings.betas,
@@ -142,7 +143,7 @@ class Learner:
         for batch in batches:
             for name, value in self._accumulate(batch, plan, witness).items():
                 totals[name] = _combined(name, totals.get(name, 0.0), value)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.optimizer.held, self.settings.clip))
         return totals | {"gradient_norm": norm}, self._apply(norm, step)
 
     def _batches(self, lessons: list[Lesson]) -> list[list[Lesson]]:

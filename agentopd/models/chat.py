@@ -1,123 +1,34 @@
 """Conversations as token ids that only ever grow.
 
 What the model sampled is kept as the ids it sampled. Around it, the chat template's own text is
-encoded and appended: after an answer, the template is asked for the whole conversation with the
-next message, and only what it adds is encoded. If the template's text no longer begins with what
-the model has seen (it strips earlier reasoning, say, or trims an answer), appending would show the
-model a history the template never writes: then a new segment starts with the rewritten
-conversation, and the trajectory records it.
+encoded and appended: after an answer, the template is asked for the conversation with the next
+message, and only what it adds is encoded. An answer stays as it was sampled, white space at its
+edges and the token that ended it included, even where the template would trim it or close it
+otherwise. If the template changes anything else of what the model has seen (it strips earlier
+reasoning, say), appending would show the model a history the template never writes: then a new
+segment starts with the rewritten conversation, and the trajectory records it.
+
+What is rendered is the opening and the last turns, so that a long conversation costs no more a turn
+than a short one; while it is short, and whenever it has doubled, the whole of it is.
 """
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jinja2.exceptions import TemplateError
-from transformers import PreTrainedTokenizerFast
 
 from agentopd.base.types import EndReason, Message, Owner, Trajectory, Turn
+from agentopd.models.encoding import Before, Piece
+from agentopd.models.template import ChatTemplate
 
-# Noncharacters, which Unicode keeps out of every text that is exchanged.
-_MARK = re.compile("\ufdd0([0-9]+)\ufdd1")
+__all__ = ["ChatTemplate", "Conversation"]
 
-
-class ChatTemplate:
-    """The text a tokenizer's chat template writes, and its encoding.
-
-    A template without a system role gets the system prompt in front of the first user message.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.tokenizer = tokenizer
-        self.has_system = self._takes_system()
-
-    def messages(self, system: str, observation: str) -> list[dict[str, str]]:
-        """The opening messages of a conversation."""
-        if not system:
-            return [{"role": "user", "content": observation}]
-        if self.has_system:
-            return [{"role": "system", "content": system}, {"role": "user", "content": observation}]
-        return [{"role": "user", "content": f"{system}\n\n{observation}"}]
-
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The conversation's text, up to where the model is to answer."""
-        text = self.tokenizer.apply_chat_template(
-            [dict(m) for m in messages], tokenize=False, add_generation_prompt=True
-        )
-        assert isinstance(text, str)
-        return text
-
-    def places(
-        self, messages: Sequence[Mapping[str, str]], text: str
-    ) -> list[tuple[int, int, int]]:
-        """Where the contents of `messages` stand in `text`, which is their rendering.
-
-        The conversation is rendered again with marks for contents, which tells the template's own
-        text from the contents': a message that says "user" or "<|end|>" is not taken for a tag.
-
-        Returns:
-            `(index, start, stop)` of every message the template writes, in the order of the text.
-            Of a content that the template shortened, the bounds are those of what it wrote.
-
-        Raises:
-            ValueError: the template's own text depends on what the messages say.
-        """
-        marked = [{**m, "content": f"\ufdd0{i}\ufdd1"} for i, m in enumerate(messages)]
-        first, *rest = _MARK.split(self.render(marked))
-        order = [int(number) for number in rest[::2]]
-        contents = [messages[i]["content"] for i in order]
-        exact = text.startswith(first)
-        found: list[tuple[int, int, int]] = []
-        place = len(first)
-        for i, (index, after) in enumerate(zip(order, rest[1::2], strict=True)):
-            stop = _end(text, place, contents[i : i + 2], after)
-            exact = exact and text.startswith(after, stop)
-            found.append((index, place, stop))
-            place = stop + len(after)
-        if not exact or place != len(text):
-            raise ValueError(
-                "where a message begins and ends in the chat template's text cannot be told, "
-                "because the template's tags depend on what the messages say or an answer spells "
-                "them out; use a template whose tags stay the same"
-            )
-        return found
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of template text, in which tags are control tokens."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
-
-    def encode_content(self, text: str) -> list[int]:
-        """Ids of a message's text, in which nothing is a control token: it cannot forge its end."""
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """The text of `ids`, byte for byte."""
-        text = self.tokenizer.decode(
-            list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
-        )
-        assert isinstance(text, str)
-        return text
-
-    def reasoning_length(self, ids: Sequence[int], tag: str = "</think>") -> int:
-        """How many of an answer's tokens are its reasoning, closing tag included; 0 without one."""
-        text = self.decode(ids)
-        end = text.rfind(tag)
-        if end < 0:
-            return 0
-        return bisect_left(range(len(ids)), end + len(tag), key=lambda n: len(self.decode(ids[:n])))
-
-    def _takes_system(self) -> bool:
-        rules = "\ufdd0rules\ufdd1"
-        probe = [{"role": "system", "content": rules}, {"role": "user", "content": "hello"}]
-        try:
-            return rules in self.render(probe)
-        except TemplateError:
-            return False
+_SHORT = 8
+"""Turns up to which every rendering is of the whole conversation."""
 
 
 @dataclass
@@ -133,40 +44,58 @@ class Conversation:
     messages: list[Message] = field(default_factory=list)
     starts: list[int] = field(default_factory=lambda: [0])
     _spoken: list[dict[str, str]] = field(default_factory=list)
+    _opening: int = 1
     _shown: str = ""
+    _said: str = ""
+    _end: int | None = None
     _turn: int = -1
+    _strays: bool = False
 
     def begin(self, system: str, observation: str) -> None:
         """Open with the rules and the first observation.
 
         Raises:
-            ValueError: see `ChatTemplate.places`.
+            ValueError: see `ChatTemplate.pieces`.
         """
         self._spoken = self.template.messages(system, observation)
-        self._show(0)
+        self._opening = len(self._spoken)
+        self._rewrite(self.template.pieces(self._spoken))
 
     def answer(
         self, ids: Sequence[int], logprobs: Sequence[float], owner: Owner
     ) -> tuple[str, int]:
-        """Add an answer; returns its text without control tokens, and where it starts."""
+        """Add an answer; returns what an environment is handed of it, and where it starts."""
         start = len(self.ids)
-        closed = bool(ids) and ids[-1] in self.stop_ids
-        spoken = ids[:-1] if closed else ids
-        content = self.template.decode(spoken)
+        self._end = ids[-1] if ids and ids[-1] in self.stop_ids else None
+        spoken = ids if self._end is None else ids[:-1]
+        self._said = self.template.spoken(spoken)
         self._grow(ids, owner, logprobs)
         self.messages.append(Message(role="assistant", start=start, stop=start + len(spoken)))
+        content = self.template.opening + self._said
         self._spoken.append({"role": "assistant", "content": content})
-        self._shown += content + self.template.decode(ids[len(spoken) :])
-        return self.template.decode(spoken, skip_special_tokens=True), start
+        return self.template.action(spoken), start
 
     def observe(self, observation: str) -> None:
         """Add the next user message; a new segment starts where the template rewrites history.
 
         Raises:
-            ValueError: see `ChatTemplate.places`.
+            ValueError: see `ChatTemplate.pieces`.
         """
         self._spoken.append({"role": "user", "content": observation})
-        self._show(len(self._spoken) - 1)
+        first = self._first_rendered()
+        pieces = self.template.pieces(self._window(first))
+        shown = self._shown
+        if first > self._opening:
+            shown = self.template.render(self._window(first)[:-2])
+        added = self._added(shown, pieces, len(self._window(first)) - 2)
+        if added is None:
+            self._strays = self._strays or first == self._opening
+            self.starts.append(len(self.ids))
+            self._turn = -1
+            self._rewrite(self.template.pieces(self._spoken))
+            return
+        self._shown += _text(pieces).removeprefix(shown)
+        self._append(added, first)
 
     @property
     def context(self) -> list[int]:
@@ -201,30 +130,66 @@ class Conversation:
                 found.append((start, own[-1] + 1))
         return tuple(found)
 
-    def _show(self, new: int) -> None:
-        """Write the messages from number `new` on, or all of them where history is rewritten."""
-        text = self.template.render(self._spoken)
-        places = self.template.places(self._spoken, text)
-        if text.startswith(self._shown):
-            place = len(self._shown)
+    def _first_rendered(self) -> int:
+        """The first message behind the opening that is rendered with the next observation."""
+        answers = (len(self._spoken) - self._opening) // 2
+        doubled = answers & (answers - 1) == 0
+        whole = self._strays or doubled or answers <= _SHORT
+        return self._opening if whole else len(self._spoken) - 4
+
+    def _window(self, first: int) -> list[dict[str, str]]:
+        return [*self._spoken[: self._opening], *self._spoken[first:]]
+
+    def _added(self, shown: str, pieces: Sequence[Piece], answer: int) -> list[Piece] | None:
+        """What follows message `answer`, if what is in front is `shown` and what the model said."""
+        text, place, stop = _text(pieces), 0, -1
+        for number, piece in enumerate(pieces):
+            place += len(piece.text)
+            if piece.index == answer:
+                stop, rest = place, list(pieces[number + 1 :])
+                break
         else:
-            self.starts.append(len(self.ids))
-            place = new = 0
-            self._turn = -1
-        for index, start, stop in places:
-            if index < new:
+            return None
+        kept = text.startswith(shown) and stop >= len(shown)
+        return rest if kept and text[len(shown) : stop].strip() == self._said.strip() else None
+
+    def _append(self, pieces: list[Piece], first: int) -> None:
+        """Write what the template puts behind the answer."""
+        if self._end is None:
+            self._write(pieces, first, "text")
+            return
+        end, tail = self.template.decode([self._end]), pieces[0].text
+        # An answer that its own token has ended keeps it; the template's stands behind another.
+        closed = tail.lstrip() if tail.lstrip().startswith(end) else end + tail
+        self._write([Piece(closed), *pieces[1:]], first, "control", skip=1)
+
+    def _rewrite(self, pieces: Sequence[Piece]) -> None:
+        """Write the whole conversation."""
+        self._shown = _text(pieces)
+        self._write(pieces, self._opening, "nothing")
+
+    def _write(self, pieces: Sequence[Piece], first: int, before: Before, skip: int = 0) -> None:
+        """Append the tokens of `pieces` but for the first `skip`.
+
+        Messages behind the opening are numbered from `first` on.
+        """
+        encoded = self.template.encoded(pieces, before)
+        ids, done, place = encoded.ids, skip, 0
+        for piece in pieces:
+            start, place = place, place + len(piece.text)
+            if piece.index is None:
                 continue
-            assert start >= place, "the template writes messages out of order"
-            self._grow(self.template.encode(text[place:start]), Owner.TEMPLATE)
+            index = piece.index + (first - self._opening if piece.index >= self._opening else 0)
             role = self._spoken[index]["role"]
+            begun, stopped = encoded.bounds(start, place)
+            self._grow(ids[done:begun], Owner.TEMPLATE)
             if role == "user":
-                self._turn = sum(m["role"] == "user" for m in self._spoken[:index])
-            begun = len(self.ids)
-            self._grow(self.template.encode_content(text[start:stop]), Owner.TEMPLATE)
-            self.messages.append(Message(role=role, start=begun, stop=len(self.ids)))
-            place = stop
-        self._grow(self.template.encode(text[place:]), Owner.TEMPLATE)
-        self._shown = text
+                self._turn = (index - self._opening + 1) // 2
+            start_of_content = len(self.ids)
+            self._grow(ids[begun:stopped], Owner.TEMPLATE)
+            self.messages.append(Message(role=role, start=start_of_content, stop=len(self.ids)))
+            done = stopped
+        self._grow(ids[done:], Owner.TEMPLATE)
 
     def _grow(
         self, ids: Sequence[int], owner: Owner, logprobs: Sequence[float] | None = None
@@ -235,24 +200,5 @@ class Conversation:
         self.logprob += [float("nan")] * len(ids) if logprobs is None else logprobs
 
 
-def _end(text: str, start: int, contents: Sequence[str], after: str) -> int:
-    """Where the first of `contents`, or what the template made of it, ends; then comes `after`.
-
-    The second, if there is one, is the content behind that: where the first was rewritten, an end
-    that it spells out itself is told from the true one by what follows.
-    """
-    is_last = len(contents) == 1
-    for whole in _trimmed(contents[0]):
-        stop = start + len(whole)
-        if text.startswith(whole + after, start) and (
-            not is_last or stop + len(after) == len(text)
-        ):
-            return stop
-    if is_last:
-        return len(text) - len(after)
-    ends = (text.find(after + following, start) for following in _trimmed(contents[1]))
-    return next((end for end in ends if end >= 0), max(text.find(after, start), start))
-
-
-def _trimmed(content: str) -> tuple[str, str, str, str]:
-    return content, content.strip(), content.lstrip(), content.rstrip()
+def _text(pieces: Sequence[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)

@@ -26,6 +26,7 @@ from agentopd.base.parts import Settings, closest
 from agentopd.base.types import Trajectory
 from agentopd.models.batching import padded
 from agentopd.models.head import Head
+from agentopd.models.template import ChatTemplate
 
 # B sequences, T tokens, N trainable tokens, H hidden size, V vocabulary; `...` any leading shape
 
@@ -67,6 +68,11 @@ class LanguageModel:
         token, and is neither sampled nor scored.
         """
         return max(self.tokenizer.get_vocab().values()) + 1
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The tokenizer's chat template."""
+        return ChatTemplate(self.tokenizer)
 
     @property
     def positions(self) -> float:
@@ -123,9 +129,12 @@ class LanguageModel:
 def load_model(settings: ModelSettings) -> LanguageModel:
     """Load a model and its tokenizer; nothing is fetched and nothing unpickled.
 
+    Every token of the embeddings learns, padding too: it is often the token that ends answers.
+
     Raises:
-        ValueError: there is no such folder, it is not a model, its weights are not safetensors,
-            its tokenizer's ids are not the first of its output rows, or its logits are not the
+        ValueError: there is no such folder, it is not a model, its weights are not safetensors or
+            not finite, its tokenizer's ids are not the first of its output rows, its chat template
+            closes answers with no token or cannot be encoded exactly, or its logits are not the
             output layer of its last hidden states (then divergences made of hidden states would be
             wrong).
     """
@@ -147,8 +156,10 @@ def load_model(settings: ModelSettings) -> LanguageModel:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise _unloadable(settings, error) from error
     torch.nn.Module.to(module, device)
-    model = LanguageModel(module.eval(), tokenizer, settings.path, _stop_ids(module, tokenizer))
+    _let_padding_learn(module)
+    model = _conversing(module.eval(), tokenizer, settings.path)
     _check_vocabulary(model)
+    _check_finite(model)
     _check_head(model)
     return model
 
@@ -206,16 +217,46 @@ def model_folder(path: str) -> Path:
     return folder
 
 
-def _stop_ids(module: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
-    """All that the tokenizer or the generation settings call end: one forgotten, answers run on."""
+def _conversing(
+    module: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str
+) -> LanguageModel:
+    """The model with all tokens that end its answers; one forgotten, and answers run on.
+
+    Raises:
+        ValueError: the chat template is not one that conversations can follow.
+    """
+    template = ChatTemplate(tokenizer)
+    try:
+        template.check()
+        stops = {*_declared_ends(module, tokenizer), template.closing}
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    model = LanguageModel(module, tokenizer, name, frozenset(stops))
+    model.__dict__["template"] = template  # its tables take a second to build
+    return model
+
+
+def _declared_ends(module: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> set[int]:
+    """All that the tokenizer or the generation settings call end."""
     declared = module.generation_config.eos_token_id if module.generation_config else None
     ends = [*(declared if isinstance(declared, list) else [declared]), tokenizer.eos_token_id]
-    found = frozenset(int(e) for e in ends if e is not None)
-    if not found:
-        raise ValueError(
-            "neither the tokenizer nor the generation settings name an end-of-turn token"
-        )
-    return found
+    return {int(end) for end in ends if end is not None}
+
+
+def _let_padding_learn(module: PreTrainedModel) -> None:
+    """Torch gives an embedding's `padding_idx` no gradient; padding is never fed as such here."""
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Embedding):
+            layer.padding_idx = None
+
+
+def _check_finite(model: LanguageModel) -> None:
+    for name, tensor in model.module.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(
+                f"{model.name}: the weights {name!r} hold NaN or infinite numbers, so everything "
+                "the model says would be made of them; take another checkpoint of it"
+            )
 
 
 def _check_vocabulary(model: LanguageModel) -> None:
@@ -239,6 +280,11 @@ def _check_head(model: LanguageModel) -> None:
     with torch.no_grad():
         direct = model.module(input_ids=ids_BT).logits[..., : model.vocabulary].float()
         ours = model.logits(model.hidden(ids_BT))
+    if not direct.isfinite().all():
+        raise ValueError(
+            f"{model.name}: its weights are finite, but its logits are not: a forward pass in "
+            f"{model.module.dtype} overflows; load it with another dtype"
+        )
     if not torch.allclose(direct, ours, atol=1e-3, rtol=1e-3):
         raise ValueError(
             f"{model.name}: the logits are not the output layer applied to the last hidden states "

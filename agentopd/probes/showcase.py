@@ -50,7 +50,7 @@ def describe_episode(
         "task": str(trajectory.prompt.get("task_id", trajectory.task)),
         "success": trajectory.success,
         "privilege": "\n".join(p.text for p in view.briefed.privileges),
-        "turns": _turns(trajectory, measured, ChatTemplate(student.tokenizer)),
+        "turns": _turns(trajectory, measured, student.template),
     }
 
 

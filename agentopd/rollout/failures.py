@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # the command line reads this before torch
 
 _LONGEST = 300
 _MOST = 20
+_FEW = 4
 
 
 class EveryEpisodeFailed(ValueError):
@@ -49,6 +50,24 @@ def some_failed(found: Mapping[str, int], episodes: int, what: str) -> str:
         return ""
     count = sum(found.values())
     return f"{count} of {episodes} episodes {what} ended in errors; the first: {next(iter(found))}"
+
+
+def all_cut(share: float, answers: float, what: str) -> str:
+    """A line that says so where every answer was cut; empty where one was not.
+
+    Of fewer than four answers it is no news.
+
+    Args:
+        share: of the answers, those that reached the limit of tokens.
+        what: names the answers, as in `refuse_failures`.
+    """
+    if share < 1 or answers < _FEW:
+        return ""
+    return (
+        f"all {answers:.0f} answers {what} were cut at the limit of tokens: raise "
+        "rollout.max_turn_tokens, or see that the student ends its answers with a token its "
+        "tokenizer or generation settings name"
+    )
 
 
 def most_frequent(found: Counter[str]) -> dict[str, int]:

@@ -10,7 +10,6 @@ from pydantic import Field
 from agentopd.base.parts import Part
 from agentopd.base.types import Trajectory
 from agentopd.environment.wrappers import EnvSettings
-from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.pool import EpisodePool, Limits, Task
 from agentopd.rollout.sampler import Sampler
@@ -71,7 +70,7 @@ class Rollout(Part, family="rollout"):
         return EpisodePool(
             env_id=env.id,
             make_env=lambda: env.build(**options),
-            template=ChatTemplate(student.tokenizer),
+            template=student.template,
             stop_ids=student.stop_ids,
             limits=Limits(self.max_turns, self.max_turn_tokens, context, self.env_seconds),
             slots=self.slots,

@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from agentopd.learning.optimizer import held_for
 from agentopd.models.model import LanguageModel
 
 _LATEST = "latest"
+_MASTER = "master"
 
 
 @dataclass(frozen=True)
@@ -88,23 +90,41 @@ def restore_weights(
     for shard in sorted((checkpoint / "student").glob("*.safetensors")):  # large models have many
         weights |= load_file(shard, device=str(student.device))
     student.module.load_state_dict(weights, strict=not student.module.config.tie_word_embeddings)
-    saved = load_file(checkpoint / "optimizer.safetensors", device=str(student.device))
-    for name, parameter in student.module.named_parameters():
-        found = {
-            key.rpartition("/")[2]: value
-            for key, value in saved.items()
-            if key.rpartition("/")[0] == name
-        }
-        if found:
-            optimizer.state[parameter] = {**found, "step": found["step"].cpu()}
+    _restore_optimizer(checkpoint, student, optimizer)
     return load_file(checkpoint / "teacher.safetensors", device=str(student.device))
 
 
 def _optimizer_tensors(
     student: LanguageModel, optimizer: torch.optim.Optimizer
 ) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}/{key}": value.detach().clone().contiguous()
-        for name, parameter in student.module.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
+    found: dict[str, torch.Tensor] = {}
+    for name, parameter in student.module.named_parameters():
+        held = held_for(optimizer, parameter)
+        own = dict(optimizer.state.get(held, {}))
+        if held is not parameter:
+            own[_MASTER] = held
+        found |= {f"{name}/{key}": x.detach().clone().contiguous() for key, x in own.items()}
+    return found
+
+
+@torch.no_grad()
+def _restore_optimizer(
+    checkpoint: Path, student: LanguageModel, optimizer: torch.optim.Optimizer
+) -> None:
+    """Put moments and master weights back.
+
+    A checkpoint from before there were masters gives them the weights that it holds.
+    """
+    saved = load_file(checkpoint / "optimizer.safetensors", device=str(student.device))
+    own: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in saved.items():
+        name, _, what = key.rpartition("/")
+        own.setdefault(name, {})[what] = value
+    for name, parameter in student.module.named_parameters():
+        held, found = held_for(optimizer, parameter), own.get(name, {})
+        master = found.pop(_MASTER, parameter)
+        if held is not parameter:
+            held.copy_(master)
+        if found:
+            moments = {key: value.to(held.dtype) for key, value in found.items() if key != "step"}
+            optimizer.state[held] = {**moments, "step": found["step"].cpu()}

@@ -18,7 +18,6 @@ from agentopd.environment.contract import (
     system_prompt,
 )
 from agentopd.environment.wrappers import EnvSettings
-from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.sources import Source
 from agentopd.privilege.view import SystemView
@@ -127,7 +126,7 @@ def teacher_success(config: RunConfig) -> dict[str, Any] | None:
     config.teacher.prepare(student)
     actor = config.teacher.model
     for source in config.privilege:
-        source.prepare(ChatTemplate(student.tokenizer))
+        source.prepare(student.template)
     settings = _Whispered(**dict(config.env), sources=tuple(config.privilege))
     options = config.evaluate.options
     played = play_tasks(

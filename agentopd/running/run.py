@@ -16,7 +16,6 @@ import torch
 from agentopd.base.types import Lesson, Trajectory
 from agentopd.environment.contract import Summarise, declared
 from agentopd.learning.learner import Learner, Update
-from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import load_model
 from agentopd.privilege.sources import gather
 from agentopd.privilege.view import most_inserted
@@ -88,7 +87,7 @@ class Run:
         env = self.config.env.build()
         self.summarise: Summarise | None = declared(env, "summarise", None)
         env.close()
-        self.template = ChatTemplate(self.student.tokenizer)
+        self.template = self.student.template
         self.sampler = TransformersSampler(self.student)
         for source in self.config.privilege:
             source.prepare(self.template)

@@ -17,7 +17,6 @@ from agentopd.environment.registry import make
 from agentopd.envs.sokoban.env import GUIDE, Sokoban
 from agentopd.envs.sokoban.levels import MOVES
 from agentopd.envs.sokoban.search import step
-from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import LanguageModel
 from agentopd.privilege import writer
 from agentopd.rollout.sampler import Request, TransformersSampler
@@ -95,7 +94,7 @@ def _share(made: list[str], moves: list[str]) -> float:
 
 
 def _first_moves(model: LanguageModel, prompts: list[tuple[str, str]], most: int = 16) -> list[str]:
-    template = ChatTemplate(model.tokenizer)
+    template = model.template
     requests = [
         Request(n, template.encode(template.render(template.messages(system, user))), (n,))
         for n, (system, user) in enumerate(prompts)

@@ -15,7 +15,6 @@ from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
 from agentopd.looking.replay.rows import Compared, Rows, compare_rows
 from agentopd.looking.replay.saved import SavedStep, learnable
-from agentopd.models.chat import ChatTemplate
 from agentopd.models.head import Head
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.sources import gather
@@ -107,7 +106,7 @@ def _not_kept(step: SavedStep, what: str, kept: int | None) -> str:
 
 
 def _views(step: SavedStep, parts: RunConfig, student: LanguageModel) -> list[View]:
-    return parts.view.build(_briefed(step, parts), ChatTemplate(student.tokenizer))
+    return parts.view.build(_briefed(step, parts), student.template)
 
 
 def _briefed(step: SavedStep, parts: RunConfig) -> list[Briefed]:

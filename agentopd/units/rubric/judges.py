@@ -158,7 +158,7 @@ class ModelVerifier(Verifier, kind="model"):
     def verdicts(self, cases: Sequence[Case]) -> list[float | None]:
         """See `Verifier.verdicts`; None where the answer lacks the part that is asked about."""
         model = self.judge
-        template = ChatTemplate(model.tokenizer)
+        template = model.template
         found: list[float | None] = [None] * len(cases)
         asked = [n for n, case in enumerate(cases) if np.ptp(part_of(case.turn, case.part))]
         sequences = [question_ids(cases[n], template, model.stop_ids) for n in asked]
@@ -200,7 +200,7 @@ def answer_ids(model: LanguageModel) -> tuple[list[int], list[int]]:
     Raises:
         ValueError: the tokenizer begins both words with the same tokens.
     """
-    template = ChatTemplate(model.tokenizer)
+    template = model.template
 
     def first_of(word: str) -> set[int]:
         ways = [f"{gap}{way}" for gap in ("", " ") for way in (word, word.title(), word.upper())]
@@ -221,4 +221,6 @@ def _text_of(turn: Turn, part: AnswerPart) -> str:
     if part == "turn" or turn.act == turn.start:
         return turn.action
     reasoning, tag, rest = turn.action.rpartition("</think>")
+    if not tag:  # a thought that was never closed
+        return turn.action if part == "reasoning" else ""
     return reasoning + tag if part == "reasoning" else rest

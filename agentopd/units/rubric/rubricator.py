@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from agentopd.base.types import Turn
-from agentopd.models.chat import ChatTemplate, Conversation
+from agentopd.models.chat import Conversation
 from agentopd.models.model import LanguageModel, ModelSettings
 from agentopd.rollout.sampler import Request, TransformersSampler
 from agentopd.signal.beside import Beside
@@ -151,7 +151,7 @@ class ModelWriter(RubricWriter, kind="model"):
         """What the model writes about these episodes."""
         author = self._author
         assert author is not None, "prepare() comes first"
-        template, budget = ChatTemplate(author.tokenizer), self.tokens
+        template, budget = author.template, self.tokens
         ids = self._context(author, good, bad, budget)
         while budget and (over := len(ids) + self.reply_tokens - author.positions) > 0:
             budget = int(max(budget - over, 0))
@@ -167,7 +167,7 @@ class ModelWriter(RubricWriter, kind="model"):
         self, author: LanguageModel, good: Sequence[Attempt], bad: Sequence[Attempt], budget: int
     ) -> list[int]:
         """The conversation up to where the author is to write."""
-        template = ChatTemplate(author.tokenizer)
+        template = author.template
         asked = rubric_text.request(
             rubric_text.accounts(good, bad), budget, template, self.most, self.weights
         )
