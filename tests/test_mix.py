@@ -309,7 +309,7 @@ SAMPLED = "divergence={kind: reverse_kl, support: sampled}"
             ],
             "weight: entropy, skip_first as set averages to 1 over each episode",
         ),
-        (["mix=multiplicative", "weight=step_sigmoid", "unit=turn"], "averages to 1 over each turn"),
+        (["mix=multiplicative", "weight=step_sigmoid", "unit=turn"], "to 1 over each turn, and"),
         (
             ["mix=multiplicative", "weight=step_sigmoid", "unit=trajectory"],
             "unit: trajectory takes the mean over each of its spans",

@@ -54,7 +54,7 @@ def _mix(near: Neighbourhood) -> Iterator[Finding]:
 def _unit(near: Neighbourhood) -> Iterator[Finding]:
     """A unit that is a simpler one, or that takes means and gives them back."""
     unit, mix = near.method.unit, near.method.mix
-    if type(unit) is TokenUnit or not near.reads("unit"):
+    if type(unit) is TokenUnit or mix.scored_by == "unit" or not near.reads("unit"):
         return
     means = _takes_means(near)
     for name, simpler in _simpler(near, means):
@@ -80,9 +80,7 @@ def _simpler(near: Neighbourhood, means: bool) -> Iterator[tuple[str, Unit | Non
         yield "unit: turn", TurnUnit(**same)
     for field in written(unit):
         choices = others(unit, field)
-        named = field not in _AVERAGING and choices and all(isinstance(x, str) for x in choices)
-        # A key that nothing reads is not what makes the unit another.
-        if named and any(near.moves(near.at(("unit", field), x)) for x in choices):
+        if field not in _AVERAGING and choices and all(isinstance(x, str) for x in choices):
             default = default_of(unit, field)
             yield (
                 f"its {field}: {shown(default)}",

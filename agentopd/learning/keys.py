@@ -11,9 +11,12 @@ from agentopd.learning.method import Method
 from agentopd.learning.neighbours import Finding, Neighbourhood, at, of_kind, shown, values_at
 from agentopd.mixes.base import Mix
 from agentopd.units.base import Unit
+from agentopd.units.rubric.criteria import Criterion
 from agentopd.units.rubric.induction import RubricWriter
 from agentopd.units.rubric.judges import Verifier
 
+_NUMBERS = 3
+"""So many other values of a number are tried, to see whether it wakes another key."""
 _ALWAYS_READ = ("normalise", "budget")
 """Of a unit: mixes read them that read nothing else of it."""
 
@@ -54,7 +57,10 @@ def waking(method: Method, path: Path, awake: Callable[[Method], bool], but: str
     for field in type(settings).model_fields:
         if field == but:
             continue
-        tried = [(x, at(method, (*path, field), x)) for x in others(settings, field)]
+        values = others(settings, field)
+        if all(isinstance(x, float | int) for x in values):
+            values = values[:_NUMBERS]
+        tried = [(x, at(method, (*path, field), x)) for x in values]
         found = [x for x, neighbour in tried if neighbour is not None and awake(neighbour)]
         if any(isinstance(x, float | int) and not isinstance(x, bool) for x in found):
             return f"another {field}"
@@ -72,8 +78,9 @@ def _written_keys(near: Neighbourhood) -> Iterator[_Key]:
         for path, settings in settings_in(getattr(near.method, root), (root,)):
             if any(path[: len(x)] == x for x in asked):
                 continue
-            if isinstance(settings, Verifier | RubricWriter):
-                # Somebody else stands in for it, who has none of its keys.
+            if isinstance(settings, Verifier | RubricWriter | Criterion):
+                # Judges and writers are put to models, which are not here; what a criterion says is
+                # put to judges and shown to people.
                 asked.append(path)
                 continue
             yield from ((path, field) for field in written(settings))

@@ -149,7 +149,7 @@ def at(method: Method, path: Path, value: Any) -> Method | None:
         return None
 
 
-def of_kind(part: type[Part], **settings: Any) -> Any | None:
+def of_kind(part: type[Part], /, **settings: Any) -> Any | None:
     """A part with these settings, of those that it has; None if that is refused."""
     try:
         return part.model_validate({k: v for k, v in settings.items() if k in part.model_fields})

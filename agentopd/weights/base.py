@@ -65,6 +65,13 @@ class Weight(Part, family="weight"):
         """
         return False
 
+    @torch.no_grad()
+    def of(self, evidence: Evidence) -> torch.Tensor:
+        """The weights as they are used where there are no others; with `needs_step`, the evidence
+        must be of the whole step.
+        """
+        return product([(self, self.raw(evidence))], evidence.tokens)
+
     @property
     def needs_step(self) -> bool:
         """Whether an episode's weights depend on the step's others. Then `raw` is given all taught

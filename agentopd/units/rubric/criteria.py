@@ -50,6 +50,10 @@ class Criterion(Settings):
             self._by_fact = FactVerifier(fact=self.fact, want=self.want)
         return self
 
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        return {"want": "fact"} if self.fact is None else {}
+
     @property
     def own_verifier(self) -> Verifier | None:
         """Who judges it, whatever the rubric's judge is."""
