@@ -25,7 +25,12 @@ class Rollout(Part, family="rollout"):
             steps: int = Field(default=10, ge=1)
 
             def collect(
-                self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
+                self,
+                env: EnvSettings,
+                student: LanguageModel,
+                sampler: Sampler,
+                seed: int,
+                step: int,
             ) -> list[Trajectory]:
                 share = min((step + 1) / self.steps, 1.0)
                 tasks = self.schedule(seed, step)[: max(self.group, round(share * self.episodes))]
