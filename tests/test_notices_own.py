@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from scenes import ENV, Scene, disturbed, scene_of, taught
 
 from agentopd.base.types import Trajectory
@@ -197,18 +197,18 @@ def test_of_a_part_that_cannot_be_tried_nothing_is_told() -> None:
 
 def test_to_be_asked_for_notices_leaves_a_part_as_it_was() -> None:
     class Living(Unit):
-        seen: list[int] = Field(default_factory=list)
+        _lived: int = PrivateAttr(default=0)
 
         def spans(self, trajectory: Trajectory) -> list[Span]:
             torch.rand(1)
             return [Span(0, len(trajectory.ids), "whole")]
 
         def learn(self, trajectories: Sequence[Trajectory]) -> None:
-            self.__pydantic_extra__ = {"lived": len(trajectories)}
+            self._lived += len(trajectories)
 
     unit, luck = Living(), torch.random.get_rng_state()
-    notices_of(_method(unit=unit))
-    assert unit.__pydantic_extra__ is None
+    assert notices_of(_method(unit=unit))
+    assert not unit._lived
     assert torch.equal(torch.random.get_rng_state(), luck)
 
 

@@ -27,7 +27,7 @@ _NOTHING = 1e-6
 
 
 def check_modulation(weights: Sequence[Weight], unit: Unit) -> None:
-    """Whether weights, averaged over a unit's spans, can be anything but 1.
+    """Whether weights, averaged over a unit's spans, say anything that the unit does not.
 
     Raises:
         ValueError: they cannot.
@@ -39,13 +39,17 @@ def check_modulation(weights: Sequence[Weight], unit: Unit) -> None:
     try:
         weight_N = weigh(without_models(list(weights)), evidence).weight_N
         modulation_N = _modulation(without_models(unit), weight_N, evidence)
+        alone_N = _modulation(without_models(unit), torch.ones_like(weight_N), evidence)
     except Exception:
         # Parts are foreign code, which may need more than there is here.
         return
-    if not shape.enough or not _is_one(modulation_N):
+    if not shape.enough or not _is_one(modulation_N - alone_N + 1):
         return
     if _is_one(weight_N):
-        raise ValueError(_all_one(", all of which are 1"))
+        if _is_one(alone_N):
+            raise ValueError(_all_one(", all of which are 1"))
+        # The unit tells tokens apart by itself.
+        return
     over = next((x for x in ("turn", "episode") if _averages(weight_N, evidence.tokens, x)), "")
     averages = f"as set averages to 1 over each {over}, and" if over else "is set, and"
     raise ValueError(
