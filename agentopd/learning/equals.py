@@ -113,13 +113,15 @@ def _takes_means(near: Neighbourhood) -> bool:
     evidence = near.laboratory.step.evidence()
     trajectories = [x.trajectory for x in evidence.lessons]
     try:
-        unit = without_models(near.method.unit)
-        unit.learn(trajectories)
-        spans = [unit.spans(trajectory) for trajectory in trajectories]
-        index = SpanIndex.of(evidence.lessons, spans, evidence.tokens)
-        values_N, own = evidence.gap_N, OwnValues.beside(unit)
-        made = unit.credit if near.method.mix.distils else unit.modulation
-        found_N, own_N = made(values_N, index, evidence), own.credit(values_N, index, evidence)
+        with torch.random.fork_rng(devices=[]):
+            unit = without_models(near.method.unit)
+            unit.learn(trajectories)
+            spans = [unit.spans(trajectory) for trajectory in trajectories]
+            index = SpanIndex.of(evidence.lessons, spans, evidence.tokens)
+            values_N, own = evidence.gap_N, OwnValues.beside(unit)
+            made = unit.credit if near.method.mix.distils else unit.modulation
+            found_N = made(values_N, index, evidence)
+            own_N = own.credit(values_N, index, evidence)
     except Exception:
         # A part is foreign code; see `Trial`.
         return False

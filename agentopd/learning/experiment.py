@@ -114,7 +114,7 @@ class Trial:
         a part cannot be tried.
         """
         yield from self._made
-        while len(self._made) < len(_TIMES) and None not in self._made:
+        while len(self._made) < len(_TIMES) and all(x is not None for x in self._made):
             self._made.append(self._attempted(*_TIMES[len(self._made)]))
             yield self._made[-1]
 

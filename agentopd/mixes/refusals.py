@@ -37,9 +37,11 @@ def check_modulation(weights: Sequence[Weight], unit: Unit) -> None:
     shape = Shape.to_show(unit, list(weights))
     evidence = SyntheticStep.of(shape).evidence()
     try:
-        weight_N = weigh(without_models(list(weights)), evidence).weight_N
-        modulation_N = _modulation(without_models(unit), weight_N, evidence)
-        alone_N = _modulation(without_models(unit), torch.ones_like(weight_N), evidence)
+        # A part that draws must not disturb the run's own luck.
+        with torch.random.fork_rng(devices=[]):
+            weight_N = weigh(without_models(list(weights)), evidence).weight_N
+            modulation_N = _modulation(without_models(unit), weight_N, evidence)
+            alone_N = _modulation(without_models(unit), torch.ones_like(weight_N), evidence)
     except Exception:
         # Parts are foreign code, which may need more than there is here.
         return
@@ -123,8 +125,10 @@ def _needs_advantages(weight: Weight, evidence: Evidence) -> bool:
     advantage_N = evidence.advantage_N
     without = replace(evidence, advantage_N=torch.zeros_like(advantage_N))
     try:
-        heard = _differ(weight, evidence, replace(evidence, advantage_N=-advantage_N))
-        return heard and not _differ(weight, without, replace(without, teacher=evidence.student))
+        with torch.random.fork_rng(devices=[]):
+            own = without_models(weight)
+            heard = _differ(own, evidence, replace(evidence, advantage_N=-advantage_N))
+            return heard and not _differ(own, without, replace(without, teacher=evidence.student))
     except Exception:
         # See `check_modulation`.
         return False
