@@ -140,13 +140,14 @@ def _estimator(near: Neighbourhood) -> Iterator[Finding]:
     if same is None or near.moves(same) is not False:
         return
     kinds = [x.kind for x in Mix.members() if _apart_under(near, x, same)]
-    sentence = (
-        f"divergence.estimator: {name_of(estimator)} is k1 under mix: {name_of(mix)}, where what "
-        "sets it apart does not count. Set estimator: k1"
-    )
     if kinds:
-        sentence += f", or choose a mix where it does, of {', '.join(kinds)}"
-    yield Finding(about, sentence, [same])
+        # One that is k1 under every mix is another way to write it, and means what it says.
+        sentence = (
+            f"divergence.estimator: {name_of(estimator)} is k1 under mix: {name_of(mix)}, where "
+            "what sets it apart does not count. Set estimator: k1, or choose a mix where it does, "
+            f"of {', '.join(kinds)}"
+        )
+        yield Finding(about, sentence, [same])
 
 
 def _apart_under(near: Neighbourhood, kind: type[Mix], same: Method) -> bool:
