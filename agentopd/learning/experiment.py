@@ -71,7 +71,7 @@ class Laboratory:
         known = max(shape.vocabulary, Shape.to_show(method.divergence).vocabulary)
         shape = replace(shape, vocabulary=known)
         step, other = SyntheticStep.of(shape), SyntheticStep.of(shape, teacher=1)
-        return cls(step, other, step.without(1, 7), shape.enough)
+        return cls(step, other, step.without(1, 10), shape.enough)
 
     def trial(self, method: Method) -> Trial:
         """The method, to be tried."""

@@ -19,7 +19,7 @@ from agentopd.base.types import Trajectory
 from agentopd.base.variations import Path, alike, default_of, others, replaced
 from agentopd.divergences.base import Divergence
 from agentopd.divergences.estimators import Estimator, Importance
-from agentopd.divergences.kl import ForwardKL, JensenShannon, ReverseKL
+from agentopd.divergences.kl import ForwardKL
 from agentopd.learning.experiment import Laboratory
 from agentopd.learning.method import Method
 from agentopd.mixes.base import Mix
@@ -261,7 +261,7 @@ def _divergences(divergence: Divergence) -> Iterator[Divergence]:
     """Others of the same sort: of distributions, or of the sampled token."""
     same = {"support": divergence.support, "target": divergence.target}
     if not divergence.sampled:
-        tried = [of_kind(kind, **same) for kind in (ReverseKL, ForwardKL, JensenShannon)]
+        tried = [of_kind(kind, **same) for kind in Divergence.members()]
     else:
         estimators = [of_kind(kind) for kind in Estimator.members()]
         tried = [of_kind(type(divergence), **same, estimator=x) for x in estimators if x]

@@ -97,8 +97,8 @@ class SyntheticStep:
         student_NV: dict[int, torch.Tensor] = {}
         reference_NV: dict[int, torch.Tensor] = {}
         for episode, plan in enumerate(_plans(shape.longest)):
-            own_NV = _logits(sum(plan.turns), shape.vocabulary, generator)
-            gap_NV = _gaps(own_NV, generator, teacher)
+            own_NV = _logits(sum(plan.turns), shape.vocabulary, generator, plan.alike)
+            gap_NV = _gaps(own_NV, generator, teacher, plan.alike)
             reference_NV[episode] = own_NV + 0.3 * _noise(own_NV, generator)
             trajectory = _trajectory(episode, plan, own_NV, shape, generator)
             view = _view(trajectory, teacher) if plan.taught else None
@@ -148,13 +148,16 @@ class SyntheticStep:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """An episode: its task, the tokens of each turn, the reward at its end, how it went."""
+    """An episode: its task, the tokens of each turn, the reward at its end, how it went, and
+    whether its turns are so alike that another measure ranks them in another order.
+    """
 
     task: int
     turns: tuple[int, ...]
     reward: float
     solved: bool
     taught: bool = True
+    alike: bool = False
 
 
 def _plans(longest: int) -> list[_Plan]:
@@ -164,6 +167,9 @@ def _plans(longest: int) -> list[_Plan]:
         _Plan(0, (2, 4), 0.0, False),
         _Plan(0, (1,) * longest, 0.4, False),
         _Plan(0, (1, longest), 1.0, True),
+        _Plan(0, (1, 2, 1, 2, 1), 0.9, True, alike=True),
+        _Plan(0, (1, 1, 2, 1, 1, 2), 0.1, False, alike=True),
+        _Plan(0, (2, 1, 1, 1, 2, 1), 0.6, False, alike=True),
         # Groups that are dead: of failures, and of one solved and one failed.
         _Plan(1, (2, 2), 0.0, False),
         _Plan(1, (4,), 0.0, False),
@@ -207,18 +213,22 @@ def _scales(scales: Sequence[float], tokens: int, generator: torch.Generator) ->
     return torch.tensor(scales, dtype=torch.float64)[chosen_N, None]
 
 
-def _logits(tokens: int, vocabulary: int, generator: torch.Generator) -> torch.Tensor:
+def _logits(tokens: int, vocabulary: int, generator: torch.Generator, alike: bool) -> torch.Tensor:
     """(N, V) of a model that is sure of some tokens and of others not."""
-    scale_N1 = _scales((0.05, 1.0, 2.0, 4.0, 12.0, 60.0), tokens, generator)
+    scales = (1.5,) if alike else (0.05, 1.0, 2.0, 4.0, 12.0, 60.0)
+    scale_N1 = _scales(scales, tokens, generator)
     blank_NV = torch.empty(tokens, vocabulary)
     return scale_N1 * _noise(blank_NV, generator)
 
 
-def _gaps(own_NV: torch.Tensor, generator: torch.Generator, teacher: int) -> torch.Tensor:
+def _gaps(
+    own_NV: torch.Tensor, generator: torch.Generator, teacher: int, alike: bool
+) -> torch.Tensor:
     """(N, V) what a teacher's logits differ by; the first teacher's number does not disturb what
     the generator draws next.
     """
-    scale_N1 = _scales((0.001, 0.05, 0.5, 2.0, 6.0), len(own_NV), generator)
+    scales = (1.0,) if alike else (0.001, 0.05, 0.5, 2.0, 6.0)
+    scale_N1 = _scales(scales, len(own_NV), generator)
     noise_NV = _noise(own_NV, generator)
     if teacher:
         another = torch.Generator().manual_seed(1_000 * teacher + len(own_NV))
