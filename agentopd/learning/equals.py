@@ -29,6 +29,7 @@ from agentopd.units.stretches import TokenUnit, TurnUnit
 # N tokens of a synthetic step
 
 _AVERAGING = ("normalise", "budget")
+_ON_SPANS = "unit: token on its spans alone"
 
 
 def equals(near: Neighbourhood) -> Iterator[Finding]:
@@ -65,7 +66,7 @@ def _unit(near: Neighbourhood) -> Iterator[Finding]:
             f"unit: {name_of(unit)}{_causes(near, ('unit',), unit)} is {name} exactly, as the rest "
             "is set"
         )
-        if means and name != "unit: turn":
+        if means and name in ("unit: token", _ON_SPANS, "its use: value", "its use: weight"):
             sentence = _of_losses(unit, name) if mix.distils else _of_weights(unit, name, mix)
         yield Finding(("unit",), sentence, [same])
         return
@@ -87,7 +88,7 @@ def _simpler(near: Neighbourhood, means: bool) -> Iterator[tuple[str, Unit | Non
                 of_kind(type(unit), **{**dict(unit), field: default}),
             )
     if means:
-        yield "unit: token on its spans alone", OwnValues.beside(unit)
+        yield _ON_SPANS, OwnValues.beside(unit)
 
 
 def _of_losses(unit: Unit, name: str) -> str:
