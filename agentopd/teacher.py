@@ -20,30 +20,35 @@ from agentopd.models.model import LanguageModel
 
 
 class Teacher(Part, family="teacher"):
-    """Scores the student's own tokens in the teacher's context.
+    """Scores the student's own tokens in the teacher's context: `prepare`, and the rest is
+    optional.
+
+    A teacher of your own sets the model that scores; here a copy of the student that is renewed
+    now and then:
+
+        class Renewed(Teacher, kind="renewed"):
+            copies_student = True
+
+            every: int = Field(default=50, ge=1)
+
+            def prepare(self, student: LanguageModel) -> None:
+                self._model = student.frozen_copy()
+
+            def sync(self, student: LanguageModel, step: int) -> None:
+                if (step + 1) % self.every == 0:
+                    self._model = student.frozen_copy()
 
     Args:
         tokens_per_batch: padded tokens in one forward pass.
     """
 
-    copies_student: ClassVar[bool] = False
-    """Whether the teacher is the student itself, or a copy of it."""
-    is_student: ClassVar[bool] = False
-    """Whether every step of the optimizer moves the teacher too."""
-
     tokens_per_batch: int = Field(default=4_096, ge=64)
 
     _model: LanguageModel | None = PrivateAttr(default=None)
 
-    @property
-    def model(self) -> LanguageModel:
-        """The model that scores, once `prepare` has set it."""
-        assert self._model is not None, "prepare() comes first"
-        return self._model
-
     @abstractmethod
     def prepare(self, student: LanguageModel) -> None:
-        """Get ready, from the student as it is before its first step.
+        """Get ready, from the student as it is before its first step: set `_model`.
 
         Raises:
             ValueError: student and teacher do not share a vocabulary, or end their answers
@@ -53,12 +58,23 @@ class Teacher(Part, family="teacher"):
     def sync(self, student: LanguageModel, step: int) -> None:
         """Follow the student, which has just finished `step` (counted from 0)."""
 
+    copies_student: ClassVar[bool] = False
+    """Whether the teacher is the student itself, or a copy of it."""
+    is_student: ClassVar[bool] = False
+    """Whether every step of the optimizer moves the teacher too."""
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Weights that must survive a restart."""
         return {}
 
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:
         """The reverse of `tensors`."""
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model that scores, once `prepare` has set it."""
+        assert self._model is not None, "prepare() comes first"
+        return self._model
 
     def head(self, hidden_NH: torch.Tensor) -> Head:
         """What makes next-token logits of hidden states that `score` has made."""

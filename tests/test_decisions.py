@@ -11,10 +11,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from trajectories import credited, evidence_of, index_of, opinion_of, played
+from trajectories import (
+    credited,
+    evidence_of,
+    index_of,
+    lessons_of,
+    opinion_of,
+    played,
+    tokens_of,
+)
 
 from agentopd.base.types import Trajectory
-from agentopd.signal.evidence import Evidence
+from agentopd.signal.evidence import Evidence, NotYetAsked, UnaskedEvidence
 from agentopd.units.decisions import DecisionPointUnit
 
 # Four turns of 1, 2, 1 and 2 tokens; then an episode of two turns of one token.
@@ -223,10 +231,14 @@ def test_a_function_cannot_choose_what_is_not_there() -> None:
         unit.spans(LONG)
 
 
-def test_only_what_the_models_do_not_decide_is_linear() -> None:
-    assert not DecisionPointUnit().linear
-    assert not DecisionPointUnit(by="entropy").linear
-    assert DecisionPointUnit(by="fact", fact="key").linear
+def test_turns_that_the_models_do_not_choose_are_known_before_these_are_asked() -> None:
+    values = torch.tensor(VALUES[:6], dtype=torch.float64)
+    unasked = UnaskedEvidence(tokens_of(LONG), lessons_of(LONG), step=0)
+    by_fact = DecisionPointUnit(by="fact", fact="key")
+    assert by_fact.credit(values, index_of(by_fact, LONG), unasked).shape == values.shape
+    for unit in (DecisionPointUnit(), DecisionPointUnit(by="entropy")):
+        with pytest.raises(NotYetAsked):
+            unit.credit(values, index_of(unit, LONG), unasked)
 
 
 def test_a_loss_is_differentiated_through_the_chosen_turns() -> None:

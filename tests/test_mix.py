@@ -309,10 +309,10 @@ SAMPLED = "divergence={kind: reverse_kl, support: sampled}"
             ],
             "weight: entropy, skip_first as set averages to 1 over each episode",
         ),
-        (["mix=multiplicative", "weight=step_sigmoid", "unit=turn"], "the mean over each turn"),
+        (["mix=multiplicative", "weight=step_sigmoid", "unit=turn"], "to 1 over each turn, and"),
         (
             ["mix=multiplicative", "weight=step_sigmoid", "unit=trajectory"],
-            "the mean over each episode",
+            "unit: trajectory takes the mean over each of its spans",
         ),
         (
             ["mix=multiplicative", "weight={kind: step_sigmoid, budget: total}", "unit=trajectory"],
@@ -324,7 +324,7 @@ SAMPLED = "divergence={kind: reverse_kl, support: sampled}"
                 "weight=step_sigmoid",
                 "unit={kind: decision_point, use: credit}",
             ],
-            "unit: decision_point takes the mean over each turn",
+            "unit: decision_point takes the mean over each of its spans",
         ),
         (
             ["weight=evidence_ratio"],

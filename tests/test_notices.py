@@ -176,7 +176,7 @@ def test_means_of_losses_are_said_to_be_the_tokens_own_where_they_are(
 
 def test_means_over_a_part_of_the_turn_are_said_to_be_the_tokens_of_that_part() -> None:
     (told,) = _config("unit={kind: turn, part: reasoning}").notices()
-    assert "it is unit: token on the reasoning alone exactly" in told
+    assert "it is unit: token on its spans alone exactly" in told
     assert "unit.reduce: sum" in told and "use: weight" in told
 
 
@@ -291,7 +291,7 @@ ADD = "{kind: function, function: 'operator:add'}"
         (
             ["weight={kind: label_confidence, weak: 0.1, rules: []}"],
             "weight.0.weak",
-            ["weight={kind: label_confidence, weak: 0.1, rules: [], otherwise: weak}"],
+            ["weight={kind: label_confidence, weak: 0.1, rules: [{fact: tidy, label: weak}]}"],
         ),
         (
             [_rubric(f", judge: {ADD}")],
@@ -335,7 +335,7 @@ def test_fields_beside_the_gradient_are_said_to_be_unread(
         (
             ["mix=multiplicative", "weight=gap_gate", "unit={kind: turn, reduce: sum}"],
             ["mix=multiplicative", "weight=gap_gate", "unit=turn"],
-            "unit.reduce: sum changes nothing under mix: multiplicative",
+            "unit.reduce changes nothing as the rest is set",
         ),
         (
             ["weight=[entropy, {kind: depth_decay, gamma: 1}]"],
@@ -345,19 +345,23 @@ def test_fields_beside_the_gradient_are_said_to_be_unread(
         (
             ["unit={kind: decision_point, floor: 1}"],
             ["unit=token"],
-            "floor: 1 counts all turns alike: it is unit: token exactly",
+            "unit: decision_point with floor: 1 is unit: token exactly",
         ),
         (
             ["unit={kind: decision_point, share: 1, use: credit}", SAMPLED],
             ["unit=turn", SAMPLED],
-            "share: 1 chooses every turn: it is unit: turn exactly",
+            "unit: decision_point with share: 1, use: credit is unit: turn exactly",
         ),
         (
             ["mix={kind: reward, score: unit}", _rubric(", use: credit, floor: 0.5")],
             ["mix={kind: reward, score: unit}", _rubric()],
-            "unit.use and unit.floor change nothing under mix: reward with score: unit",
+            "unit.floor changes nothing as the rest is set",
         ),
-        (["mix=rl", _rubric(", use: reward")], ["mix=rl"], "no verdict is paid under mix: rl"),
+        (
+            ["mix=rl", _rubric(", use: reward")],
+            ["mix=rl"],
+            "unit: rubric_span changes nothing under mix: rl, which does not read it",
+        ),
     ],
 )
 def test_what_is_said_to_be_another_method_is(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -99,18 +99,23 @@ def test_rewards_beside_it_leave_the_teachers_term_known_before(mix: str) -> Non
     _assert_known_before(parse_config(ENV, [f"mix={mix}", "unit={kind: turn}"]))
 
 
-def test_a_weight_that_looks_at_the_models_after_all_is_refused() -> None:
-    class Peeking(Weight, kind="peeking"):
-        """The gap, though it says that it looks at no model."""
+def test_a_weight_of_ones_own_is_known_before_exactly_if_it_looks_at_no_model() -> None:
+    """Whatever it makes of what it sees: a comparison would hide a missing number."""
 
-        by_place: ClassVar[bool] = True
-
+    class Placed(Weight):
         def raw(self, evidence: Evidence) -> torch.Tensor:
-            return evidence.gap_N.exp()
+            return 1.0 / (1.0 + evidence.tokens.turn_N)
 
-    method, lessons = parse_config(ENV, ["weight=peeking"]), _lessons()
-    with pytest.raises(ValueError, match="the weight peeking declares by_place"):
-        Objective(method).coefficients(Tokens.of(lessons, CPU), lessons, _plan(method, lessons))
+    class Peeking(Weight):
+        def raw(self, evidence: Evidence) -> torch.Tensor:
+            return (evidence.gap_N > 0).to(evidence.tokens.behaviour_N.dtype)
+
+    base, lessons = parse_config(ENV), _lessons()
+    _assert_known_before(base.model_copy(update={"weight": [Placed()]}))
+    method = base.model_copy(update={"weight": [Placed(), Peeking()]})
+    plan = _plan(method, lessons)
+    assert plan.weighed is None
+    assert Objective(method).coefficients(Tokens.of(lessons, CPU), lessons, plan) is None
 
 
 @pytest.mark.parametrize(

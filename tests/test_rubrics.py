@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from pydantic import ValidationError
-from trajectories import credited, index_of, played
+from trajectories import credited, evidence_of, index_of, opinion_of, played
 
 from agentopd.base.types import Trajectory
 from agentopd.divergences.kl import ForwardKL
@@ -125,7 +125,9 @@ def test_a_loss_is_differentiated_through_its_weights() -> None:
     unit = _unit(TIDY, use="weight")
     values = torch.tensor([3.0] * 8, requires_grad=True)
     episode = _episode(_facts(tidy=True), _facts(tidy=False))
-    unit.credit(values, index_of(unit, episode)).sum().backward()
+    said = opinion_of([0.5] * 8)
+    evidence = evidence_of(said, said, episode)
+    unit.credit(values, index_of(unit, episode), evidence).sum().backward()
     assert values.grad is not None
     assert values.grad.tolist() == [0.25] * 4 + [2.25] * 4
 
@@ -133,7 +135,8 @@ def test_a_loss_is_differentiated_through_its_weights() -> None:
 def test_the_teachers_value_does_not_enter_a_reward() -> None:
     unit, episode = _unit(TIDY), _episode(_facts(tidy=True))
     values = torch.tensor([1.0, -5.0, 0.0, 3.0], requires_grad=True)
-    credit = unit.credit(values, index_of(unit, episode))
+    said = opinion_of([0.5] * 4)
+    credit = unit.credit(values, index_of(unit, episode), evidence_of(said, said, episode))
     assert credit.tolist() == [2.0] * 4
     assert not credit.requires_grad
 

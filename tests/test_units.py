@@ -231,7 +231,9 @@ def test_the_index_of_no_spans_is_empty() -> None:
 @pytest.mark.parametrize("unit", [TokenUnit(), TurnUnit(), TrajectoryUnit(reduce="sum")])
 def test_a_loss_is_differentiated_through_its_unit(unit: Unit) -> None:
     values = torch.tensor(VALUES, requires_grad=True)
-    unit.credit(values, index_of(unit, LONG, SHORT)).sum().backward()
+    said = opinion_of([0.5] * 7)
+    evidence = evidence_of(said, said, LONG, SHORT)
+    unit.credit(values, index_of(unit, LONG, SHORT), evidence).sum().backward()
     expected = {"token": [1.0] * 7, "turn": [1.0] * 7, "trajectory": [5.0] * 5 + [2.0] * 2}
     assert values.grad is not None
     assert values.grad.tolist() == pytest.approx(expected[unit.kind])

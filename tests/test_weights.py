@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from trajectories import evidence_of, opinion_of, played, tokens_of
 
 import agentopd.running.config
 from agentopd.signal.evidence import Evidence, Opinion
-from agentopd.signal.tokens import Extent, Tokens, mean_by, spans_all, sum_by
+from agentopd.signal.tokens import mean_by, sum_by
 from agentopd.weights.base import Weight, product
 from agentopd.weights.episode import EarlyTokens, Spike, StudentPerplexity, TeacherPerplexity
 from agentopd.weights.place import DepthCurriculum, DepthDecay, PhraseMask, SkipFirst
@@ -393,83 +392,3 @@ def _single(said: Opinion) -> Opinion:
 
 SOME = [_evidence([[2, 1, 3], [3], [1, 4]], seed) for seed in range(6)]
 """Enough that what does not always hold fails somewhere; an advantage of each sign, and of none."""
-
-
-EVERYWHERE = [OverlapOnly(), OverlapOnly(renormalise=False)]
-"""Of so few tokens all are among the likeliest sixteen."""
-
-
-def _changed(weight: Weight, evidence: Evidence, **about: Any) -> bool:
-    return not torch.equal(weight.raw(replace(evidence, **about)), weight.raw(evidence))
-
-
-@pytest.mark.parametrize("weight", VARIANTS, ids=repr)
-def test_a_weight_says_what_it_looks_at(weight: Weight) -> None:
-    """Both ways; and without an advantage those that look at one do not hear the teacher. A phrase
-    mask hears what the teacher was told, which is nothing here.
-    """
-    signs = [_changed(weight, one, advantage_N=-one.advantage_N) for one in SOME]
-    assert any(signs) == ("advantage" in weight.looks_at)
-    values = [_changed(weight, one, value_N=one.value_N.flip(0)) for one in SOME]
-    assert any(values) == ("divergence" in weight.looks_at)
-    if not (isinstance(weight, PhraseMask) or weight in EVERYWHERE):
-        heard = [_changed(weight, one, teacher=one.student) for one in SOME]
-        assert any(heard) == ("teacher" in weight.looks_at)
-    flat = [replace(one, advantage_N=torch.zeros_like(one.advantage_N)) for one in SOME]
-    taught_else = [_changed(weight, one, teacher=one.student) for one in flat]
-    assert not ("advantage" in weight.looks_at and any(taught_else))
-
-
-def _stretches(extent: Extent, tokens: Tokens) -> torch.Tensor:
-    """Which token, turn or episode each token belongs to, (N,)."""
-    own_N = torch.arange(len(tokens))
-    return {"token": own_N, "turn": tokens.turns.at_N, "episode": tokens.lesson_N}[extent]
-
-
-def _shared(weight: Weight, extent: Extent) -> bool:
-    """Whether a stretch's tokens have one weight, in every example."""
-    for evidence in SOME:
-        found, at_N = weight.of(evidence), _stretches(extent, evidence.tokens)
-        if (found - mean_by(found, at_N, len(found))[at_N]).abs().max() > 1e-9:
-            return False
-    return True
-
-
-def _balanced(weight: Weight, extent: Extent) -> bool:
-    """Whether a stretch's weights average to 1, in every example."""
-    for evidence in SOME:
-        found, at_N = weight.of(evidence), _stretches(extent, evidence.tokens)
-        if (mean_by(found, at_N, len(found))[at_N] - 1).abs().max() > 1e-9:
-            return False
-    return True
-
-
-EXTENTS: tuple[Extent, ...] = ("token", "turn", "episode")
-
-
-@pytest.mark.parametrize("weight", VARIANTS, ids=repr)
-def test_a_weight_says_which_tokens_share_it_and_over_which_it_averages_to_one(
-    weight: Weight,
-) -> None:
-    """A mask may be 1, or 0, for all that is here: of it only what it says must hold."""
-    over, most = weight.balanced_over, EXTENTS if weight.mask else ()
-    shared = {e for e in EXTENTS if spans_all(weight.shared_by, e)}
-    balanced = {e for e in EXTENTS if over and spans_all(e, over)}
-    assert shared <= {e for e in EXTENTS if _shared(weight, e)} <= shared.union(most)
-    assert balanced <= {e for e in EXTENTS if _balanced(weight, e)} <= balanced.union(most)
-
-
-@pytest.mark.parametrize(
-    ("nothing", "something"),
-    [
-        (DepthDecay(gamma=1.0), DepthDecay(gamma=0.99)),
-        (SkipFirst(tokens=0), SkipFirst(tokens=1)),
-        (EarlyTokens(gamma=0.0, renormalise=False), EarlyTokens(gamma=0.01)),
-    ],
-    ids=repr,
-)
-def test_a_weight_says_when_it_counts_every_token_alike(nothing: Weight, something: Weight) -> None:
-    assert [nothing.says_nothing, something.says_nothing] == [True, False]
-    assert all(nothing.of(one).eq(1.0).all() for one in SOME)
-    assert not any(weight.says_nothing for weight in VARIANTS)
-    assert any((something.of(one) - 1).abs().max() > 1e-4 for one in SOME)

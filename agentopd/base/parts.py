@@ -51,7 +51,9 @@ class Settings(BaseModel):
         return value
 
     def unread(self) -> dict[str, str]:
-        """The fields that nothing reads as the others are set, and with what each would be."""
+        """The fields that nothing reads as the others are set, and with what each would be: of what
+        acts beside the gradient. What acts on the gradient is found by experiment.
+        """
         return {}
 
 

@@ -36,7 +36,19 @@ class Row:
 
 
 class Divergence(Part, family="divergence"):
-    """Distance from the student to the teacher at each token.
+    """Distance from the student to the teacher at each token: `value`, and the rest is optional.
+
+    A divergence of your own compares two distributions; here it is bounded:
+
+        class Bounded(Divergence, kind="bounded"):
+            additive = False
+
+            most: float = Field(default=2.0, gt=0)
+
+            def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
+                return self.most * torch.tanh(kl(p_NK, q_NK) / self.most)
+
+    Its gradient is found by differentiating it, unless it says how it is in closed form.
 
     Args:
         support: the tokens that are compared.
@@ -49,11 +61,26 @@ class Divergence(Part, family="divergence"):
     estimator: SerializeAsAny[Estimator] | None = None
     target: SerializeAsAny[Target] | None = None
 
+    @abstractmethod
+    def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
+        """(N,) values of log-probabilities (N, K), differentiable in both."""
+
+    def closed_form(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values (N,) and their gradient (N, K) by `p_NK`, of normalised categories.
+
+        A gradient may be given up to what a normalised distribution ignores, a multiple of its
+        probabilities. It should be exactly zero where student and teacher are equal: rounding would
+        leave some 1e-8, which an optimizer that normalises gradients makes into full steps.
+        """
+        return _differentiated(lambda live_NK: self.value(live_NK, q_NK, row), p_NK)
+
+    additive: ClassVar[bool] = True
+    """Whether the value is a sum over categories, which then need not be all there are."""
     estimable: ClassVar[str] = ""
     """What of it an estimator must estimate; empty where sampled tokens tell nothing of it."""
     default_estimator: ClassVar[Estimator | None] = None
-    additive: ClassVar[bool] = True
-    """Whether the value is a sum over categories, which then need not be all there are."""
 
     @property
     def sampled(self) -> bool:
@@ -87,21 +114,6 @@ class Divergence(Part, family="divergence"):
                 f"{self.kind} has no target: set one, such as veto, or leave the schedule out"
             )
         return self.model_copy(update={"target": self.target.times(factor)})
-
-    @abstractmethod
-    def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
-        """(N,) values of log-probabilities (N, K), differentiable in both."""
-
-    def closed_form(
-        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values (N,) and their gradient (N, K) by `p_NK`, of normalised categories.
-
-        A gradient may be given up to what a normalised distribution ignores, a multiple of its
-        probabilities. It should be exactly zero where student and teacher are equal: rounding would
-        leave some 1e-8, which an optimizer that normalises gradients makes into full steps.
-        """
-        return _differentiated(lambda live_NK: self.value(live_NK, q_NK, row), p_NK)
 
     def compare(
         self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row

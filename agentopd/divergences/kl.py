@@ -139,10 +139,6 @@ class EntropySwitched(Divergence, kind="entropy_switched"):
     threshold: float = Field(default=0.8, ge=0)
     width: float = Field(default=0.1, gt=0)
 
-    def unread(self) -> dict[str, str]:
-        """See `Settings.unread`."""
-        return {} if self.reading == "blended" else {"width": "reading: blended"}
-
     def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
         """See `Divergence.value`."""
         reverse_N, forward_N = self._shares(row)

@@ -18,6 +18,7 @@ from agentopd.learning.method import Method
 from agentopd.learning.objective import Objective, Plan
 from agentopd.learning.optimizer import MasterAdamW
 from agentopd.learning.survey import Survey
+from agentopd.mixes.base import Mix
 from agentopd.models.batching import by_length
 from agentopd.models.head import Head
 from agentopd.models.model import LanguageModel
@@ -104,7 +105,7 @@ class Learner:
         probes.add_answers(trajectories, lessons)
         self.method.unit.learn([x.trajectory for x in (*taught, *untaught)])
         survey = None
-        if taught and self.objective.needs_survey:
+        if taught and self.objective.needs_survey(taught, step):
             survey = self._survey(taught, self.method.divergence_at(step, self.history))
         plan = Plan.of(self.method, taught, untaught, step, self.history, survey)
         learnt = self.objective.learnt(plan)
@@ -188,13 +189,15 @@ class Learner:
             witness.scored.extend(scores)
         terms, summands = self.method.mix.terms(channels), self.method.mix.summands(channels)
         norms = self._backward(terms, leaf_NH)
+        # Summands are both channels in one term, whose norm is nobody's.
+        several = _both_channels(self.method.mix) and not summands
         if leaf_NH.grad is not None:
             hidden_NH.backward(leaf_NH.grad)
         gap_N = (measured.student.logprob_N.detach() - tokens.behaviour_N).abs()
         return {
             "loss": sum(term.item() for term in terms.values()),
             "sampler_gap": gap_N.max().item(),
-            **norms,
+            **(norms if several else {}),
             **{f"advantage_{k}": v.norm().item() for k, v in summands.items()},
             **{f"loss_{k}": v.item() for k, v in terms.items()},
         }
@@ -234,7 +237,7 @@ class Learner:
 
     def _backward(self, terms: dict[str, torch.Tensor], leaf_NH: torch.Tensor) -> dict[str, float]:
         """Differentiate down to the last hidden states, whose gradient becomes that of the terms'
-        sum; where both channels speak, also measure each term's norm there.
+        sum; returns the norm there of each.
         """
         norms, total_NH = {}, torch.zeros_like(leaf_NH)
         for name, term in terms.items():
@@ -244,7 +247,7 @@ class Learner:
                 total_NH += leaf_NH.grad
                 norms[f"hidden_gradient_{name}"] = leaf_NH.grad.norm().item()
         leaf_NH.grad = total_NH if leaf_NH.requires_grad else None
-        return norms if self.method.mix.several else {}
+        return norms
 
     def _rate(self, step: int) -> float:
         warm = min((step + 1) / self.settings.warmup, 1.0) if self.settings.warmup else 1.0
@@ -284,6 +287,11 @@ def _needs_reference(config: Method) -> bool:
     rl = config.mix.rl_channel
     asked = bool(config.mix.distil_coefficient) and config.divergence.needs_reference
     return asked or (rl is not None and rl.needs_reference)
+
+
+def _both_channels(mix: Mix) -> bool:
+    """Whether the teacher and the rewards may both have a say in the loss."""
+    return mix.distils and bool(mix.distil_coefficient) and mix.rl_channel is not None
 
 
 def _learnable(trajectory: Trajectory) -> bool:

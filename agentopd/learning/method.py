@@ -23,7 +23,8 @@ from agentopd.divergences.base import Divergence
 from agentopd.divergences.kl import ReverseKL
 from agentopd.learning.controls import ControlName, controlled_sources, controlled_teacher
 from agentopd.mixes.base import Mix
-from agentopd.mixes.modulating import Multiplicative, check_modulation
+from agentopd.mixes.modulating import Multiplicative
+from agentopd.mixes.refusals import check_advice, check_modulation
 from agentopd.mixes.schedules import History, Schedule
 from agentopd.mixes.scored import Scoring
 from agentopd.mixes.shared import DistilOnly
@@ -149,7 +150,6 @@ class Method(Settings):
             unit=unit.kind or type(unit).__name__,
             divergence=divergence.kind or type(divergence).__name__,
             weights=tuple(w.kind or type(w).__name__ for w in weights),
-            advised=tuple(w.kind or type(w).__name__ for w in weights if "advantage" in w.looks_at),
             asks_teacher=bool(mix.distil_coefficient),
             told=bool(self.privilege),
             sampled=divergence.sampled,
@@ -180,6 +180,7 @@ class Method(Settings):
         if "target" in self.schedule:
             self.divergence.aimed(1.0)
         self.mix.check(self.beside)
+        check_advice(self.mix, self.weight)
         if isinstance(self.mix, Multiplicative):
             check_modulation(self.weight, self.unit)
         self.unit.check(self.beside)

@@ -16,13 +16,12 @@ from agentopd.mixes.channels import Channels, Distillation, Reinforcement
 from agentopd.mixes.schedules import History
 from agentopd.mixes.scored import Scoring
 from agentopd.signal.aggregate import Aggregator
-from agentopd.signal.evidence import Evidence, Measured
+from agentopd.signal.evidence import Evidence, Measured, NotYetAsked, UnaskedEvidence
 from agentopd.signal.groups import group_success
 from agentopd.signal.tokens import Tokens
 from agentopd.units.spans import Span, SpanIndex
 from agentopd.weights.weighed import (
     Weighed,
-    known_by_place,
     need_survey,
     weigh,
     weigh_unasked,
@@ -124,11 +123,10 @@ class Plan:
         """See `weighed`."""
         if not taught:
             return {}
-        if known_by_place(method.weight):
-            tokens = Tokens.of(taught, torch.device("cpu"))
-            unasked = Evidence.unasked(tokens, taught, self.step)
-            return weigh_unasked(method.weight, unasked).by_episode(taught)
-        if not need_survey(method.weight):
+        known = weigh_unasked(method.weight, taught, self.step)
+        if known is not None:
+            return known.by_episode(taught)
+        if not any(weight.needs_step for weight in method.weight):
             return None
         assert survey is not None, "a weight needs the whole step, and nobody surveyed it"
         measured, tokens = survey.measured, survey.tokens
@@ -143,10 +141,10 @@ class Objective:
 
     method: Method
 
-    @property
-    def needs_survey(self) -> bool:
+    def needs_survey(self, taught: Sequence[Lesson], step: int) -> bool:
         """Whether the plan asks what the models say of all taught lessons before the step."""
-        return self.method.mix.scored_by == "teacher" or need_survey(self.method.weight)
+        scored = self.method.mix.scored_by == "teacher"
+        return scored or need_survey(self.method.weight, taught, step)
 
     def learnt(self, plan: Plan) -> set[int]:
         """The episodes, by number, that have a gradient in some channel."""
@@ -187,7 +185,7 @@ class Objective:
         instead of two. None where it is not, and for episodes without a lesson.
         """
         method = self.method
-        if not method.mix.linear or not method.unit.linear:
+        if not method.mix.distils:
             return None
         if method.divergence.sampled or method.unit.returns(method.divergence) == "advantage":
             return None
@@ -195,9 +193,15 @@ class Objective:
             return None
         weight_N = self._planned(tokens, batch, plan.weighed).weight_N
         value_N = torch.zeros(len(tokens), device=tokens.ids_N.device, requires_grad=True)
-        index = self._index(tokens, batch, plan)
-        credit_N = method.unit.credit(value_N * weight_N, index) * plan.balance
+        index, unasked = self._index(tokens, batch, plan), UnaskedEvidence(tokens, batch, plan.step)
+        try:
+            credit_N = method.unit.credit(value_N * weight_N, index, unasked) * plan.balance
+        except NotYetAsked:
+            # The unit weighs by what the models say.
+            return None
         factor_N = plan.distil.factor(tokens) * self._distil_scale(tokens, batch, plan)
+        # Right where credits are linear in the values. Elsewhere it is a promise that is not kept,
+        # which `measure` sees, and which costs time alone.
         (coefficient_N,) = torch.autograd.grad((factor_N * credit_N).sum(), value_N)
         return coefficient_N
 

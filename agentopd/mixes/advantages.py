@@ -45,10 +45,6 @@ class Advantage(Part, family="rl"):
     kl_estimator: Literal["k3", "rho_k3"] = "k3"
     entropy_bonus: float = Field(default=0.0, ge=0)
 
-    def unread(self) -> dict[str, str]:
-        """See `Settings.unread`."""
-        return {} if self.kl_coefficient else {"kl_estimator": "a kl_coefficient above 0"}
-
     @property
     def needs_reference(self) -> bool:
         """Whether the student as it was before its first step is asked."""
@@ -106,10 +102,6 @@ class Grpo(Advantage, kind="grpo"):
     std: bool = True
     epsilon: float = Field(default=1e-6, gt=0)
 
-    def unread(self) -> dict[str, str]:
-        """See `Settings.unread`."""
-        return super().unread() | ({} if self.std else {"epsilon": "std: true"})
-
     def relative(
         self, rewards: Sequence[npt.NDArray[np.float64]], history: History
     ) -> list[npt.NDArray[np.float64]]:
@@ -147,11 +139,6 @@ class Reinforce(Advantage, kind="reinforce"):
 
     baseline: Literal["none", "batch", "running"] = "batch"
     decay: float = Field(default=0.9, ge=0, lt=1)
-
-    def unread(self) -> dict[str, str]:
-        """See `Settings.unread`."""
-        running = self.baseline == "running"
-        return super().unread() | ({} if running else {"decay": "baseline: running"})
 
     def relative(
         self, rewards: Sequence[npt.NDArray[np.float64]], history: History

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from pydantic import Field
 
-from agentopd.mixes.base import Read
 from agentopd.mixes.channels import Channels
 from agentopd.mixes.shared import RlOnly
-from agentopd.signal.tokens import spans_all
-from agentopd.units.base import Unit
-from agentopd.weights.base import Weight
-from agentopd.weights.weighed import balanced_over
 
 # N tokens of a micro-batch
 
@@ -38,11 +32,6 @@ class Multiplicative(RlOnly, kind="multiplicative"):
     def distil_coefficient(self) -> float:
         """See `Mix.distil_coefficient`: the teacher is asked for the weights."""
         return 1.0
-
-    @property
-    def reads(self) -> frozenset[Read]:
-        """See `Mix.reads`."""
-        return frozenset({"teacher", "unit", "weight", "schedule.rl", "schedule.strength"})
 
     def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
         """See `Mix.terms`."""
@@ -79,11 +68,6 @@ class TrustRatio(RlOnly, kind="trust_ratio"):
         """See `Mix.distil_coefficient`: the teacher is asked for the mixture."""
         return 1.0
 
-    @property
-    def reads(self) -> frozenset[Read]:
-        """See `Mix.reads`."""
-        return frozenset({"teacher", "schedule.rl", "schedule.strength"})
-
     def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
         """See `Mix.terms`."""
         teacher, before_N = channels.measured.teacher, channels.behaviour_N
@@ -95,27 +79,3 @@ class TrustRatio(RlOnly, kind="trust_ratio"):
         else:
             anchor_N = torch.lerp(before_N.exp(), teacher.logprob_N.exp(), share).log()
         return {"rl": channels.reinforce(anchor_N=anchor_N)}
-
-
-def check_modulation(weights: Sequence[Weight], unit: Unit) -> None:
-    """Whether weights, averaged over a unit's spans, can be anything but 1.
-
-    Raises:
-        ValueError: they cannot.
-    """
-    silent = all(weight.says_nothing for weight in weights)
-    if not weights or (silent and not unit.looks_at):
-        among = ", all of which are 1" if weights else ", and there are none"
-        raise ValueError(
-            f"mix: multiplicative multiplies advantages by the method's weights{among}: it would "
-            "be mix: rl, paying for a teacher. Set a weight, for example weight: [gap_gate]"
-        )
-    over, means_over = balanced_over(weights), unit.averages_over
-    if over and means_over and spans_all(means_over, over):
-        kinds = ", ".join(weight.kind for weight in weights)
-        raise ValueError(
-            f"weight: {kinds} as set averages to 1 over each {over}, and unit: {unit.kind} takes "
-            f"the mean over each {means_over}: under mix: multiplicative every mean would be 1, "
-            "and the weight say nothing. Use a finer unit, such as token, or a weight that does "
-            "not (renormalise: off; budget: none of step_sigmoid)"
-        )

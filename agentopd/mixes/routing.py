@@ -106,11 +106,6 @@ class DeadGroupFallback(Auxiliary, kind="dead_group_fallback"):
 
     coefficient: float = Field(default=1.0, gt=0)
 
-    @property
-    def taught_have_advantages(self) -> bool:
-        """See `Mix.taught_have_advantages`; a dead group has none but by another baseline."""
-        return not self.rl.group_relative
-
     def routes(self, lessons: Sequence[Lesson]) -> dict[int, Route]:
         """See `Mix.routes`."""
         taught = {x.trajectory.episode for x in lessons if x.hidden_NH is not None}

@@ -10,7 +10,6 @@ from pydantic import Field
 
 from agentopd.base.types import Trajectory
 from agentopd.mixes.advantages import Reinforce
-from agentopd.mixes.base import Read
 from agentopd.mixes.shared import RlOnly
 from agentopd.signal.beside import Beside
 from agentopd.signal.tokens import Tokens
@@ -46,19 +45,10 @@ class RewardReplacement(RlOnly, kind="reward"):
     reduce: Literal["mean", "sum"] = "mean"
     environment: float = Field(default=0.0, ge=0)
 
-    def unread(self) -> dict[str, str]:
-        """See `Settings.unread`."""
-        return {} if self.score == "teacher" else {"reduce": "score: teacher"}
-
     @property
     def distil_coefficient(self) -> float:
         """See `Mix.distil_coefficient`: the teacher is asked for the score."""
         return 1.0 if self.score == "teacher" else 0.0
-
-    @property
-    def reads(self) -> frozenset[Read]:
-        """See `Mix.reads`."""
-        return frozenset({self.score, "schedule.rl"})
 
     @property
     def scored_by(self) -> Literal["teacher", "unit"]:

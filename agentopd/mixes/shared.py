@@ -6,7 +6,7 @@ import torch
 from pydantic import Field, SerializeAsAny
 
 from agentopd.mixes.advantages import Advantage, Grpo, NoReward
-from agentopd.mixes.base import _REWARDS_TERM, _TEACHERS_TERM, Mix, Read
+from agentopd.mixes.base import Mix
 from agentopd.mixes.channels import Channels
 from agentopd.signal.beside import Beside
 
@@ -22,24 +22,12 @@ class DistilOnly(Mix, kind="distil"):
             estimated as in `rl.kl_coefficient`, and the schedule `rl` multiplies it.
     """
 
-    linear = True
-
     kl_coefficient: float = Field(default=0.0, ge=0)
 
     @property
     def rl_channel(self) -> Advantage | None:
         """See `Mix.rl_channel`: rewards count for nothing in it."""
         return NoReward(kl_coefficient=self.kl_coefficient) if self.kl_coefficient else None
-
-    @property
-    def reads(self) -> frozenset[Read]:
-        """See `Mix.reads`."""
-        return _TEACHERS_TERM | (_REWARDS_TERM if self.kl_coefficient else frozenset())
-
-    @property
-    def taught_have_advantages(self) -> bool:
-        """See `Mix.taught_have_advantages`: all are zero."""
-        return False
 
 
 class RlOnly(Mix, kind="rl"):
@@ -57,11 +45,6 @@ class RlOnly(Mix, kind="rl"):
         """See `Mix.distil_coefficient`."""
         return 0.0
 
-    @property
-    def reads(self) -> frozenset[Read]:
-        """See `Mix.reads`."""
-        return _REWARDS_TERM
-
 
 class Auxiliary(RlOnly, kind="auxiliary"):
     """Reinforcement learning, plus `coefficient` times the distillation term (Skill-SD 2604.10674).
@@ -69,19 +52,12 @@ class Auxiliary(RlOnly, kind="auxiliary"):
     Both are averaged the same way; the metrics hold each channel's gradient norm on its own.
     """
 
-    linear = True
-
     coefficient: float = Field(default=0.1, gt=0)
 
     @property
     def distil_coefficient(self) -> float:
         """See `Mix.distil_coefficient`."""
         return self.coefficient
-
-    @property
-    def reads(self) -> frozenset[Read]:
-        """See `Mix.reads`."""
-        return _TEACHERS_TERM | _REWARDS_TERM
 
 
 class Additive(Auxiliary, kind="additive"):
@@ -93,13 +69,6 @@ class Additive(Auxiliary, kind="additive"):
     `distil` multiply one summand each, which is how ATOD passes from the teacher to rewards. Tokens
     without a lesson keep A.
     """
-
-    linear = False
-
-    @property
-    def several(self) -> bool:
-        """See `Mix.several`: the one term holds both."""
-        return False
 
     def check(self, beside: Beside) -> None:
         """See `Mix.check`."""

@@ -20,13 +20,20 @@ from agentopd.privilege import writer
 
 
 class Source(Part, family="privilege source"):
-    """One form of privileged information."""
+    """One form of privileged information: `whisper`, and the rest is optional.
 
-    def prepare(self, template: ChatTemplate) -> None:
-        """Learn, before the first step, how texts become tokens."""
+    A source of your own says what the teacher may know of an episode; here, how many of the task's
+    episodes were solved:
 
-    def learn(self, trajectories: Sequence[Trajectory]) -> None:
-        """Take note of a step's trajectories before anything is said of them."""
+        class Odds(Source, kind="odds"):
+            def whisper(
+                self, trajectory: Trajectory, batch: Sequence[Trajectory]
+            ) -> tuple[Privilege, ...] | None:
+                group = [t for t in batch if t.task == trajectory.task]
+                solved = sum(t.success for t in group)
+                text = f"{solved} of {len(group)} attempts solved this task."
+                return (Privilege(source=self.kind, text=text),)
+    """
 
     @abstractmethod
     def whisper(
@@ -37,6 +44,12 @@ class Source(Part, family="privilege source"):
         None means that the source has nothing to say, and so the trajectory has no teacher; an
         empty tuple means that the teacher is to judge it knowing no more than the student.
         """
+
+    def learn(self, trajectories: Sequence[Trajectory]) -> None:
+        """Take note of a step's trajectories before anything is said of them."""
+
+    def prepare(self, template: ChatTemplate) -> None:
+        """Learn, before the first step, how texts become tokens."""
 
     def state(self) -> dict[str, Any]:
         """What must survive a restart, as JSON."""

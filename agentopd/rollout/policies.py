@@ -16,7 +16,24 @@ from agentopd.rollout.sampler import Sampler
 
 
 class Rollout(Part, family="rollout"):
-    """How trajectories are collected.
+    """How trajectories are collected: `collect`, and the rest is there to be used.
+
+    A rollout of your own plays a step's episodes; here the first steps play fewer tasks:
+
+        class Warming(Rollout, kind="warming"):
+            steps: int = Field(default=10, ge=1)
+
+            def collect(
+                self,
+                env: EnvSettings,
+                student: LanguageModel,
+                sampler: Sampler,
+                seed: int,
+                step: int,
+            ) -> list[Trajectory]:
+                share = min((step + 1) / self.steps, 1.0)
+                tasks = self.schedule(seed, step)[: max(self.group, round(share * self.episodes))]
+                return self.pool(env, student, seed).play(tasks, sampler)
 
     Args:
         tasks: different tasks in a step.
@@ -39,16 +56,16 @@ class Rollout(Part, family="rollout"):
     max_context: int = Field(default=2048, ge=8)
     env_seconds: float = Field(default=Limits.env_seconds, gt=0)
 
-    @property
-    def episodes(self) -> int:
-        """Episodes in a step."""
-        return self.tasks * self.group
-
     @abstractmethod
     def collect(
         self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
     ) -> list[Trajectory]:
         """The trajectories of one step, in order."""
+
+    @property
+    def episodes(self) -> int:
+        """Episodes in a step."""
+        return self.tasks * self.group
 
     def schedule(self, seed: int, step: int) -> list[Task]:
         """The tasks of a step: new ones each step, the same for every method under one seed."""

@@ -15,14 +15,9 @@ import numpy as np
 import torch
 
 from agentopd.base.types import Lesson
-from agentopd.signal.tokens import Extent, Tokens
+from agentopd.signal.tokens import Tokens
 
 Normalise = Literal["token_mean", "turn_mean", "sequence_mean", "sequence_sum", "fixed"]
-
-
-def even_over(normalise: Normalise) -> Extent:
-    """The widest stretch of which an aggregator counts every token alike."""
-    return "turn" if normalise == "turn_mean" else "episode"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ class Beside:
     Attributes:
         mix, unit, divergence: their kinds.
         weights: the kinds of all weights, in order.
-        advised: of the weights, those that look at advantages.
         asks_teacher: whether a teacher is asked at all.
         told: whether there is a source of privilege, if only the one that tells nothing.
         sampled: whether the divergence looks at the sampled token alone.
@@ -33,7 +32,6 @@ class Beside:
     unit: str
     divergence: str
     weights: tuple[str, ...]
-    advised: tuple[str, ...]
     asks_teacher: bool
     told: bool
     sampled: bool

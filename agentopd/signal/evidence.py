@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -29,12 +29,6 @@ class Opinion:
     entropy_N: torch.Tensor
     top_N: torch.Tensor
     rank_N: torch.Tensor | None = None
-
-    @classmethod
-    def unasked(cls, like_N: torch.Tensor) -> Opinion:
-        """No numbers, as many as `like_N` has and of its kind."""
-        unknown_N = torch.full_like(like_N, torch.nan)
-        return cls(unknown_N, unknown_N, unknown_N, unknown_N)
 
     def detached(self) -> Opinion:
         """The same numbers, of which nothing is differentiated."""
@@ -134,12 +128,6 @@ def _copy(whole: Any, rows: slice, part: Any) -> None:
             _copy(getattr(whole, field.name), rows, getattr(part, field.name))
 
 
-Looked = Literal["teacher", "divergence", "advantage"]
-"""What a weight or a unit may look at beside the student and the trajectory: what the teacher says,
-or is told; the tokens' values; the reward's opinion of them.
-"""
-
-
 @dataclass(frozen=True)
 class Evidence:
     """What a weight, a unit or an estimator may look at; nothing of it is differentiated.
@@ -164,28 +152,31 @@ class Evidence:
     route_L: torch.Tensor
     step: int = 0
 
-    @classmethod
-    def unasked(cls, tokens: Tokens, lessons: Sequence[Lesson], step: int) -> Evidence:
-        """What is known before any model is asked; the rest is no number (NaN)."""
-        silent = Opinion.unasked(tokens.behaviour_N)
-        unknown_N = silent.logprob_N
-        unknown_L = unknown_N.new_full((len(lessons),), torch.nan)
-        return cls(
-            student=silent,
-            teacher=silent,
-            tokens=tokens,
-            lessons=lessons,
-            value_N=unknown_N,
-            advantage_N=unknown_N,
-            success_L=unknown_L,
-            route_L=unknown_L,
-            step=step,
-        )
-
     @property
     def gap_N(self) -> torch.Tensor:
         """log q(y) - log p(y): positive where the teacher wants more of the token."""
         return self.teacher.logprob_N - self.student.logprob_N
+
+
+class NotYetAsked(Exception):
+    """A part looks at what no model has been asked yet."""
+
+
+class UnaskedEvidence(Evidence):
+    """What is known before any model is asked: the tokens, the episodes and the step.
+
+    Whoever looks at more is stopped, and asked again when it is known. So that a part is done with
+    it proves that it needs no more.
+
+    Raises:
+        NotYetAsked: something else was looked at.
+    """
+
+    def __init__(self, tokens: Tokens, lessons: Sequence[Lesson], step: int) -> None:
+        vars(self).update(tokens=tokens, lessons=lessons, step=step)
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotYetAsked(name)
 
 
 class SignalError(ValueError):

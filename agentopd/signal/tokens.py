@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
 
 from agentopd.base.types import Lesson
-
-Extent = Literal["token", "turn", "episode"]
-"""A stretch of tokens; each lies within one of the next."""
-_NARROW_TO_WIDE = ("token", "turn", "episode")
 
 # N trainable tokens of the micro-batch, K turns that have some, G groups of any kind
 
@@ -109,11 +104,6 @@ class Turns:
             fresh = k == 0 or before[k - 1][0] != lesson
             found.append(step(start if fresh else found[-1], value))
         return torch.tensor(found, dtype=torch.float64, device=values_K.device)
-
-
-def spans_all(wide: Extent, narrow: Extent) -> bool:
-    """Whether stretches of the one extent are made of whole stretches of the other."""
-    return _NARROW_TO_WIDE.index(wide) >= _NARROW_TO_WIDE.index(narrow)
 
 
 def sum_by(values_N: torch.Tensor, group_N: torch.Tensor, groups: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
@@ -21,8 +21,7 @@ from agentopd.base.types import Trajectory
 from agentopd.divergences.base import Divergence
 from agentopd.signal.aggregate import Normalise
 from agentopd.signal.beside import Beside
-from agentopd.signal.evidence import Evidence, Looked
-from agentopd.signal.tokens import Extent
+from agentopd.signal.evidence import Evidence
 from agentopd.units.spans import Payment, Reduce, Span, SpanIndex
 
 if TYPE_CHECKING:
@@ -31,7 +30,23 @@ if TYPE_CHECKING:
 
 
 class Unit(Part, family="unit"):
-    """One granularity.
+    """One granularity: `spans`, and the rest is optional.
+
+    A unit of your own says which tokens of an episode belong together; here those of the first, and
+    of the second half of its turns:
+
+        class Halves(Unit, kind="halves"):
+            late: float = Field(default=0.5, ge=0)
+
+            def spans(self, trajectory: Trajectory) -> list[Span]:
+                turns = trajectory.turns
+                cut = (len(turns) + 1) // 2
+                halves = [(turns[:cut], 1.0), (turns[cut:], self.late)]
+                return [
+                    Span(half[0].start, half[-1].stop, "half", weight)
+                    for half, weight in halves
+                    if half
+                ]
 
     A unit may live: it is made ready once (`prepare`), takes note of each step's trajectories
     before their spans are asked for (`learn`), and what it remembers goes into the checkpoint
@@ -43,75 +58,21 @@ class Unit(Part, family="unit"):
         budget: what `normalise: fixed` divides by.
     """
 
-    within: ClassVar[Extent] = "episode"
-    """A stretch of tokens that no span leaves."""
-
     reduce: Reduce = "mean"
     normalise: Normalise = "token_mean"
     budget: float = Field(default=1_000.0, gt=0)
-
-    @property
-    def linear(self) -> bool:
-        """Whether credits are linear in the tokens' values, whatever the models say."""
-        return True
-
-    @property
-    def averages_over(self) -> Extent | None:
-        """The stretch over which `modulation` takes means; None where spans are no such thing."""
-        return None
-
-    @property
-    def without_means(self) -> str:
-        """The same unit with each token's own value in the place of means; empty for none."""
-        return ""
-
-    @property
-    def looks_at(self) -> frozenset[Looked]:
-        """What the unit looks at to cut, to weigh or to judge."""
-        return frozenset() if self.linear else frozenset({"teacher"})
-
-    @property
-    def credits_values(self) -> bool:
-        """Whether credits are made of the tokens' values."""
-        return True
-
-    def unread(self) -> dict[str, str]:
-        """See `Settings.unread`."""
-        return {} if self.normalise == "fixed" else {"budget": "normalise: fixed"}
 
     @abstractmethod
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """The spans of one trajectory."""
 
-    def credit(
-        self, values_N: torch.Tensor, index: SpanIndex, evidence: Evidence | None = None
-    ) -> torch.Tensor:
+    def credit(self, values_N: torch.Tensor, index: SpanIndex, evidence: Evidence) -> torch.Tensor:
         """What each token carries, (N,), of its own value (N,). Differentiable in `values_N`.
 
-        A unit that is `linear` does not look at the evidence, which may then be missing.
+        A unit that looks at no more of the evidence than tokens, lessons and step spares a pass
+        over the vocabulary.
         """
         return index.scatter(index.reduce(values_N, self.reduce), len(values_N))
-
-    def modulation(
-        self, weight_N: torch.Tensor, index: SpanIndex, evidence: Evidence | None = None
-    ) -> torch.Tensor:
-        """(N,) what a mix multiplies advantages by, of each token's weight (N,). A span's tokens
-        share their mean, whatever `reduce` says: a sum would multiply by the span's length.
-        """
-        averaging = self.model_copy(update={"reduce": "mean"})
-        return averaging.credit(weight_N, index, evidence)
-
-    def returns(self, divergence: Divergence) -> Literal["loss", "advantage"]:
-        """What `credit` gives, when it is given this divergence's values."""
-        return divergence.returns
-
-    def balance(self, spans: Sequence[Sequence[Span]]) -> float:
-        """A factor on a step's credits, from all its trajectories' spans, to keep the scale."""
-        return 1.0
-
-    def payments(self, trajectory: Trajectory) -> list[Payment]:
-        """The unit's verdicts, each with the tokens it paid; none of a unit that judges nothing."""
-        return []
 
     def check(self, beside: Beside) -> None:
         """Look at the rest of the method when the configuration is read.
@@ -130,13 +91,34 @@ class Unit(Part, family="unit"):
     def learn(self, trajectories: Sequence[Trajectory]) -> None:
         """Take note of a step's trajectories before their spans are asked for."""
 
-    def scalars(self) -> dict[str, float]:
-        """Numbers about what it has learnt so far, by name, for the step's line of metrics."""
-        return {}
-
     def state(self) -> dict[str, Any]:
         """What must survive a restart, as JSON."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
         """The reverse of `state`."""
+
+    def scalars(self) -> dict[str, float]:
+        """Numbers about what it has learnt so far, by name, for the step's line of metrics."""
+        return {}
+
+    def modulation(
+        self, weight_N: torch.Tensor, index: SpanIndex, evidence: Evidence
+    ) -> torch.Tensor:
+        """(N,) what a mix multiplies advantages by, of each token's weight (N,). A span's tokens
+        share their mean, whatever `reduce` says: a sum would multiply by the span's length.
+        """
+        averaging = self.model_copy(update={"reduce": "mean"})
+        return averaging.credit(weight_N, index, evidence)
+
+    def balance(self, spans: Sequence[Sequence[Span]]) -> float:
+        """A factor on a step's credits, from all its trajectories' spans, to keep the scale."""
+        return 1.0
+
+    def returns(self, divergence: Divergence) -> Literal["loss", "advantage"]:
+        """What `credit` gives, when it is given this divergence's values."""
+        return divergence.returns
+
+    def payments(self, trajectory: Trajectory) -> list[Payment]:
+        """The verdicts of a unit that judges, each with the tokens it paid."""
+        return []

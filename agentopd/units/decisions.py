@@ -7,14 +7,14 @@ student is undecided), by what the environment states, or by a function of yours
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 
 from agentopd.base.types import Trajectory
-from agentopd.signal.evidence import Evidence, Looked
-from agentopd.signal.tokens import Extent, mean_by
+from agentopd.signal.evidence import Evidence
+from agentopd.signal.tokens import mean_by
 from agentopd.units.base import Unit
 from agentopd.units.facts import Fact, fact_of, named_function
 from agentopd.units.spans import Span, SpanIndex
@@ -50,8 +50,6 @@ class DecisionPointUnit(Unit, kind="decision_point"):
             turn is not rescaled: its tokens count `floor`.
     """
 
-    within: ClassVar[Extent] = "turn"
-
     by: Literal["disagreement", "divergence", "entropy", "entropy_drop", "fact", "function"] = (
         "disagreement"
     )
@@ -85,39 +83,13 @@ class DecisionPointUnit(Unit, kind="decision_point"):
             named_function(self.function)
         return self
 
-    @property
-    def linear(self) -> bool:
-        """See `Unit.linear`."""
-        return self.by in _KNOWN_BEFOREHAND
-
-    @property
-    def averages_over(self) -> Extent:
-        """See `Unit.averages_over`."""
-        return "turn" if self.use == "credit" else "token"
-
-    @property
-    def without_means(self) -> str:
-        """See `Unit.without_means`."""
-        return "its use: value" if self.use == "credit" else ""
-
-    @property
-    def looks_at(self) -> frozenset[Looked]:
-        """See `Unit.looks_at`."""
-        if self.by == "divergence":
-            return frozenset({"divergence"})
-        return frozenset({"teacher"}) if self.by == "disagreement" else frozenset()
-
-    def unread(self) -> dict[str, str]:
-        """See `Settings.unread`."""
-        return super().unread() | ({} if self.use == "credit" else {"reduce": "use: credit"})
-
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`: a span a turn, named `decision` where the turn is known to be chosen.
 
         Raises:
             ValueError: the function named a turn that the episode does not have.
         """
-        if not self.linear:
+        if self.by not in _KNOWN_BEFOREHAND:
             return [Span(turn.start, turn.stop, "turn") for turn in trajectory.turns]
         chosen = self._chosen_beforehand(trajectory)
         return [
@@ -138,15 +110,12 @@ class DecisionPointUnit(Unit, kind="decision_point"):
             chosen_S[best[: self._limit(len(own))]] = True
         return chosen_S if self.threshold is None else chosen_S & (score_S >= self.threshold)
 
-    def credit(
-        self, values_N: torch.Tensor, index: SpanIndex, evidence: Evidence | None = None
-    ) -> torch.Tensor:
+    def credit(self, values_N: torch.Tensor, index: SpanIndex, evidence: Evidence) -> torch.Tensor:
         """See `Unit.credit`."""
         # A turn known beforehand has its weight in the index already.
         weight_S = torch.ones_like(index.weight_S)
         chosen_S = index.weight_S == 1.0
-        if not self.linear:
-            assert evidence is not None, "this unit is not linear: it chooses by the evidence"
+        if self.by not in _KNOWN_BEFOREHAND:
             chosen_S = self.chosen(index, evidence)
             weight_S = torch.where(chosen_S, weight_S, weight_S.new_tensor(self.floor))
         if self.renormalise:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
 from agentopd.base.types import Trajectory
-from agentopd.signal.evidence import Evidence, Looked
-from agentopd.signal.tokens import Extent, mean_by
+from agentopd.signal.evidence import Evidence
+from agentopd.signal.tokens import mean_by
 from agentopd.units.base import Unit
 from agentopd.units.facts import AnswerPart, part_of
 from agentopd.units.spans import Span, SpanIndex
@@ -19,22 +19,11 @@ from agentopd.units.spans import Span, SpanIndex
 class TokenUnit(Unit, kind="token"):
     """Every token by itself."""
 
-    @property
-    def averages_over(self) -> Extent:
-        """See `Unit.averages_over`."""
-        return "token"
-
-    def unread(self) -> dict[str, str]:
-        """See `Settings.unread`."""
-        return {**super().unread(), "reduce": "a unit whose spans have several tokens"}
-
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`."""
         return [Span(t, t + 1, "token") for t in trajectory.trainable.nonzero()[0].tolist()]
 
-    def credit(
-        self, values_N: torch.Tensor, index: SpanIndex, evidence: Evidence | None = None
-    ) -> torch.Tensor:
+    def credit(self, values_N: torch.Tensor, index: SpanIndex, evidence: Evidence) -> torch.Tensor:
         """See `Unit.credit`: a token of its own carries its own value."""
         return values_N
 
@@ -50,46 +39,17 @@ class TurnUnit(Unit, kind="turn"):
         part: the tokens of the turn that are looked at; the others carry nothing.
     """
 
-    within: ClassVar[Extent] = "turn"
-
     use: Literal["credit", "weight"] = "credit"
     part: AnswerPart = "turn"
-
-    @property
-    def linear(self) -> bool:
-        """See `Unit.linear`."""
-        return self.use == "credit"
-
-    @property
-    def averages_over(self) -> Extent | None:
-        """See `Unit.averages_over`."""
-        if self.use == "weight":
-            return "token"
-        return "turn" if self.part == "turn" else None
-
-    @property
-    def without_means(self) -> str:
-        """See `Unit.without_means`."""
-        if self.use == "weight":
-            return ""
-        return "unit: token" if self.part == "turn" else f"unit: token on the {self.part} alone"
-
-    @property
-    def looks_at(self) -> frozenset[Looked]:
-        """See `Unit.looks_at`."""
-        return frozenset({"divergence"}) if self.use == "weight" else frozenset()
 
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`."""
         return [Span(*part_of(turn, self.part), self.part) for turn in trajectory.turns]
 
-    def credit(
-        self, values_N: torch.Tensor, index: SpanIndex, evidence: Evidence | None = None
-    ) -> torch.Tensor:
+    def credit(self, values_N: torch.Tensor, index: SpanIndex, evidence: Evidence) -> torch.Tensor:
         """See `Unit.credit`."""
         if self.use == "credit":
-            return super().credit(values_N, index)
-        assert evidence is not None, "this unit is not linear: it weighs by the evidence"
+            return super().credit(values_N, index, evidence)
         size_S = index.reduce(evidence.value_N.abs(), self.reduce)
         mean_S = mean_by(size_S, index.lesson_S, index.lessons)[index.lesson_S]
         # Where every turn agrees with the teacher there is nothing to weigh: turns count alike.
@@ -99,7 +59,7 @@ class TurnUnit(Unit, kind="turn"):
         return values_N * index.scatter(relative_S, len(values_N))
 
     def modulation(
-        self, weight_N: torch.Tensor, index: SpanIndex, evidence: Evidence | None = None
+        self, weight_N: torch.Tensor, index: SpanIndex, evidence: Evidence
     ) -> torch.Tensor:
         """See `Unit.modulation`; with `use: weight`, `reduce` is that of the disagreement."""
         if self.use == "weight":
@@ -109,16 +69,6 @@ class TurnUnit(Unit, kind="turn"):
 
 class TrajectoryUnit(Unit, kind="trajectory"):
     """The whole episode as one."""
-
-    @property
-    def averages_over(self) -> Extent:
-        """See `Unit.averages_over`."""
-        return "episode"
-
-    @property
-    def without_means(self) -> str:
-        """See `Unit.without_means`."""
-        return "unit: token"
 
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`."""

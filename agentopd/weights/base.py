@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import model_validator
 
 from agentopd.base.parts import Part
-from agentopd.signal.evidence import Evidence, Looked, Opinion
-from agentopd.signal.tokens import Extent, Tokens, mean_by
+from agentopd.signal.evidence import Evidence, Opinion
+from agentopd.signal.tokens import Tokens, mean_by
 
 # N tokens, G groups: the episodes, or the turns, of a micro-batch
 
@@ -28,7 +28,22 @@ _NOTHING = 1e-12
 
 
 class Weight(Part, family="weight"):
-    """How much each token's value counts.
+    """How much each token's value counts: `raw`, and the rest is optional.
+
+    A weight of your own says a number of each token, of what is known of it; here 1 in the first
+    turns, and less in the others:
+
+        class FirstTurns(Weight, kind="first_turns"):
+            turns: int = Field(default=2, ge=1)
+            rest: float = Field(default=0.5, ge=0)
+
+            def raw(self, evidence: Evidence) -> torch.Tensor:
+                tokens = evidence.tokens
+                early_N = tokens.turn_N < self.turns
+                return torch.where(early_N, 1.0, self.rest).to(tokens.behaviour_N.dtype)
+
+    One that looks at `evidence.tokens`, `evidence.lessons` and `evidence.step` alone, as this does,
+    is made before any model is asked, which spares a pass over the vocabulary.
 
     Args:
         renormalise: rescale to a mean of 1 over the tokens of each `episode`, so that an episode's
@@ -39,9 +54,9 @@ class Weight(Part, family="weight"):
 
     renormalise: Renormalise = "episode"
 
-    by_place: ClassVar[bool] = False
-    """Whether `raw` looks at no model. Then the weights are known before any is asked, and
-    gradients take one pass over the vocabulary instead of two."""
+    @abstractmethod
+    def raw(self, evidence: Evidence) -> torch.Tensor:
+        """(N,) non-negative weights; nothing of them is differentiated."""
 
     @property
     def mask(self) -> bool:
@@ -50,32 +65,12 @@ class Weight(Part, family="weight"):
         """
         return False
 
-    @property
-    def needs_ranks(self) -> bool:
-        """Whether `raw` reads `Opinion.rank_N`."""
-        return False
-
-    @property
-    def looks_at(self) -> frozenset[Looked]:
-        """What `raw` looks at. Where a weight that looks at advantages meets none, it must say the
-        same whatever the teacher says.
+    @torch.no_grad()
+    def of(self, evidence: Evidence) -> torch.Tensor:
+        """The weights as they are used where there are no others; with `needs_step`, the evidence
+        must be of the whole step.
         """
-        return frozenset() if self.by_place else frozenset({"teacher"})
-
-    @property
-    def says_nothing(self) -> bool:
-        """Whether every weight is 1, whatever is said of the tokens."""
-        return False
-
-    @property
-    def shared_by(self) -> Extent:
-        """The widest stretch all of whose tokens have one weight, whatever is said of them."""
-        return "token"
-
-    @property
-    def balanced_over(self) -> Extent | None:
-        """The narrowest stretch over which weights average to 1, whatever is said of the tokens."""
-        return "episode" if self.renormalise == "episode" and not self.mask else None
+        return product([(self, self.raw(evidence))], evidence.tokens)
 
     @property
     def needs_step(self) -> bool:
@@ -84,16 +79,10 @@ class Weight(Part, family="weight"):
         """
         return self.renormalise == "step"
 
-    @abstractmethod
-    def raw(self, evidence: Evidence) -> torch.Tensor:
-        """(N,) non-negative weights."""
-
-    @torch.no_grad()
-    def of(self, evidence: Evidence) -> torch.Tensor:
-        """The weights as they are used where there are no others; with `needs_step`, the evidence
-        must be of the whole step.
-        """
-        return product([(self, self.raw(evidence))], evidence.tokens)
+    @property
+    def needs_ranks(self) -> bool:
+        """Whether `raw` reads `Opinion.rank_N`, which is counted for those alone that ask."""
+        return False
 
 
 class SpanWeight(Weight):
@@ -118,23 +107,9 @@ class SpanWeight(Weight):
             )
         return self
 
-    @property
-    def shared_by(self) -> Extent:
-        """See `Weight.shared_by`."""
-        return self.per
-
     def groups(self, tokens: Tokens) -> tuple[torch.Tensor, int]:
         """Which group each token belongs to, (N,), and how many groups there are."""
         return groups(self.per, tokens)
-
-
-class TurnWeight(Weight):
-    """A weight that all tokens of a turn share."""
-
-    @property
-    def shared_by(self) -> Extent:
-        """See `Weight.shared_by`."""
-        return "turn"
 
 
 def groups(per: Per, tokens: Tokens) -> tuple[torch.Tensor, int]:
@@ -142,11 +117,6 @@ def groups(per: Per, tokens: Tokens) -> tuple[torch.Tensor, int]:
     if per == "turn":
         return tokens.turns.at_N, len(tokens.turns)
     return tokens.lesson_N, tokens.lessons
-
-
-def looking_at(whose: Whose) -> frozenset[Looked]:
-    """What a weight looks at that asks that model alone; see `Weight.looks_at`."""
-    return frozenset({"teacher"}) if whose == "teacher" else frozenset()
 
 
 def opinion(evidence: Evidence, whose: Whose) -> Opinion:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 
-from agentopd.signal.evidence import Evidence, Looked
+from agentopd.signal.evidence import Evidence
 from agentopd.signal.tokens import mean_by, sum_by
 from agentopd.weights.base import (
     Per,
@@ -16,7 +16,6 @@ from agentopd.weights.base import (
     SpanWeight,
     Weight,
     groups,
-    looking_at,
 )
 
 # N tokens of a micro-batch, G groups of them: turns or episodes
@@ -111,11 +110,6 @@ class StudentPerplexity(Perplexity, kind="student_perplexity"):
     2604.10688, for successes). See `Perplexity`.
     """
 
-    @property
-    def looks_at(self) -> frozenset[Looked]:
-        """See `Weight.looks_at`."""
-        return looking_at("student")
-
     def surprise(self, evidence: Evidence) -> torch.Tensor:
         """See `Perplexity.surprise`."""
         return -evidence.student.logprob_N
@@ -141,11 +135,6 @@ class Spike(SpanWeight, kind="spike"):
     strength: float = Field(default=1.0, gt=0)
     beta: float = Field(default=1.0, gt=0)
 
-    @property
-    def looks_at(self) -> frozenset[Looked]:
-        """See `Weight.looks_at`."""
-        return looking_at("student")
-
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
         group_N, count = self.groups(evidence.tokens)
@@ -170,11 +159,6 @@ class EarlyTokens(Weight, kind="early_tokens"):
 
     gamma: float = Field(default=0.5, ge=0)
     per: Per = "episode"
-
-    @property
-    def says_nothing(self) -> bool:
-        """See `Weight.says_nothing`."""
-        return self.gamma == 0
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""

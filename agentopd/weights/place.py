@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,37 +9,29 @@ from pydantic import Field
 
 from agentopd.base.types import Lesson
 from agentopd.models.phrases import inserted_phrases, phrases, runs
-from agentopd.signal.evidence import Evidence, Looked
+from agentopd.signal.evidence import Evidence
 from agentopd.signal.tokens import sum_by
 from agentopd.weights.base import (
     Per,
     Renormalise,
-    TurnWeight,
     Weight,
     groups,
-    looking_at,
 )
 
 # N tokens of a micro-batch, G groups of them, T tokens of a trajectory
 
 
-class DepthDecay(TurnWeight, kind="depth_decay"):
+class DepthDecay(Weight, kind="depth_decay"):
     """gamma^k for the tokens of turn k = 0, 1, ...: late turns count less."""
 
-    by_place: ClassVar[bool] = True
     gamma: float = Field(default=0.9, gt=0, le=1)
-
-    @property
-    def says_nothing(self) -> bool:
-        """See `Weight.says_nothing`."""
-        return self.gamma == 1
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
-        return self.gamma ** evidence.tokens.turn_N.to(evidence.value_N.dtype)
+        return self.gamma ** evidence.tokens.turn_N.to(evidence.tokens.behaviour_N.dtype)
 
 
-class DepthCurriculum(TurnWeight, kind="depth_curriculum"):
+class DepthCurriculum(Weight, kind="depth_curriculum"):
     """The first k turns alone teach, k = min(start + step // every, most), front to back (TCOD's
     F2B, 2604.24005).
 
@@ -51,7 +41,6 @@ class DepthCurriculum(TurnWeight, kind="depth_curriculum"):
         most: no limit if not given.
     """
 
-    by_place: ClassVar[bool] = True
     renormalise: Renormalise = False
     start: int = Field(default=1, ge=1)
     every: int = Field(default=2, ge=1)
@@ -66,7 +55,7 @@ class DepthCurriculum(TurnWeight, kind="depth_curriculum"):
         """See `Weight.raw`."""
         depth = self.start + evidence.step // self.every
         depth = depth if self.most is None else min(depth, self.most)
-        return (evidence.tokens.turn_N < depth).to(evidence.value_N.dtype)
+        return (evidence.tokens.turn_N < depth).to(evidence.tokens.behaviour_N.dtype)
 
 
 class SkipFirst(Weight, kind="skip_first"):
@@ -78,14 +67,8 @@ class SkipFirst(Weight, kind="skip_first"):
         per: of each turn, or of the episode.
     """
 
-    by_place: ClassVar[bool] = True
     tokens: int = Field(default=3, ge=0)
     per: Per = "turn"
-
-    @property
-    def says_nothing(self) -> bool:
-        """See `Weight.says_nothing`."""
-        return self.tokens == 0
 
     @property
     def mask(self) -> bool:
@@ -98,7 +81,7 @@ class SkipFirst(Weight, kind="skip_first"):
         length_G = sum_by(torch.ones_like(group_N), group_N, count)
         number_N = torch.arange(len(group_N), device=group_N.device)
         number_N = number_N - (length_G.cumsum(0) - length_G)[group_N]
-        return (number_N >= self.tokens).to(evidence.value_N.dtype)
+        return (number_N >= self.tokens).to(evidence.tokens.behaviour_N.dtype)
 
 
 class PhraseMask(Weight, kind="phrase_mask"):
@@ -109,13 +92,7 @@ class PhraseMask(Weight, kind="phrase_mask"):
     was inserted, and nothing is.
     """
 
-    by_place: ClassVar[bool] = True
     length: int = Field(default=4, ge=1)
-
-    @property
-    def looks_at(self) -> frozenset[Looked]:
-        """See `Weight.looks_at`: at what the teacher was told."""
-        return looking_at("teacher")
 
     @property
     def mask(self) -> bool:
@@ -125,7 +102,7 @@ class PhraseMask(Weight, kind="phrase_mask"):
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
         kept = np.concatenate([~self._repeats(lesson) for lesson in evidence.lessons])
-        return torch.from_numpy(kept).to(evidence.value_N)
+        return torch.from_numpy(kept).to(evidence.tokens.behaviour_N)
 
     def _repeats(self, lesson: Lesson) -> npt.NDArray[np.bool_]:
         """Which of the trajectory's trainable tokens repeat a phrase."""

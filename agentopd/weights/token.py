@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from pydantic import Field, field_validator
 
-from agentopd.signal.evidence import Evidence, Looked
-from agentopd.weights.base import Renormalise, Weight, Whose, looking_at, opinion
+from agentopd.signal.evidence import Evidence
+from agentopd.weights.base import Renormalise, Weight, Whose, opinion
 
 # N tokens of a micro-batch; p the student, q the teacher, A the advantage, y the sampled token
 
@@ -30,11 +30,6 @@ class GapGate(Weight, kind="gap_gate"):
 
     beta: float = Field(default=5.0, ge=0)
     variant: Literal["gap", "entropy", "soft_or"] = "gap"
-
-    @property
-    def looks_at(self) -> frozenset[Looked]:
-        """See `Weight.looks_at`."""
-        return looking_at("student" if self.variant == "entropy" else "teacher")
 
     @field_validator("beta")
     @classmethod
@@ -70,11 +65,6 @@ class EvidenceRatio(Weight, kind="evidence_ratio"):
     renormalise: Renormalise = False
     clip: float = Field(default=0.2, gt=0, le=1)
 
-    @property
-    def looks_at(self) -> frozenset[Looked]:
-        """See `Weight.looks_at`."""
-        return frozenset({"teacher", "advantage"})
-
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
         ratio_N = (evidence.advantage_N.sign() * evidence.gap_N).exp()
@@ -93,11 +83,6 @@ class EntropyWeight(Weight, kind="entropy"):
 
     whose: Whose = "student"
     prefer: Literal["high", "low"] = "high"
-
-    @property
-    def looks_at(self) -> frozenset[Looked]:
-        """See `Weight.looks_at`."""
-        return looking_at(self.whose)
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
@@ -125,18 +110,6 @@ class CentredLikelihood(Weight, kind="cll"):
     beta: float = Field(default=1.0, gt=0)
     most: float = Field(default=10.0, gt=1)
     least: float = -1.0
-
-    @property
-    def looks_at(self) -> frozenset[Looked]:
-        """See `Weight.looks_at`."""
-        return looking_at(self.whose)
-
-    def unread(self) -> dict[str, str]:
-        """See `Settings.unread`."""
-        found = {"beta": "form: sigmoid or exp"} if self.form == "threshold" else {}
-        if self.form != "exp":
-            found["most"] = "form: exp"
-        return found if self.form == "threshold" else {**found, "least": "form: threshold"}
 
     @property
     def mask(self) -> bool:

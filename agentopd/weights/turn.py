@@ -10,10 +10,10 @@ from pydantic import Field
 
 from agentopd.base.parts import Settings
 from agentopd.base.types import Turn
-from agentopd.signal.evidence import Evidence, Looked
-from agentopd.signal.tokens import Extent, Turns, mean_by, sum_by
+from agentopd.signal.evidence import Evidence
+from agentopd.signal.tokens import Turns, mean_by, sum_by
 from agentopd.units.facts import fact_of
-from agentopd.weights.base import Renormalise, TurnWeight, Weight, relative
+from agentopd.weights.base import Renormalise, Weight, relative
 
 # N tokens of a micro-batch, K their turns, L their lessons;
 # p the student, q the teacher, A the advantage, y the sampled token, d = log q(y) - log p(y)
@@ -40,18 +40,6 @@ class StepSigmoid(Weight, kind="step_sigmoid"):
     scale: float = Field(default=1.0, gt=0)
     budget: Literal["mean", "total", "none"] = "mean"
 
-    @property
-    def looks_at(self) -> frozenset[Looked]:
-        """See `Weight.looks_at`."""
-        return frozenset({"teacher", "advantage"})
-
-    @property
-    def balanced_over(self) -> Extent | None:
-        """See `Weight.balanced_over`; a turn's budget stays, for the episode's mean is 1 then."""
-        if self.budget == "mean":
-            return "turn"
-        return "episode" if self.budget == "total" else super().balanced_over
-
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
         signed_N = evidence.advantage_N.sign() * evidence.gap_N
@@ -71,7 +59,7 @@ class StepSigmoid(Weight, kind="step_sigmoid"):
         return weight_N * share_K[turns.at_N]
 
 
-class BeliefIncrement(TurnWeight, kind="belief_increment"):
+class BeliefIncrement(Weight, kind="belief_increment"):
     """How much each turn moved the belief in success (AgentOPSD 2608.05987).
 
     A turn's evidence is e_k = sum of its d. With c_k = gamma c_(k-1) + e_k and the group's share of
@@ -87,11 +75,6 @@ class BeliefIncrement(TurnWeight, kind="belief_increment"):
     gamma: float = Field(default=0.95, ge=0, le=1)
     clip: float = Field(default=0.2, gt=0, le=1)
     floor: float = Field(default=1e-3, gt=0, lt=0.5)
-
-    @property
-    def looks_at(self) -> frozenset[Looked]:
-        """See `Weight.looks_at`."""
-        return frozenset({"teacher", "advantage"})
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
@@ -110,7 +93,7 @@ class BeliefIncrement(TurnWeight, kind="belief_increment"):
         return weight_K[turns.at_N].to(evidence.gap_N.dtype)
 
 
-class DisagreementUncertainty(TurnWeight, kind="disagreement_uncertainty"):
+class DisagreementUncertainty(Weight, kind="disagreement_uncertainty"):
     """1 - (1 - D)(1 - U): turns of disagreement or of uncertainty (T-DUR of ATOD, 2606.27814).
 
     D is the turn's mean |d| and U its mean -log p(y), each brought to 0..1 by the least and the
@@ -154,7 +137,7 @@ _RULES = (
 )
 
 
-class LabelConfidence(TurnWeight, kind="label_confidence"):
+class LabelConfidence(Weight, kind="label_confidence"):
     """A label a turn times the teacher's mean probability of its likeliest token (SAGE-OPD
     2606.19659).
 
@@ -169,11 +152,6 @@ class LabelConfidence(TurnWeight, kind="label_confidence"):
     rules: tuple[LabelRule, ...] = _RULES
     otherwise: Label = "strong"
     weak: float = Field(default=0.5, ge=0, le=1)
-
-    def unread(self) -> dict[str, str]:
-        """See `Settings.unread`."""
-        labels = {self.otherwise, *(rule.label for rule in self.rules)}
-        return {} if "weak" in labels else {"weak": "a rule whose label is weak"}
 
     @property
     def mask(self) -> bool:
@@ -198,7 +176,7 @@ class LabelConfidence(TurnWeight, kind="label_confidence"):
         return (label_K * confidence_K)[turns.at_N]
 
 
-class TrustDecay(TurnWeight, kind="trust_decay"):
+class TrustDecay(Weight, kind="trust_decay"):
     """Less weight where the student has drifted from its teacher (SOD 2605.07725).
 
     With D_k the mean |d| of turn k, the weight is the product over u < k of
@@ -226,7 +204,7 @@ class TrustDecay(TurnWeight, kind="trust_decay"):
         return trust_K[turns.at_N].to(drift_K.dtype)
 
 
-class KLCentroid(TurnWeight, kind="kl_centroid"):
+class KLCentroid(Weight, kind="kl_centroid"):
     """1 up to the depth at which the divergence lies on average, 0 beyond it (TurnOPD 2607.05804).
 
     With V_k the mean absolute value of turn k = 1, 2, ..., the centroid is sum k V_k / sum V_k, and
@@ -241,11 +219,6 @@ class KLCentroid(TurnWeight, kind="kl_centroid"):
 
     reach: float = Field(default=1.0, gt=0)
     centroid: Literal["episode", "step"] = "episode"
-
-    @property
-    def looks_at(self) -> frozenset[Looked]:
-        """See `Weight.looks_at`."""
-        return frozenset({"divergence"})
 
     @property
     def needs_step(self) -> bool:

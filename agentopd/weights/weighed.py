@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from agentopd.base.types import Lesson
-from agentopd.signal.evidence import Evidence
-from agentopd.signal.tokens import Extent
+from agentopd.signal.evidence import Evidence, NotYetAsked, UnaskedEvidence
+from agentopd.signal.tokens import Tokens
 from agentopd.weights.base import Weight, product
 
 # N tokens of some lessons
@@ -64,38 +64,21 @@ def weigh(weights: Sequence[Weight], evidence: Evidence) -> Weighed:
     return Weighed(product(factors, evidence.tokens), gates)
 
 
-def weigh_unasked(weights: Sequence[Weight], evidence: Evidence) -> Weighed:
-    """The same of weights that look at no model, where none was asked.
-
-    Raises:
-        ValueError: one of them does look at a model.
+def weigh_unasked(
+    weights: Sequence[Weight], lessons: Sequence[Lesson], step: int
+) -> Weighed | None:
+    """The same of all taught lessons of a step, before any model is asked of them; None where a
+    weight looks at what they say.
     """
-    found = weigh(weights, evidence)
-    for name, gate_N in found.gates.items():
-        if not gate_N.isfinite().all():
-            raise ValueError(
-                f"the weight {name} declares by_place = True, that it looks at no model, and yet "
-                "its weights depend on what the models say: leave by_place out"
-            )
-    return found
+    tokens = Tokens.of(lessons, torch.device("cpu"))
+    try:
+        return weigh(weights, UnaskedEvidence(tokens, lessons, step))
+    except NotYetAsked:
+        # That is its answer.
+        return None
 
 
-def known_by_place(weights: Sequence[Weight]) -> bool:
-    """Whether all weights are known before any model is asked."""
-    return all(weight.by_place for weight in weights)
-
-
-def need_survey(weights: Sequence[Weight]) -> bool:
+def need_survey(weights: Sequence[Weight], lessons: Sequence[Lesson], step: int) -> bool:
     """Whether the models must have been asked about the whole step before a token is weighed."""
-    return not known_by_place(weights) and any(weight.needs_step for weight in weights)
-
-
-def balanced_over(weights: Sequence[Weight]) -> Extent | None:
-    """The narrowest stretch over which the weights together average to 1, whatever is said of the
-    tokens; None where they need not.
-    """
-    telling = [weight for weight in weights if not weight.says_nothing]
-    if len(telling) == 1:
-        return telling[0].balanced_over
-    rescaled = [weight.renormalise == "episode" and not weight.mask for weight in telling]
-    return "episode" if telling and all(rescaled) else None
+    step_long = any(weight.needs_step for weight in weights)
+    return step_long and weigh_unasked(weights, lessons, step) is None

@@ -8,7 +8,7 @@ function. Of a turn that it cannot judge, the criterion does not speak.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field, PrivateAttr, SerializeAsAny, model_validator
@@ -16,8 +16,7 @@ from pydantic import Field, PrivateAttr, SerializeAsAny, model_validator
 from agentopd.base.types import Trajectory, Turn
 from agentopd.divergences.base import Divergence
 from agentopd.signal.beside import Beside
-from agentopd.signal.evidence import Evidence, Looked
-from agentopd.signal.tokens import Extent
+from agentopd.signal.evidence import Evidence
 from agentopd.units.base import Unit
 from agentopd.units.facts import part_of
 from agentopd.units.rubric.criteria import Criterion
@@ -58,8 +57,6 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
         floor: what a token counts where every criterion is satisfied.
     """
 
-    within: ClassVar[Extent] = "turn"
-
     criteria: tuple[Criterion, ...] = _DEFAULT
     judge: SerializeAsAny[Verifier] | None = None
     induce: SerializeAsAny[RubricWriter] | None = None
@@ -88,40 +85,6 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
         return self
 
     @property
-    def averages_over(self) -> Extent | None:
-        """See `Unit.averages_over`."""
-        if self.use == "weight":
-            return "token"
-        parts = {criterion.part for criterion in self.criteria}
-        return "turn" if self.use == "credit" and parts <= {"turn"} and not self.induce else None
-
-    @property
-    def without_means(self) -> str:
-        """See `Unit.without_means`."""
-        return "its use: weight" if self.use == "credit" else ""
-
-    @property
-    def looks_at(self) -> frozenset[Looked]:
-        """See `Unit.looks_at`: a judge may be the teacher."""
-        return frozenset({"teacher"})
-
-    @property
-    def credits_values(self) -> bool:
-        """See `Unit.credits_values`: not where verdicts are paid in their place."""
-        return self.use != "reward"
-
-    def unread(self) -> dict[str, str]:
-        """See `Settings.unread`."""
-        found = super().unread()
-        if self.use != "credit":
-            found["reduce"] = "use: credit"
-        if self.use == "reward":
-            found["floor"] = "use: weight or credit"
-        if not self.induce and all(criterion.own_verifier for criterion in self.criteria):
-            found["judge"] = "criteria that have neither a fact nor a verifier"
-        return found
-
-    @property
     def rubric(self) -> tuple[Criterion, ...]:
         """The criteria as they are now; of two that share a name, the one written by hand."""
         names = {criterion.name for criterion in self.criteria}
@@ -135,12 +98,10 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
             Span(p.start, p.stop, p.criterion, p.paid) for p in self.payments(trajectory)
         ]
 
-    def credit(
-        self, values_N: torch.Tensor, index: SpanIndex, evidence: Evidence | None = None
-    ) -> torch.Tensor:
+    def credit(self, values_N: torch.Tensor, index: SpanIndex, evidence: Evidence) -> torch.Tensor:
         """See `Unit.credit`."""
         if self.use == "credit":
-            return super().credit(values_N, index)
+            return super().credit(values_N, index, evidence)
         weights_N = index.scatter(values_N.new_ones(len(index.weight_S)), len(values_N))
         return weights_N if self.use == "reward" else values_N * weights_N
 
