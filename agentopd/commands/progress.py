@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from agentopd.base.console import warn
-from agentopd.rollout.failures import some_failed
+from agentopd.rollout.failures import outgrown, some_failed
 
 Key = tuple[str, int]
 """An arm of a study and a seed."""
@@ -55,11 +55,22 @@ class Status:
     def warnings(self, line: Mapping[str, Any]) -> list[str]:
         """What went wrong in the episodes that a line is about."""
         evaluated = line.get("evaluation") or {}
+        played = evaluated.get("episodes", 0)
         told = (
-            some_failed(line.get("failed", {}), self.episodes, f"of step {line['step'] + 1}"),
             some_failed(
-                evaluated.get("reasons", {}), evaluated.get("episodes", 0), "of the evaluation"
+                line.get("failed", {}),
+                self.episodes,
+                f"of step {line['step'] + 1}",
+                line.get("unopened", 0),
             ),
+            *line.get("warnings", ()),
+            some_failed(
+                evaluated.get("reasons", {}),
+                played,
+                "of the evaluation",
+                evaluated.get("unopened", 0),
+            ),
+            outgrown(evaluated.get("ends", {}), played, "of the evaluation"),
         )
         return [warning for warning in told if warning]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.sources import Source
 from agentopd.privilege.view import SystemView
 from agentopd.probes.rollout import env_metrics
-from agentopd.rollout.failures import failures, most_frequent
+from agentopd.rollout.failures import failures, most_frequent, unopened
 from agentopd.rollout.policies import Rollout
 from agentopd.rollout.pool import Task
 from agentopd.rollout.sampler import Sampler, TransformersSampler
@@ -43,7 +44,8 @@ def play_tasks(
 
 def score(trajectories: Sequence[Trajectory], summarise: Summarise | None = None) -> dict[str, Any]:
     """Success with its 95 % interval, reward and turns of played episodes; how many ended by an
-    error, and by which; and, as `env/...`, the environment's own numbers.
+    error, and by which, and how many by each `EndReason`; and, as `env/...`, the environment's own
+    numbers.
 
     Args:
         summarise: what the environment declares under that name.
@@ -58,6 +60,8 @@ def score(trajectories: Sequence[Trajectory], summarise: Summarise | None = None
         "turns": sum(len(t.turns) for t in trajectories) / max(played, 1),
         "errors": sum(bool(t.error) for t in trajectories),
         "reasons": most_frequent(failures(trajectories)),
+        "unopened": unopened(trajectories),
+        "ends": dict(Counter(t.end.value for t in trajectories)),
         **env_metrics(trajectories),
         **_summary(trajectories, summarise),
     }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gymnasium
 
+from agentopd.base.text import is_unicode
 from agentopd.environment.checks.subject import (
     PATIENCE,
     Caught,
@@ -23,7 +23,6 @@ from agentopd.environment.checks.subject import (
 from agentopd.environment.checks.watch import short
 from agentopd.environment.contract import Info, declared
 
-_LONE = re.compile("[\ud800-\udfff]")
 _STRINGS = ("feedback", "mistake", "oracle", "reference", "skill", "guide")
 _TABLES = ("facts", "metrics")
 
@@ -64,7 +63,7 @@ _ABSENT = object()
 _DECLARED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "system_prompt",
-        lambda value: value is None or (isinstance(value, str) and not _LONE.search(value)),
+        lambda value: value is None or (isinstance(value, str) and is_unicode(value)),
         "one str that can be written as UTF-8, the rules shown at the start",
     ),
     ("max_turns", _count, "an int of at least 1, or None where there is no limit"),
@@ -207,7 +206,7 @@ def values(subject: Subject) -> Findings:
         told += [("after step()", *turn.result[:2], turn.result[4]) for turn in episode.turns]
         for where, observation, reward, info in told:
             for name, text in (("the observation", observation), *_texts(info)):
-                if _LONE.search(text):
+                if not is_unicode(text):
                     message = (
                         f"{name} {where} is {short(text)}, which holds half of a surrogate pair "
                         'and cannot be written as UTF-8: decode bytes with errors="replace"'

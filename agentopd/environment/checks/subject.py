@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import gymnasium
 
+from agentopd.base.text import raised
 from agentopd.environment.checks.watch import Watch, Watched, short
 from agentopd.environment.contract import Info, actions, declared, system_prompt
 from agentopd.environment.registry import make
@@ -178,7 +179,7 @@ def said(error: BaseException) -> str:
     where = traceback.extract_tb(error.__traceback__)[-1]
     folder, name = os.path.split(where.filename)
     line = "" if folder == os.path.dirname(__file__) else f" ({name}, line {where.lineno})"
-    return f"{type(error).__name__}: {error}{line}"
+    return f"{raised(error)}{line}"
 
 
 def steps(
