@@ -28,7 +28,7 @@ def test_the_tasks_of_a_run_follow_one_another_and_runs_differ() -> None:
 
 
 def test_a_step_is_scheduled_by_it() -> None:
-    rollout = StudentRollout(kind="student", tasks=2, group=2)
+    rollout = StudentRollout(tasks=2, group=2)
     for seed in (0, 7, 1_000, 2**40):
         found = [task.seed for task in rollout.schedule(seed, 3)]
         first, second = training_seed(seed, 6), training_seed(seed, 7)

@@ -105,7 +105,7 @@ def speakers() -> list[EnvSettings]:
     wrapped: list[list[Any]] = [[tag], [boxed], [{"kind": "history"}], [tag, {"kind": "history"}]]
     return [
         *(EnvSettings(id=name) for name in env_ids() if name.startswith("agentopd/")),
-        *(EnvSettings(id=HANOI, wrappers=w) for w in (*wrapped, [tools])),
+        *(EnvSettings.model_validate({"id": HANOI, "wrappers": w}) for w in (*wrapped, [tools])),
         EnvSettings(id="toy:FrozenLake-v1"),
     ]
 
@@ -140,7 +140,7 @@ def test_no_environment_plays_what_is_only_thought(settings: EnvSettings) -> Non
 
 
 def test_a_history_repeats_no_thought() -> None:
-    env = EnvSettings(id=HANOI, wrappers=[{"kind": "history"}]).build()  # type: ignore[list-item]
+    env = EnvSettings.model_validate({"id": HANOI, "wrappers": [{"kind": "history"}]}).build()
     for form in ("secret</think>up", "<think>secret</think>up", "up<think>secret"):
         env.reset(seed=0)
         observation = env.step(form)[0]
