@@ -118,9 +118,13 @@ def test_a_full_server_is_heard_even_if_it_has_closed_before_anything_was_sent()
 @pytest.mark.parametrize(
     ("schema", "options", "answer", "sent"),
     [
-        (TEXT, {}, ANSWER, {"message": ANSWER}),
+        (TEXT, {}, ANSWER, {"message": "<action>go</action>"}),
+        (TEXT, {}, "<think>go", {"message": ""}),
+        (TEXT, {}, '{"message": "go"}', {"message": "go"}),
+        (TEXT, {}, '{"other": "go"}', {"message": '{"other": "go"}'}),
+        (MOVE, {}, '<think>{"x": 3, "y": 4}</think> {"x": 1, "y": 2}', {"x": 1, "y": 2}),
         (TEXT, {"send": "action"}, ANSWER, {"message": "go"}),
-        (MOVE, {"action_field": "x"}, ANSWER, {"x": ANSWER}),
+        (MOVE, {"action_field": "x"}, ANSWER, {"x": "<action>go</action>"}),
         (MOVE, {}, '<action>{"x": 1, "y": 2}</action>', {"x": 1, "y": 2}),
     ],
 )
@@ -201,6 +205,8 @@ def test_a_rejected_action_is_an_invalid_one_and_any_other_error_is_raised() -> 
         ({"prompt": "p", "board": "b"}, {"text_field": "board"}, "b"),
         ({"prompt": "p"}, {"text_field": "board"}, '{"prompt": "p"}'),
         ({"text": ""}, {}, ""),
+        ({"message": "moved", "x": 0, "y": 2, "goal": None}, {}, 'moved\n{"x": 0, "y": 2}'),
+        ({"metadata": {"message": "ready"}}, {}, "ready"),
         ({"output": ["é", 1]}, {}, '["é", 1]'),
         ({"x": 1, "metadata": {"task_id": "a"}}, {}, '{"x": 1}'),
         ({}, {}, "{}"),
@@ -330,8 +336,12 @@ def test_a_server_that_is_not_there_is_the_episodes_failure() -> None:
     with served(HANOI) as url:
         pass
     env = make(f"openenv:{url}", {"connect_seconds": 1.0})
-    with pytest.raises(OSError):
+    schema = url.replace("ws://", "http://").replace("/ws", "/schema")
+    with pytest.raises(OSError, match=f"{schema} cannot be reached .*Connection refused"):
         env.reset(seed=0)
+    told = make(f"openenv:{url}", {"connect_seconds": 1.0, "action_field": "text"})
+    with pytest.raises(OSError, match=f"{url} cannot be reached .*Connection refused"):
+        told.reset(seed=0)
     env.close()
 
 
