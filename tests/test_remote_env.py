@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -360,3 +361,80 @@ def test_a_pool_plays_it_as_it_plays_the_environment_in_process() -> None:
     for a, b in zip(found, local, strict=True):
         assert a.ids.tolist() == b.ids.tolist()
         assert (a.turns, a.end, a.error, a.prompt) == (b.turns, b.end, "", b.prompt)
+
+
+TOOL = {
+    "required": ["tool_name"],
+    "properties": {"type": {}, "tool_name": {"type": "string"}, "arguments": {}, "metadata": {}},
+}
+ECHO = {"required": ["text"], "properties": {"text": {"type": "string"}, "times": {}}}
+
+
+def _tools(message: dict[str, Any]) -> Any:
+    """An MCP environment: a tool that echoes."""
+    if message["type"] == "mcp":
+        assert message["data"]["method"] == "tools/list"
+        tools = [{"name": "echo", "description": "Say it\nagain.", "inputSchema": ECHO}]
+        return {"type": "mcp", "data": {"jsonrpc": "2.0", "id": 1, "result": {"tools": tools}}}
+    if message["type"] == "reset":
+        return _observed(metadata={"message": "ready"})
+    named = {"tool_name": message["data"]["tool_name"]}
+    if named["tool_name"] != "echo":
+        error = {"error_type": "tool_not_found", "message": "no such tool"}
+        return _observed(**named, result=None, error=error)
+    content = [{"type": "text", "text": message["data"]["arguments"]["text"]}]
+    return _observed(**named, result={"content": content, "is_error": False}, error=None)
+
+
+@pytest.mark.parametrize("tool", ["tool_name", "name"])
+@pytest.mark.parametrize("form", ["{}", "<think>{{}}</think><action>{}</action>"])
+def test_the_tools_of_an_mcp_environment_are_listed_once_and_called(tool: str, form: str) -> None:
+    got: list[str] = []
+    with pretended(lambda m: got.append(m["type"]) or _tools(m), TOOL) as url:
+        env = make(f"openenv:{url}", {"system_prompt": "Talk."})
+        for seed in (0, 1):
+            assert env.reset(seed=seed)[0] == "ready"
+        assert isinstance(env, Remote)
+        assert env.system_prompt == (
+            "Talk.\nYour action is one call of a tool, a JSON object inside <action></action>:\n"
+            "- echo(text (string), times (any, optional)): Say it again.\n"
+            'For example <action>{"tool_name": "echo", "arguments": {"text": "..."}}</action>'
+        )
+        said, _, _, _, info = env.step(
+            form.format(json.dumps({tool: "echo", "arguments": {"text": "hi"}}))
+        )
+        assert (said, info["action_valid"]) == ("hi", True)
+        said, _, _, _, info = env.step(json.dumps({tool: "shout", "arguments": {}}))
+        assert (said, info["action_valid"]) == ("no such tool", False)
+        assert env.step("echo hi")[0] == "No <action></action> in the answer."
+        env.close()
+    assert got == ["mcp", "reset", "reset", "step", "step"]
+
+
+def test_the_keys_of_an_action_of_several_fields_are_told() -> None:
+    with pretended(lambda _: _observed(text="t"), MOVE) as url:
+        env = make(f"openenv:{url}")
+        env.reset(seed=0)
+        assert isinstance(env, Remote)
+        assert env.system_prompt == (
+            "Your action is a JSON object inside <action></action> with the keys "
+            "x (integer), y (integer)."
+        )
+        env.close()
+
+
+def test_what_cannot_be_carried_out_may_count_as_an_invalid_action() -> None:
+    def reply(message: dict[str, Any]) -> Any:
+        step = message["type"] == "step"
+        return _refused("EXECUTION_ERROR", "no such move") if step else _observed(text="t")
+
+    with pretended(reply, TEXT) as url:
+        env = make(f"openenv:{url}", {"execution_error": "invalid"})
+        env.reset(seed=0)
+        for _ in range(2):
+            text, _, terminated, truncated, info = env.step("x")
+            assert (text, terminated, truncated) == ("no such move", False, False)
+            assert info["action_valid"] is False
+        env.close()
+    with pytest.raises(ValueError, match="'raise' or 'invalid', not 'ignore'"):
+        make(f"openenv:{url}", {"execution_error": "ignore"})
