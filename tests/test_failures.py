@@ -26,6 +26,7 @@ class Moody(TextEnv):
     """Over after one answer; its reset raises for the seeds that `bad` names."""
 
     bad: Callable[[int], bool] = staticmethod(lambda seed: False)
+    count = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -147,7 +148,7 @@ def test_groups_of_different_tasks_are_a_warning_at_the_first_step(
         Moody.count += 1
         return "Go.", {"task_id": f"task {Moody.count}", "success": False}
 
-    monkeypatch.setattr(Moody, "count", 0, raising=False)
+    monkeypatch.setattr(Moody, "count", 0)
     monkeypatch.setattr(Moody, "reset", reset)
     grouped = ("rollout.group=2", "mix=rl", "evaluate.episodes=1")
     result = call("train", config, *grouped, "--out", tmp_path / "run")

@@ -21,6 +21,8 @@ LONGEST_LINE = 200
 """Characters of any other text: a title, a note, a query."""
 LONGEST_LIST = 100
 LARGEST_NUMBER = 1e12
+_LONGEST_NAME = 40
+"""Characters of an argument's name that are looked at for the one that was meant."""
 
 _LONG = ("answer", "body")
 """The arguments that may have `LONGEST_TEXT`."""
@@ -145,7 +147,8 @@ class Api:
         for name, value in arguments.items():
             if name not in known:
                 takes = ", ".join(known) or "no arguments"
-                close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+                # Names are as long as a cell makes them, and the search is slow.
+                close = difflib.get_close_matches(name[:_LONGEST_NAME], known, n=1, cutoff=0.6)
                 hint = f"did you mean {close[0]}?" if close else f"it takes {takes}."
                 raise SignatureError(
                     422, f"{self.app}.{self.name} takes no {shortened(name)}; {hint}"

@@ -68,7 +68,8 @@ def _value(node: ast.expr) -> Any:
     elif isinstance(node, ast.List | ast.Tuple):
         return [_value(item) for item in node.elts if _flat(item)]
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = _value(node.operand)
+        # Of one sign alone: a thousand of them are as deep.
+        value = _value(node.operand) if isinstance(node.operand, ast.Constant) else None
         if isinstance(value, int | float) and not isinstance(value, bool):
             return -value
     raise CallError("Values are texts in quotes, numbers, True, False, None or lists of those.")

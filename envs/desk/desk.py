@@ -92,7 +92,7 @@ class Desk:
             raise SignatureError(404, f"there is no app {shortened(call.app)}; there are {known}.")
         apis = self.state.apis(call.app)
         if call.api not in apis:
-            close = difflib.get_close_matches(call.api, apis, n=1, cutoff=0.5)
+            close = difflib.get_close_matches(call.api[:40], apis, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(apis)}."
             raise SignatureError(404, f"{call.app} has no API {shortened(call.api)}; {hint}")
         return apis[call.api]

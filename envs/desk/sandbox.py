@@ -27,10 +27,14 @@ if TYPE_CHECKING:
 
 _FENCE = re.compile(r"\A```(?:python)?[ \t]*\n(.*?)\n?```\Z", re.DOTALL)
 _LONGEST = 20_000
+_LEAST_SECONDS = 0.001
 _MOST_SECONDS = 3_600
-_REFUSAL = re.compile(r"Exception: Error (\d+): ")
-_OVER = ("TimeoutError", "MemoryError", "RuntimeError: suspension limit")
-"""How the last line begins where a limit was hit."""
+_MOST_CALLS = 2**31
+_MOST_MEGABYTES = 2**20
+_OTHERS = 100
+"""What may suspend a cell beside calls of apps: imports, files that are refused."""
+_MEMORY = re.compile(r"MemoryError: memory limit exceeded: \d+ bytes > \d+ bytes")
+"""How the last line reads where the memory is used up; of the other limits we know ourselves."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,19 @@ class Limits:
     output: int = 10_000
 
     def __post_init__(self) -> None:
-        for name in ("megabytes", "calls", "output"):
+        most = {"megabytes": _MOST_MEGABYTES, "calls": _MOST_CALLS, "output": _MOST_CALLS}
+        for name, greatest in most.items():
             check_number(f"limits.{name}", getattr(self, name), 1)
+            if getattr(self, name) > greatest:
+                raise ValueError(f"limits.{name} is at most {greatest}, not {getattr(self, name)}")
         number = isinstance(self.seconds, int | float) and not isinstance(self.seconds, bool)
         if not number or not 0 < self.seconds <= _MOST_SECONDS:
             raise ValueError(
                 f"limits.seconds is a number above 0, at most {_MOST_SECONDS}, not {self.seconds!r}"
+            )
+        if self.seconds < _LEAST_SECONDS:
+            raise ValueError(
+                f"limits.seconds is at least {_LEAST_SECONDS}: in {self.seconds!r} no cell can run"
             )
 
 
@@ -75,7 +86,7 @@ class CodeActor:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._budget = _Budget(limits.seconds)
+        self._budget = _Budget(limits.seconds, limits.calls)
         self._monty = _load()
         self._pool: pydantic_monty.Monty | None = None
         self._session: pydantic_monty.MontySession | None = None
@@ -125,14 +136,22 @@ class CodeActor:
         except self._monty.MontyRuntimeError as error:
             said = error.display()
             last = said.rpartition("\n")[2]
-            if last.startswith(_OVER):
+            # A cell can raise what it likes: only what we counted and refused ourselves is so.
+            spent = last == f"RuntimeError: suspension limit {self._suspensions} exceeded"
+            if self._budget.over or spent or not error.traceback() or _MEMORY.fullmatch(last):
                 return self._ended(printed.before(said))
-            refused = _REFUSAL.match(last)
-            problem = PROBLEMS.get(int(refused[1]), "exception") if refused else "exception"
+            refusal = self._budget.refusal
+            refused = refusal is not None and said.endswith(f"Exception: {refusal}")
+            problem = PROBLEMS[refusal.status] if refusal and refused else "exception"
             return Outcome(printed.before(said), True, problem)
         except self._monty.MontyError as error:
             return self._ended(printed.before(f"{type(error).__name__}: {error}"))
         return Outcome(printed.text or "Nothing was printed.")
+
+    @property
+    def _suspensions(self) -> int:
+        """Suspensions after which the interpreter stops a cell."""
+        return self.limits.calls + _OTHERS
 
     def _ended(self, shown: str) -> Outcome:
         self._end_session()
@@ -149,7 +168,8 @@ class CodeActor:
             limits={
                 "max_feed_duration_secs": self.limits.seconds,
                 "max_memory": self.limits.megabytes << 20,
-                "max_suspensions": self.limits.calls,
+                # `_Budget` counts calls; a cell can catch its error, but not this one.
+                "max_suspensions": self._suspensions,
                 "max_recursion_depth": 200,
             },
             os_policy={"datetime": today, "sleep": "zero", "random_start": {"seed": 0}},
@@ -183,13 +203,18 @@ class CodeActor:
 
         def carry_out(*unnamed: Any, **arguments: Any) -> Any:
             budget.check()
-            if unnamed:
-                raise ApiError(422, f"name the arguments of {app}.{api}.")
-            return desk.call(Call(app, api, arguments))
+            try:
+                if unnamed:
+                    raise ApiError(422, f"name the arguments of {app}.{api}.")
+                return desk.call(Call(app, api, arguments))
+            except ApiError as error:
+                budget.refusal = error
+                raise
 
         return carry_out
 
     def _end_session(self) -> None:
+        self._budget.made = 0
         if self._session is not None:
             self._session.__exit__(None, None, None)
             self._session = None
@@ -197,22 +222,35 @@ class CodeActor:
 
 @dataclass
 class _Budget:
-    """The time in which a cell may call apps, in seconds since it began."""
+    """What calls of apps may take: seconds since their cell began, and how many of an interpreter.
+
+    `over` tells that a call came too late or was one too many, `refusal` what an app refused last.
+    """
 
     seconds: float
+    calls: int
     due: float = 0.0
+    made: int = 0
+    over: bool = False
+    refusal: ApiError | None = None
 
     def begin(self) -> None:
         """A cell begins."""
-        self.due = monotonic() + self.seconds
+        self.due, self.over, self.refusal = monotonic() + self.seconds, False, None
 
     def check(self) -> None:
-        """Refuse a call that comes too late.
+        """Count a call; refuse one that comes too late, or is one too many.
 
         Raises:
             TimeoutError: it does. The interpreter shows it to the cell as its own.
+            RuntimeError: it is one too many, likewise.
         """
+        self.made += 1
+        if self.made > self.calls:
+            self.over = True
+            raise RuntimeError(f"call limit exceeded: {self.calls} calls of apps")
         if monotonic() > self.due:
+            self.over = True
             raise TimeoutError(f"cell time limit exceeded, with calls of apps: {self.seconds:g}s")
 
 
