@@ -100,6 +100,9 @@ Turns = Annotated[
 Context = Annotated[
     int | None, typer.Option(min=8, metavar="N", help="Tokens that end an episode." + _AS_IN_A_RUN)
 ]
+Slots = Annotated[
+    int | None, typer.Option(min=1, help="Environments that are open at once." + _AS_IN_A_RUN)
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -173,6 +176,7 @@ def evaluate(
     max_turn_tokens: TurnTokens = None,
     max_turns: Turns = None,
     max_context: Context = None,
+    slots: Slots = None,
     device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -189,6 +193,7 @@ def evaluate(
         model=model, env=place(env, options, wrapper or [], run=model, held_out=True),
         episodes=episodes, seed=seed, device=device, temperature=temperature, held_out=True,
         max_turn_tokens=max_turn_tokens, max_turns=max_turns, max_context=max_context,
+        slots=slots,
     )  # fmt: skip
     acting.evaluate(settings, as_json)
 

@@ -342,3 +342,45 @@ class Optional(Line):
 class HashSeeded(Line):
     def draw(self, seed: int | None) -> int:
         return 3 + hash(str(seed)) % 6
+
+
+class PlaysThoughts(Line):
+    def read(self, action: str) -> str:
+        before, _, _ = action.rpartition("</action>")
+        move = before.rpartition("<action>")[2]
+        return move if move in ("left", "right") else ""
+
+
+class HasOnePlace(Line):
+    """Opens at its reset, as an environment on a server of one place does."""
+
+    taken: ClassVar[list[Line]] = []
+
+    def reset(self, **kwargs: Any) -> tuple[str, Info]:
+        if self.taken not in ([], [self]):
+            raise RuntimeError("all 1 places are taken")
+        self.taken[:] = [self]
+        return super().reset(**kwargs)
+
+    def close(self) -> None:
+        if self.taken == [self]:
+            self.taken.clear()
+
+
+class TellsTheTime(Line):
+    def tell(self) -> Info:
+        told = super().tell()
+        late = {"at": time.perf_counter()} if getattr(self, "turns", 0) == 2 else {}
+        return told | {"facts": told["facts"] | late}
+
+
+class DriftsLater(Line):
+    """Agrees with itself for a while, as where a clock moves on a second now and then."""
+
+    every = 37
+    resets: ClassVar[list[int]] = []
+
+    def reset(self, **kwargs: Any) -> tuple[str, Info]:
+        observation, info = super().reset(**kwargs)
+        self.resets.append(1)
+        return observation, info | {"clock": len(self.resets) // self.every}

@@ -28,17 +28,18 @@ ERRORS = [
     ("OracleIsList", "info-form", "info['oracle']"),
     ("OneInfo", "info-reused", "a new info each time"),
     ("Unseeded", "seeding", "self.np_random"),
+    ("Unseeded", "seeding", "first after reset in observation: "),
+    ("TellsTheTime", "seeding", "first after step 2 in info['facts']: "),
     ("CountsInClass", "seeding", "keep nothing in the class"),
     ("ReadsGlobalRandom", "global-random", "self.np_random"),
     ("SeedsGlobalRandom", "global-random", "self.np_random"),
+    ("ReadsGlobalRandom", "global-random", "shares, after reset in observation: "),
     ("SeedsGlobalNumpy", "global-random", "self.np_random"),
     ("CarriesTurnsOver", "carry-over", "set in reset()"),
     ("SharesPlace", "interleaving", "into the instance"),
     ("RaisesOnUnreadable", "action-raises", "KeyError: '' (broken_envs.py, line"),
     ("RaisesOnReset", "raises", "RuntimeError: no such level (broken_envs.py, line"),
     ("AcceptsAnything", "unreadable-valid", "info['action_valid'] to False"),
-    ("DiesOfNonsense", "unreadable-ends", "step('')"),
-    ("DiesOfRepeatedNonsense", "unreadable-ends", "3 answers that cannot be read end"),
     ("LateLimit", "turn-limit", "took 21 turns or more, its limit is 20"),
     ("NonsenseIsFree", "turn-limit", "count the turns whose answer cannot be read"),
     ("WrongOracle", "oracle", "fails on 20 of 20 seeds"),
@@ -49,6 +50,10 @@ ERRORS = [
     ("TellsReference", "told-to-student", "system_prompt"),
 ]
 WARNINGS = [
+    ("DiesOfNonsense", "unreadable-ends", "step('')"),
+    ("DiesOfRepeatedNonsense", "unreadable-ends", "3 answers that cannot be read end"),
+    ("PlaysThoughts", "plays-thoughts", "inside an unfinished <think>"),
+    ("HasOnePlace", "limits-instances", "beside an open instance reset(seed=1) raised"),
     ("OneTask", "one-task", "20 seeds"),
     ("NoLimit", "endless", "set max_turns"),
     ("NoOracle", "no-oracle", "info['oracle']"),
@@ -113,6 +118,18 @@ def test_a_warning_comes_without_errors(name: str, finding: str, says: str) -> N
     assert says in found[0].message
 
 
+def test_a_drift_is_called_so_wherever_it_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[str] = []
+    for every in range(9, 60, 5):
+        monkeypatch.setattr(broken_envs.DriftsLater, "every", every)
+        broken_envs.DriftsLater.resets.clear()
+        found = [f for f in check("DriftsLater") if f.level == "error"]
+        assert all("first after reset in info['clock']: " in f.message for f in found)
+        met += [f.name for f in found]
+    assert set(met) == {"seeding"}
+    assert len(met) > 5, "what changes between two comparisons cannot be seen"
+
+
 def test_tasks_that_depend_on_the_hash_seed_are_found_in_strict_mode_only() -> None:
     assert "hash-seed" not in {f.name for f in check("HashSeeded")}
     assert [f.name for f in check("HashSeeded", strict=True)] == ["hash-seed"]
@@ -158,6 +175,26 @@ def test_an_unknown_environment_is_the_callers_error() -> None:
 def test_one_seed_is_too_few_to_compare_tasks() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         check_env(SOKOBAN, seeds=1)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_no_more_than_two_instances_are_open_at_once(
+    strict: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place each is all that many servers have, and a Java machine each is much."""
+    counts: list[int] = []
+    make, alive = broken_envs.Line.__init__, set[int]()
+
+    def counted(self: broken_envs.Line, *args: object, **kwargs: object) -> None:
+        make(self, *args, **kwargs)
+        alive.add(id(self))
+        counts.append(len(alive))
+
+    monkeypatch.setattr(broken_envs.Line, "__init__", counted)
+    close = lambda self: alive.discard(id(self))  # noqa: E731
+    monkeypatch.setattr(broken_envs.Line, "close", close, raising=False)
+    assert check_env("broken_envs:Line", strict=strict) == []
+    assert max(counts) == 2
 
 
 def test_every_instance_is_closed_again(monkeypatch: pytest.MonkeyPatch) -> None:

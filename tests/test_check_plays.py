@@ -125,6 +125,8 @@ def test_a_call_that_never_returns_is_a_finding_and_all_is_closed_when_it_does(
     found = check_env(f"{broken_plays.__name__}:Hangs", seconds=0.5)
     assert [f.name for f in found] == ["hangs"]
     assert "step('<action>right</action>') has not returned within 0.5 seconds" in found[0].message
+    assert "it is at broken_plays.py, line " in found[0].message
+    assert ", in step > threading.py, line" in found[0].message
     assert alive
     broken_plays.Hangs.free.set()
     for thread in threading.enumerate():

@@ -290,3 +290,10 @@ def test_calls_and_refusals_are_counted() -> None:
         with pytest.raises(ApiError):
             office.call(asked)
     assert (office.state.calls, office.state.errors) == (3, 2)
+
+
+def test_a_number_has_one_sign() -> None:
+    assert parse_call("a.b(c=-1)").arguments == {"c": -1}
+    for signs in (2, 1_000, 3_900):
+        with pytest.raises(CallError):
+            parse_call(f"a.b(c={'-' * signs}1)")

@@ -297,3 +297,52 @@ def test_no_cell_raises_and_the_episode_goes_on(env: Desk, cells: list[str]) -> 
         if truncated:
             assert env.turns == env.max_turns
             env.reset(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("raise Exception('Error ' + '1' * 4301 + ': ')", "exception"),
+        ("raise Exception('Error 404: no such mail')", "exception"),
+        ("raise TimeoutError('mine')", "exception"),
+        ("raise MemoryError('mine')", "exception"),
+        ("raise RuntimeError('suspension limit 2 exceeded')", "exception"),
+        ("mail.show(message_id=-5)", "not found"),
+        ("mail.show(5)", "wrong arguments"),
+        ("while True: pass", "limit"),
+        ("x = [0] * 10**9", "exception"),
+    ],
+)
+def test_an_outcome_is_what_we_refused_and_limited_never_what_a_cell_says(
+    env: Desk, code: str, problem: str
+) -> None:
+    env.reset(seed=0)
+    _, _, _, _, info = env.step(f"<action>{code}</action>")
+    assert info["mistake"] == problem
+    kept = env.step("<action>print(1)</action>")[0]
+    assert kept.strip() == "1"
+
+
+def test_calls_of_apps_alone_are_counted() -> None:
+    desk = make("agentopd/Desk-v0", {"mode": "code", "logins": "open", "limits": {"calls": 2}})
+    desk.reset(seed=0)
+    call = "supervisor.show_profile()"
+    assert desk.step(f"<action>{call}\n{call}</action>")[4]["mistake"] != "limit"
+    told, _, _, _, info = desk.step(f"<action>{call}</action>")
+    assert info["mistake"] == "limit"
+    assert "call limit exceeded: 2 calls of apps" in told
+    assert desk.step(f"<action>{call}</action>")[4]["mistake"] != "limit", "a new interpreter"
+    desk.close()
+
+
+def test_a_name_of_any_length_is_refused_at_once(env: Desk) -> None:
+    env.reset(seed=0)
+    told, _, _, _, info = env.step("<action>mail.search(**{'x' * 10_000_000: 1})</action>")
+    assert info["mistake"] == "wrong arguments"
+    assert len(told) < 2_000
+
+
+@pytest.mark.parametrize("limits", [{"megabytes": 2**44}, {"calls": 10**30}, {"seconds": 1e-9}])
+def test_limits_that_limit_nothing_or_all_are_refused(limits: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"limits.{next(iter(limits))} is"):
+        Limits(**limits)

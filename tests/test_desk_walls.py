@@ -43,7 +43,7 @@ def run(env: Desk, code: str) -> tuple[str, dict[str, Any]]:
         ("raise TimeoutError('feed time limit exceeded: 2s > 2s')", "exception"),
         ("raise MemoryError('memory limit exceeded: 9 bytes > 1 bytes')", "exception"),
         ("raise RuntimeError('suspension limit exceeded')", "exception"),
-        ("raise Exception('RuntimeError: more than 8 calls')", "exception"),
+        ("raise Exception('RuntimeError: call limit exceeded: 8 calls of apps')", "exception"),
         ("__import__('os')", "exception"),
         ("nobody(1)", "exception"),
         ("todo.update(todo_id=9999, done=True)", "not found"),

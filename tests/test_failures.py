@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from command_line import call, problem
+from trajectories import played
 
+from agentopd.base.types import Trajectory
 from agentopd.commands.progress import Status
 from agentopd.environment.contract import Info, TextEnv
 from agentopd.looking.report.data import read_results
-from agentopd.rollout.failures import all_cut, failures, most_frequent
+from agentopd.rollout.failures import all_cut, failures, mixed_groups, most_frequent
 
 REASON = "RuntimeError: no level"
 
@@ -24,6 +27,7 @@ class Moody(TextEnv):
     """Over after one answer; its reset raises for the seeds that `bad` names."""
 
     bad: Callable[[int], bool] = staticmethod(lambda seed: False)
+    count = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -65,7 +69,8 @@ def test_some_failures_are_a_warning_a_step_and_counted(
     out = tmp_path / "run"
     result = call("train", config, "--out", out)
     assert result.exit_code == 0, result.output
-    first = f"1 of 2 episodes of {{}} ended in errors; the first: {REASON}"
+    open_at_once = "1 could not be opened: rollout.slots is how many are open at once"
+    first = f"1 of 2 episodes of {{}} ended in errors; the first: {REASON}; {open_at_once}"
     told = ["the evaluation", "step 1", "step 2", "the evaluation"]
     assert result.stderr.splitlines() == [f"warning: {first.format(what)}" for what in told]
     summary = json.loads((out / "summary.json").read_text())
@@ -145,3 +150,42 @@ def test_only_the_most_frequent_reasons_are_kept() -> None:
     assert kept == {f"reason {n}": n for n in range(30, 10, -1)} | {"other reasons": 55}
     assert most_frequent(Counter("ab")) == {"a": 1, "b": 1}
     assert failures([]) == {}
+
+
+def test_groups_of_different_tasks_are_a_warning_at_the_first_step(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reset(self: Moody, *, seed: int | None = None, options: Any = None) -> tuple[str, Info]:
+        Moody.count += 1
+        return "Go.", {"task_id": f"task {Moody.count}", "success": False}
+
+    monkeypatch.setattr(Moody, "count", 0)
+    monkeypatch.setattr(Moody, "reset", reset)
+    grouped = ("rollout.group=2", "mix=rl", "evaluate.episodes=1")
+    result = call("train", config, *grouped, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    told = [line for line in result.stderr.splitlines() if "groups" in line]
+    assert told == [
+        "warning: 2 of 2 groups hold episodes of different tasks ('task 2', 'task 3'): the "
+        "environment does not choose its task by the seed alone; agentopd check-env says where"
+    ]
+
+
+def test_groups_are_compared_by_what_their_episodes_name() -> None:
+    def episode(task: int, name: str | None) -> Trajectory:
+        return replace(played(), task=task, prompt={} if name is None else {"task_id": name})
+
+    assert mixed_groups([]) == ""
+    assert mixed_groups([episode(0, "a"), episode(0, "a"), episode(1, "b")]) == ""
+    assert mixed_groups([episode(0, "a"), episode(0, None)]) == "", "one that failed has no name"
+    told = mixed_groups([episode(0, "a"), episode(1, "b"), episode(1, "c")])
+    assert told.startswith("1 of 2 groups hold episodes of different tasks ('b', 'c')")
+
+
+def test_eval_says_what_max_context_ended(tiny_model: Path) -> None:
+    words = ("--env", "agentopd/Sokoban-v0", "-o", "prompt=brief", "--episodes", "2")
+    result = call("eval", tiny_model, *words, "--max-context", "120", "--slots", "1", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["ends"] == {"context_limit": 2}
+    assert "warning: max_context ended 2 of 2 episodes played: raise it" in result.stderr

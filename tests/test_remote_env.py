@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -118,9 +119,13 @@ def test_a_full_server_is_heard_even_if_it_has_closed_before_anything_was_sent()
 @pytest.mark.parametrize(
     ("schema", "options", "answer", "sent"),
     [
-        (TEXT, {}, ANSWER, {"message": ANSWER}),
+        (TEXT, {}, ANSWER, {"message": "<action>go</action>"}),
+        (TEXT, {}, "<think>go", {"message": ""}),
+        (TEXT, {}, '{"message": "go"}', {"message": "go"}),
+        (TEXT, {}, '{"other": "go"}', {"message": '{"other": "go"}'}),
+        (MOVE, {}, '<think>{"x": 3, "y": 4}</think> {"x": 1, "y": 2}', {"x": 1, "y": 2}),
         (TEXT, {"send": "action"}, ANSWER, {"message": "go"}),
-        (MOVE, {"action_field": "x"}, ANSWER, {"x": ANSWER}),
+        (MOVE, {"action_field": "x"}, ANSWER, {"x": "<action>go</action>"}),
         (MOVE, {}, '<action>{"x": 1, "y": 2}</action>', {"x": 1, "y": 2}),
     ],
 )
@@ -201,6 +206,8 @@ def test_a_rejected_action_is_an_invalid_one_and_any_other_error_is_raised() -> 
         ({"prompt": "p", "board": "b"}, {"text_field": "board"}, "b"),
         ({"prompt": "p"}, {"text_field": "board"}, '{"prompt": "p"}'),
         ({"text": ""}, {}, ""),
+        ({"message": "moved", "x": 0, "y": 2, "goal": None}, {}, 'moved\n{"x": 0, "y": 2}'),
+        ({"metadata": {"message": "ready"}}, {}, "ready"),
         ({"output": ["é", 1]}, {}, '["é", 1]'),
         ({"x": 1, "metadata": {"task_id": "a"}}, {}, '{"x": 1}'),
         ({}, {}, "{}"),
@@ -330,8 +337,12 @@ def test_a_server_that_is_not_there_is_the_episodes_failure() -> None:
     with served(HANOI) as url:
         pass
     env = make(f"openenv:{url}", {"connect_seconds": 1.0})
-    with pytest.raises(OSError):
+    schema = url.replace("ws://", "http://").replace("/ws", "/schema")
+    with pytest.raises(OSError, match=f"{schema} cannot be reached .*Connection refused"):
         env.reset(seed=0)
+    told = make(f"openenv:{url}", {"connect_seconds": 1.0, "action_field": "text"})
+    with pytest.raises(OSError, match=f"{url} cannot be reached .*Connection refused"):
+        told.reset(seed=0)
     env.close()
 
 
@@ -350,3 +361,80 @@ def test_a_pool_plays_it_as_it_plays_the_environment_in_process() -> None:
     for a, b in zip(found, local, strict=True):
         assert a.ids.tolist() == b.ids.tolist()
         assert (a.turns, a.end, a.error, a.prompt) == (b.turns, b.end, "", b.prompt)
+
+
+TOOL = {
+    "required": ["tool_name"],
+    "properties": {"type": {}, "tool_name": {"type": "string"}, "arguments": {}, "metadata": {}},
+}
+ECHO = {"required": ["text"], "properties": {"text": {"type": "string"}, "times": {}}}
+
+
+def _tools(message: dict[str, Any]) -> Any:
+    """An MCP environment: a tool that echoes."""
+    if message["type"] == "mcp":
+        assert message["data"]["method"] == "tools/list"
+        tools = [{"name": "echo", "description": "Say it\nagain.", "inputSchema": ECHO}]
+        return {"type": "mcp", "data": {"jsonrpc": "2.0", "id": 1, "result": {"tools": tools}}}
+    if message["type"] == "reset":
+        return _observed(metadata={"message": "ready"})
+    named = {"tool_name": message["data"]["tool_name"]}
+    if named["tool_name"] != "echo":
+        error = {"error_type": "tool_not_found", "message": "no such tool"}
+        return _observed(**named, result=None, error=error)
+    content = [{"type": "text", "text": message["data"]["arguments"]["text"]}]
+    return _observed(**named, result={"content": content, "is_error": False}, error=None)
+
+
+@pytest.mark.parametrize("tool", ["tool_name", "name"])
+@pytest.mark.parametrize("form", ["{}", "<think>{{}}</think><action>{}</action>"])
+def test_the_tools_of_an_mcp_environment_are_listed_once_and_called(tool: str, form: str) -> None:
+    got: list[str] = []
+    with pretended(lambda m: got.append(m["type"]) or _tools(m), TOOL) as url:
+        env = make(f"openenv:{url}", {"system_prompt": "Talk."})
+        for seed in (0, 1):
+            assert env.reset(seed=seed)[0] == "ready"
+        assert isinstance(env, Remote)
+        assert env.system_prompt == (
+            "Talk.\nYour action is one call of a tool, a JSON object inside <action></action>:\n"
+            "- echo(text (string), times (any, optional)): Say it again.\n"
+            'For example <action>{"tool_name": "echo", "arguments": {"text": "..."}}</action>'
+        )
+        said, _, _, _, info = env.step(
+            form.format(json.dumps({tool: "echo", "arguments": {"text": "hi"}}))
+        )
+        assert (said, info["action_valid"]) == ("hi", True)
+        said, _, _, _, info = env.step(json.dumps({tool: "shout", "arguments": {}}))
+        assert (said, info["action_valid"]) == ("no such tool", False)
+        assert env.step("echo hi")[0] == "No <action></action> in the answer."
+        env.close()
+    assert got == ["mcp", "reset", "reset", "step", "step"]
+
+
+def test_the_keys_of_an_action_of_several_fields_are_told() -> None:
+    with pretended(lambda _: _observed(text="t"), MOVE) as url:
+        env = make(f"openenv:{url}")
+        env.reset(seed=0)
+        assert isinstance(env, Remote)
+        assert env.system_prompt == (
+            "Your action is a JSON object inside <action></action> with the keys "
+            "x (integer), y (integer)."
+        )
+        env.close()
+
+
+def test_what_cannot_be_carried_out_may_count_as_an_invalid_action() -> None:
+    def reply(message: dict[str, Any]) -> Any:
+        step = message["type"] == "step"
+        return _refused("EXECUTION_ERROR", "no such move") if step else _observed(text="t")
+
+    with pretended(reply, TEXT) as url:
+        env = make(f"openenv:{url}", {"execution_error": "invalid"})
+        env.reset(seed=0)
+        for _ in range(2):
+            text, _, terminated, truncated, info = env.step("x")
+            assert (text, terminated, truncated) == ("no such move", False, False)
+            assert info["action_valid"] is False
+        env.close()
+    with pytest.raises(ValueError, match="'raise' or 'invalid', not 'ignore'"):
+        make(f"openenv:{url}", {"execution_error": "ignore"})

@@ -345,3 +345,17 @@ def test_no_text_raises_and_every_answer_keeps_the_contract(
         assert info["action_valid"] is (info["mistake"] != "unreadable action")
         if terminated:
             env.reset(seed=seed + 1)
+
+
+def test_no_options_are_handed_on_as_none() -> None:
+    given: list[Any] = []
+
+    class Picky(Bell):
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[int, dict]:
+            given.append(options)
+            return super().reset(seed=seed)
+
+    env = Textualize(Picky(), actions={"ring": 1}, describe=lambda _, left: str(left))
+    for options in (None, {}, {"level": 2}):
+        env.reset(seed=0, options=options)
+    assert given == [None, None, {"level": 2}]

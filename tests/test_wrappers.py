@@ -53,15 +53,25 @@ def begun(*wrappers: Any) -> Any:
 
 @pytest.mark.parametrize(
     "wrappers",
-    [[PARSE], [BOXED], [LIMIT], [HISTORY], [TOOLS], [CALLS], [TOOLS, PARSE],
-     [PARSE, LIMIT, HISTORY], [CALLS, BOXED | {"pattern": r"\[(.+)\]"}, HISTORY, LIMIT]],
+    [
+        [PARSE],
+        [BOXED],
+        [LIMIT],
+        [HISTORY],
+        [TOOLS],
+        [CALLS],
+        [TOOLS, PARSE],
+        [PARSE, LIMIT, HISTORY],
+        [CALLS, BOXED | {"pattern": r"\[(.+)\]"}, HISTORY, LIMIT],
+    ],
     ids=lambda wrappers: "+".join(w["kind"] for w in wrappers),
 )
 @pytest.mark.parametrize("env", [LINE, "agentopd/Sokoban-v0"])
 def test_every_wrapper_keeps_the_contract(wrappers: list[Any], env: str) -> None:
     if env != LINE:
-        wrappers = [w | {"functions": [f"{__name__}:push"]} if "functions" in w else w
-                    for w in wrappers]
+        wrappers = [
+            w | {"functions": [f"{__name__}:push"]} if "functions" in w else w for w in wrappers
+        ]
     options = {"wrappers": wrappers, "id": env}
     assert check_env(f"{__name__}:wrapped", options, seeds=4) == []
 
@@ -108,8 +118,15 @@ def test_what_cannot_parse_is_refused(settings: dict[str, Any], says: str) -> No
 
 @pytest.mark.parametrize(
     ("in_a_row", "answers", "truncated"),
-    [(True, "xx", False), (True, "xxrx", False), (True, "xrxx", False), (True, "xrxxx", True),
-     (True, "xxx", True), (False, "xxrx", True), (False, "xrx", False)],
+    [
+        (True, "xx", False),
+        (True, "xxrx", False),
+        (True, "xrxx", False),
+        (True, "xrxxx", True),
+        (True, "xxx", True),
+        (False, "xxrx", True),
+        (False, "xrx", False),
+    ],
 )
 def test_the_limit_counts_unreadable_answers(in_a_row: bool, answers: str, truncated: bool) -> None:
     env = begun(LIMIT | {"in_a_row": in_a_row})
@@ -194,3 +211,16 @@ def test_a_tool_that_fails_costs_the_step_that_calls_it() -> None:
     assert env.step("<action>divide(by=1)</action>")[4]["action_valid"]
     with pytest.raises(ZeroDivisionError):
         env.step("<action>divide(by=0)</action>")
+
+
+@pytest.mark.parametrize(("wrapper", "written"), [(PARSE, "<answer></answer>"), (BOXED, "action")])
+@pytest.mark.parametrize("env", ["agentopd/Sokoban-v0", "agentopd/Hanoi-v0", "toy:FrozenLake-v1"])
+def test_what_is_wrong_with_an_answer_is_said_once(wrapper: Any, written: str, env: str) -> None:
+    told = f"No {written} in the answer."
+    wrapped_env, bare = wrapped([wrapper], env), wrapped([], env)
+    for plain in (wrapped_env, bare):
+        plain.reset(seed=0)
+    observation, _, _, _, info = wrapped_env.step("up")
+    own = bare.step("up")[0].removeprefix("No <action></action> in the answer.\n")
+    assert observation == f"{told}\n{own}"
+    assert info["feedback"] == told

@@ -11,6 +11,8 @@ from typing import Any, cast
 
 import gymnasium
 
+from agentopd.base.text import raised
+
 
 def load_object(path: str) -> Any:
     """The object that `package.module:Name` names.
@@ -65,9 +67,7 @@ def build_env(
         raise
     except Exception as error:
         told = f" with the options {dict(options)}" if options else ""
-        raise BuildError(
-            f"{spec} cannot be built{told}: {type(error).__name__}: {error}"
-        ) from error
+        raise BuildError(f"{spec} cannot be built{told}: {raised(error)}") from error
     if not isinstance(built, gymnasium.Env):
         raise BuildError(
             f"{spec} makes a {type(built).__name__}, which is no gymnasium.Env: derive it from "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,6 @@ _CELLS = {
     "@": "bold cyan",
     "+": "bold cyan",
 }
-_THOUGHT = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +46,11 @@ class Acting:
     max_turn_tokens: int | None
     max_turns: int | None
     max_context: int | None
+    slots: int | None = None
 
     def limits(self) -> dict[str, Any]:
         """The settings of the rollout: those given, over those of a run's folder."""
-        names = ("temperature", "max_turn_tokens", "max_turns", "max_context")
+        names = ("temperature", "max_turn_tokens", "max_turns", "max_context", "slots")
         given = {name: getattr(self, name) for name in names}
         told = stored(self.model)
         own = dict(told.get("rollout", {"kind": "student"}))
@@ -69,15 +68,19 @@ def evaluate(acting: Acting, as_json: bool) -> None:
     """
     began = time.perf_counter()
     trajectories, settings, summarise = _play(acting)
-    from agentopd.rollout.failures import failures, refuse_failures, some_failed
+    from agentopd.rollout.failures import failures, outgrown, refuse_failures, some_failed
     from agentopd.running.evaluate import score
 
     found = score(trajectories, summarise)
     seconds = time.perf_counter() - began
     tokens = sum(t.student_tokens for t in trajectories)
     refuse_failures(trajectories, "played")
-    if said := some_failed(failures(trajectories), found["episodes"], "played"):
-        warn(said)
+    for said in (
+        some_failed(failures(trajectories), found["episodes"], "played", found["unopened"]),
+        outgrown(found["ends"], found["episodes"], "played"),
+    ):
+        if said:
+            warn(said)
     if as_json:
         described = acting.env.model_dump(mode="json")
         about = {"model": acting.model, "env": acting.env.id}
@@ -248,11 +251,13 @@ def show_text(console: Console, text: str) -> None:
 
 def show_answer(console: Console, index: int, action: str) -> None:
     """Thought, then what is left of the answer."""
-    thought = "\n".join(found.strip() for found in _THOUGHT.findall(action))
+    from agentopd.environment.contract import split_reasoning
+
+    thoughts, said = split_reasoning(action)
+    thought = "\n".join(found.strip() for found in thoughts)
     if thought:
         console.print(thought, style="italic dim", soft_wrap=True)
-    said = _THOUGHT.sub("", action).strip()
-    console.print(f"{index + 1}> {said}", style="bold", soft_wrap=True)
+    console.print(f"{index + 1}> {said.strip()}", style="bold", soft_wrap=True)
 
 
 def _show_outcome(console: Console, reward: float, info: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from agentopd.base.console import warn
-from agentopd.rollout.failures import all_cut, some_failed
+from agentopd.rollout.failures import all_cut, outgrown, some_failed
 
 Key = tuple[str, int]
 """An arm of a study and a seed."""
@@ -56,12 +56,23 @@ class Status:
         """What went wrong in the episodes and answers that a line is about."""
         evaluated, train = line.get("evaluation") or {}, line.get("train", {})
         answers = self.episodes * train.get("turns", 0.0)
+        played = evaluated.get("episodes", 0)
         told = (
-            some_failed(line.get("failed", {}), self.episodes, f"of step {line['step'] + 1}"),
             some_failed(
-                evaluated.get("reasons", {}), evaluated.get("episodes", 0), "of the evaluation"
+                line.get("failed", {}),
+                self.episodes,
+                f"of step {line['step'] + 1}",
+                line.get("unopened", 0),
             ),
             all_cut(train.get("cut", 0.0), answers, f"of step {line['step'] + 1}"),
+            *line.get("warnings", ()),
+            some_failed(
+                evaluated.get("reasons", {}),
+                played,
+                "of the evaluation",
+                evaluated.get("unopened", 0),
+            ),
+            outgrown(evaluated.get("ends", {}), played, "of the evaluation"),
         )
         unheard = line.get("unheard", 0)
         long = (

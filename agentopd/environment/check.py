@@ -10,7 +10,7 @@ and neither shows in a reward curve; here each has a check of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agentopd.base.objects import BuildError
@@ -36,12 +36,13 @@ _REPEAT: tuple[_Check, ...] = (
     repeat.seeding,
     repeat.global_random,
     repeat.carry_over,
-    repeat.interleaving,
+    repeat.beside,
 )
 _PLAY: tuple[_Check, ...] = (
     tasks.seeds,
     tasks.splits,
     play.unreadable,
+    play.thoughts,
     play.end,
     play.oracle,
     play.success,
@@ -97,26 +98,23 @@ def check_env(
 
 def _check(subject: Subject, found: list[Finding]) -> None:
     """Add to `found` what is wrong with `subject`."""
-    with Caught() as caught:
-        subject.build()
+    with Caught() as caught, subject.opened():
+        pass
     built = caught.error
     if isinstance(built, BuildError):
         built = built.__cause__ or built
     # What `make` refuses otherwise is the caller's mistake, not the environment's.
     elif isinstance(built, ValueError):
         raise built
-    if error := built or subject.close():
-        found.append(_raised(subject.watch.call, error))
+    if built:
+        found.append(_raised(subject.watch.call, built))
         return
-    try:
-        _until_error(subject, _FORM, found)
-        if _has_error(found):
-            return
-        _until_error(subject, _REPEAT, found)
-        for check in (*_PLAY, repeat.hash_seed) if subject.strict else _PLAY:
-            _run(check, subject, found)
-    finally:
-        subject.close()  # of a check that was given up
+    _until_error(subject, _FORM, found)
+    if _has_error(found):
+        return
+    _until_error(subject, _REPEAT, found)
+    for check in (*_PLAY, repeat.hash_seed) if subject.strict else _PLAY:
+        _run(check, subject, found)
 
 
 def _until_error(subject: Subject, checks: tuple[_Check, ...], found: list[Finding]) -> None:
@@ -134,8 +132,6 @@ def _run(check: _Check, subject: Subject, found: list[Finding]) -> None:
             found.append(finding)
     if caught.error:
         found.append(_raised(subject.watch.call, caught.error))
-    if error := subject.close():
-        found.append(_raised(subject.watch.call, error))
 
 
 def _has_error(findings: list[Finding]) -> bool:
@@ -157,7 +153,13 @@ def _raised(call: str, error: BaseException) -> Finding:
 
 def _hangs(watch: Watch) -> Finding:
     message = (
-        f"{watch.call} has not returned within {watch.allowed:g} seconds: give every loop an end "
-        "and every wait a limit; where a call may take longer, allow it more (--seconds)"
+        f"{watch.call} has not returned within {watch.allowed:g} seconds{_at(watch.hung)}: give "
+        "every loop an end and every wait a limit; where a call may take longer, allow it more "
+        "(--seconds)"
     )
     return Finding("error", "hangs", message)
+
+
+def _at(lines: Sequence[str]) -> str:
+    """Where a call was, in words: the lines of code that called one another, the last innermost."""
+    return f", it is at {' > '.join(lines)}" if lines else ""

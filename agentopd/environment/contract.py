@@ -32,12 +32,16 @@ add theirs by entry points of the group `agentopd.envs`: `"my/Maze-v0" = "my_pac
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
+
+from agentopd.base.text import check_unicode
 
 PRIVILEGED: frozenset[str] = frozenset(
     {"feedback", "mistake", "oracle", "reference", "facts", "guide"}
@@ -47,6 +51,23 @@ PRIVILEGED: frozenset[str] = frozenset(
 
 HELD_OUT_SEED = 1_000_000_000
 """The first environment seed of evaluations; training's stay below it."""
+
+_EACH_RUN = 1_000_000
+"""Environment seeds of a run until those of the run with the next seed begin."""
+
+
+def training_seed(seed: int, number: int) -> int:
+    """The environment seed of a run's task: at least 0 and below `HELD_OUT_SEED`, whatever `seed`.
+
+    Args:
+        seed: of the run. From 0 to 999 its tasks begin at a million times the seed; those of any
+            other seed begin somewhere, the same in every process.
+        number: of the task within the run, from 0.
+    """
+    first = seed * _EACH_RUN
+    if not 0 <= first < HELD_OUT_SEED:
+        first = int.from_bytes(hashlib.sha256(f"training/{seed}".encode()).digest())
+    return (first + number) % HELD_OUT_SEED
 
 
 Info = dict[str, Any]
@@ -132,23 +153,70 @@ def turn_limit(env: gymnasium.Env[str, str]) -> int | None:
     return min((limit for limit in limits if limit), default=None)
 
 
-_REASONING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_THINK = re.compile(r"<think>(?:\s*<think>)*|</think>")
+"""A tag of a thought; openings in a row are one, where a template opened it and the model again."""
+
+
+def split_reasoning(text: str) -> tuple[list[str], str]:
+    """The thoughts in an answer, in order, and what it says beside them.
+
+    A thought ends where each `<think>` in it has its `</think>`; an unfinished one hides everything
+    after it. Before a `</think>` that nothing opened everything is thought: many templates write
+    the opening tag themselves, and then it is no part of the answer. The time taken is linear.
+    """
+    thought: list[tuple[int, int]] = []
+    said: list[tuple[int, int]] = []
+    begun = depth = 0
+    for tag in _THINK.finditer(text):
+        if tag[0] != "</think>":
+            if not depth:
+                said.append((begun, tag.start()))
+                begun = tag.end()
+            depth += 1
+        elif depth <= 1:
+            if not depth:
+                thought, said, begun = [], [], 0
+            thought.append((begun, tag.start()))
+            begun, depth = tag.end(), 0
+        else:
+            depth -= 1
+    (thought if depth else said).append((begun, len(text)))
+    return [text[a:b] for a, b in thought], "".join(text[a:b] for a, b in said)
 
 
 def without_reasoning(text: str) -> str:
-    """`text` without what stands in `<think>`; an unclosed one hides everything after it."""
-    return _REASONING.sub("", text) if "<think>" in text else text
+    """What an answer says beside its thoughts; see `split_reasoning`."""
+    return split_reasoning(text)[1]
 
 
 def parse_action(text: str, tag: str = "action") -> str | None:
-    """The content of the last `<tag>...</tag>` outside `<think>`, stripped, or None.
+    """The content of the last `<tag>...</tag>` outside thoughts, stripped, or None.
 
-    An unclosed `<think>` hides everything after it. The time taken is linear in the text's length.
+    What is a thought, `split_reasoning` says: an action in one is not meant to be played.
     """
     closing = f"</{tag}>"
     before, _, _ = without_reasoning(text).rpartition(closing)
     _, opened, content = before.rpartition(f"<{tag}>")
     return content.partition(closing)[0].strip() if opened else None
+
+
+def recorded(info: Mapping[str, Any]) -> Info:
+    """A copy of `info` as a file would give it back.
+
+    Raises:
+        TypeError: JSON has no form for something in it.
+        ValueError: a text in it is not Unicode.
+    """
+    try:
+        return json.loads(_as_json(dict(info)).encode())
+    except UnicodeEncodeError:
+        for key, value in info.items():
+            check_unicode(_as_json({key: value}), f"info[{key!r}]")
+        raise
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, default=plain, ensure_ascii=False)
 
 
 def plain(value: Any) -> Any:

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agentopd.base.text import escaped, raised
 from agentopd.environment.contract import Info, TextEnv, declared, plain, system_prompt, turn_limit
 from agentopd.environment.wrappers import EnvSettings, Wrapper
 
@@ -149,10 +150,12 @@ class Session:
             raise
         except ValueError as error:  # an environment's way to refuse options
             self._over = True
-            raise Refused("EXECUTION_ERROR", f"{error}; reset to begin an episode") from error
+            raise Refused(
+                "EXECUTION_ERROR", f"{escaped(str(error))}; reset to begin an episode"
+            ) from error
         except (Exception, SystemExit) as error:
             self._over = True
-            said = f"{type(error).__name__}: {error}"
+            said = raised(error)
             _LOG.error("an environment raised %s", said, exc_info=error)
             raise Refused("EXECUTION_ERROR", f"{said}; reset to begin an episode") from error
 

@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, validate_call
 
+from agentopd.base.text import check_unicode, escaped
+
 Syntax = Literal["json", "call"]
 
 _LONGEST = 4_000
@@ -60,16 +62,17 @@ class Tool:
         """The action that a call gives.
 
         Raises:
-            ToolError: the arguments do not fit, or the function refuses them.
+            ToolError: the arguments do not fit, the function refuses them, or the action is no
+                Unicode text, which a call may spell in escapes.
         """
         try:
-            return str(self._run(**arguments))
+            return check_unicode(str(self._run(**arguments)), "the action")
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
-            raise ToolError(f"{self.name}: {where}: {first['msg']}.") from error
+            raise ToolError(escaped(f"{self.name}: {where}: {first['msg']}.")) from error
         except ValueError as error:
-            raise ToolError(f"{self.name}: {error}") from error
+            raise ToolError(escaped(f"{self.name}: {error}")) from error
 
     def write(self, arguments: Mapping[str, Any], syntax: Syntax) -> str:
         """A call as it is written."""

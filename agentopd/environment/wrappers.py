@@ -88,21 +88,33 @@ class Reading(_Base):
         except Unreadable as error:
             problem, given = str(error), ""
         observation, reward, terminated, truncated, info = self.env.step(given)
+        if problem:
+            observation = _without_complaint(observation, info)
         observation, info = self.show(observation), self.tell(info)
         if problem:
-            observation = f"{problem}\n{observation}"
+            observation = "\n".join(filter(None, (problem, observation)))
             info = info | {"action_valid": False, "feedback": problem}
         return observation, float(reward), terminated, truncated, info
+
+
+def _without_complaint(observation: str, info: Info) -> str:
+    """An observation without the environment's own complaint in front, which it tells in `info`
+    too: the wrapper has one of its own, of the form that the student knows.
+    """
+    complaint = info.get("feedback")
+    if info["action_valid"] or not isinstance(complaint, str):
+        return observation
+    return observation.removeprefix(complaint).removeprefix("\n") if complaint else observation
 
 
 class Parse(Wrapper, kind="parse"):
     """Actions are written in another form.
 
     Args:
-        tag: the action is what stands in the last `<tag>...</tag>` outside `<think>`. Texts of the
+        tag: the action is what stands in the last `<tag>...</tag>` outside thoughts. Texts of the
             environment that name its own tag name this one instead.
         pattern: in place of a tag, a regular expression: the first group of its last match outside
-            `<think>`, or the whole match where it has no group.
+            thoughts, or the whole match where it has no group.
         form: how an action is written so that `pattern` finds it, with `{}` for the action.
         rules: added to the system prompt; where `pattern` is given, this says how to write actions.
     """

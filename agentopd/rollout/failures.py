@@ -27,6 +27,32 @@ def failures(trajectories: Sequence[Trajectory]) -> Counter[str]:
     return Counter(told)
 
 
+def unopened(trajectories: Sequence[Trajectory]) -> int:
+    """How many episodes could not be opened: their environment was not built or not reset."""
+    return sum(bool(t.error) and not t.prompt for t in trajectories)
+
+
+def mixed_groups(trajectories: Sequence[Trajectory]) -> str:
+    """A line that says so where episodes of one task played different ones; empty elsewhere.
+
+    Advantages compare the episodes of a group, which share the seed of `reset`: an environment that
+    ignores it, or draws from elsewhere, gives each of them a task of its own.
+    """
+    names: dict[int, set[str]] = {}
+    for t in trajectories:
+        if (name := t.prompt.get("task_id")) is not None:
+            names.setdefault(t.task, set()).add(str(name))
+    mixed = [sorted(found) for found in names.values() if len(found) > 1]
+    if not mixed:
+        return ""
+    first, second, *_ = mixed[0]
+    return (
+        f"{len(mixed)} of {len(names)} groups hold episodes of different tasks ({first!r}, "
+        f"{second!r}): the environment does not choose its task by the seed alone; agentopd "
+        "check-env says where"
+    )
+
+
 def refuse_failures(trajectories: Sequence[Trajectory], what: str) -> None:
     """Stop where no episode could be played.
 
@@ -44,12 +70,32 @@ def refuse_failures(trajectories: Sequence[Trajectory], what: str) -> None:
         )
 
 
-def some_failed(found: Mapping[str, int], episodes: int, what: str) -> str:
-    """A line that says so; empty where none failed. See `refuse_failures` for `what`."""
+def some_failed(found: Mapping[str, int], episodes: int, what: str, closed: int = 0) -> str:
+    """A line that says so; empty where none failed.
+
+    Args:
+        what: as for `refuse_failures`.
+        closed: episodes of these that could not be opened.
+    """
     if not found:
         return ""
     count = sum(found.values())
-    return f"{count} of {episodes} episodes {what} ended in errors; the first: {next(iter(found))}"
+    told = f"{count} of {episodes} episodes {what} ended in errors; the first: {next(iter(found))}"
+    if not closed:
+        return told
+    return f"{told}; {closed} could not be opened: rollout.slots is how many are open at once"
+
+
+def outgrown(ends: Mapping[str, int], episodes: int, what: str) -> str:
+    """A line on episodes that were broken off where no further turn fitted; empty without any.
+
+    Args:
+        ends: how many episodes ended by each `EndReason`.
+        what: as for `refuse_failures`.
+    """
+    if not (count := ends.get("context_limit", 0)):
+        return ""
+    return f"max_context ended {count} of {episodes} episodes {what}: raise it, or shorten answers"
 
 
 def all_cut(share: float, answers: float, what: str) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from agentopd.base.parts import Part
 from agentopd.base.types import Trajectory
+from agentopd.environment.contract import training_seed
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.pool import EpisodePool, Limits, Task
@@ -68,13 +69,15 @@ class Rollout(Part, family="rollout"):
         return self.tasks * self.group
 
     def schedule(self, seed: int, step: int) -> list[Task]:
-        """The tasks of a step: new ones each step, the same for every method under one seed."""
+        """The tasks of a step: new ones each step, the same for every method under one seed, and
+        none of an evaluation's.
+        """
         first = step * self.episodes
         return [
             Task(
                 first + i,
                 step * self.tasks + i // self.group,
-                seed * 1_000_000 + step * self.tasks + i // self.group,
+                training_seed(seed, step * self.tasks + i // self.group),
             )
             for i in range(self.episodes)
         ]

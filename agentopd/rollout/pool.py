@@ -6,7 +6,6 @@ it, and so does an environment that blocks for longer than its limit.
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,8 +13,9 @@ from typing import Any
 
 import gymnasium
 
+from agentopd.base.text import check_unicode, raised
 from agentopd.base.types import EndReason, Owner, Trajectory, Turn
-from agentopd.environment.contract import plain, system_prompt
+from agentopd.environment.contract import recorded, system_prompt
 from agentopd.models.chat import ChatTemplate, Conversation
 from agentopd.rollout.calls import Caller, caller
 from agentopd.rollout.sampler import Completion, Request, Sampler
@@ -142,7 +142,7 @@ class Episode:
 
     def _fail(self, error: BaseException) -> None:
         self.end = EndReason.ERROR
-        self.error = self.error or f"{type(error).__name__}: {error}"
+        self.error = self.error or raised(error)
 
     def _tell(self, say: Callable[[], None]) -> None:
         """Show the student what the environment said, if another answer fits behind it."""
@@ -258,10 +258,9 @@ def _noted(observation: str, info: Mapping[str, Any]) -> tuple[str, dict[str, An
 
     Raises:
         TypeError: the observation is not a string, or `info` cannot be written as JSON.
-        ValueError: the observation is not Unicode text.
+        ValueError: a text is not Unicode.
     """
-    said = _text(observation, "observation")
-    return said, json.loads(json.dumps(dict(info), default=plain))
+    return _text(observation, "observation"), recorded(info)
 
 
 def _text(given: Any, what: str) -> str:
@@ -273,5 +272,4 @@ def _text(given: Any, what: str) -> str:
     """
     if not isinstance(given, str):
         raise TypeError(f"the {what} is of type {type(given).__name__}, not a string")
-    given.encode()
-    return given
+    return check_unicode(given, f"the {what}")

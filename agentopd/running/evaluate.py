@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.sources import Source
 from agentopd.privilege.view import SystemView
 from agentopd.probes.rollout import env_metrics
-from agentopd.rollout.failures import failures, most_frequent, refuse_failures
+from agentopd.rollout.failures import failures, most_frequent, refuse_failures, unopened
 from agentopd.rollout.policies import Rollout
 from agentopd.rollout.pool import Task
 from agentopd.rollout.sampler import Sampler, TransformersSampler
@@ -81,7 +82,8 @@ def untrained_success(config: RunConfig) -> dict[str, Any]:
 
 def score(trajectories: Sequence[Trajectory], summarise: Summarise | None = None) -> dict[str, Any]:
     """Success with its 95 % interval, reward and turns of played episodes; how many ended by an
-    error, and by which; and, as `env/...`, the environment's own numbers.
+    error, and by which, and how many by each `EndReason`; and, as `env/...`, the environment's own
+    numbers.
 
     Args:
         summarise: what the environment declares under that name.
@@ -96,6 +98,8 @@ def score(trajectories: Sequence[Trajectory], summarise: Summarise | None = None
         "turns": sum(len(t.turns) for t in trajectories) / max(played, 1),
         "errors": sum(bool(t.error) for t in trajectories),
         "reasons": most_frequent(failures(trajectories)),
+        "unopened": unopened(trajectories),
+        "ends": dict(Counter(t.end.value for t in trajectories)),
         **env_metrics(trajectories),
         **_summary(trajectories, summarise),
     }

@@ -26,8 +26,10 @@ from agentopd.probes.untold import with_untold
 from agentopd.rollout.failures import (
     EveryEpisodeFailed,
     failures,
+    mixed_groups,
     most_frequent,
     refuse_failures,
+    unopened,
 )
 from agentopd.rollout.policies import Rollout
 from agentopd.rollout.sampler import TransformersSampler
@@ -287,9 +289,11 @@ class Run:
         if update.skipped:
             line["skipped"] = update.skipped
         if failed := failures(trajectories):
-            line["failed"] = failed
+            line |= {"failed": failed, "unopened": unopened(trajectories)}
         if self.taught and self.unheard:
             line["unheard"] = self.unheard
+        if step == 0 and (mixed := mixed_groups(trajectories)):
+            line["warnings"] = [mixed]
         return line | {"evaluation": self.evaluation} if self.evaluation else line
 
     def _write_line(self, line: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from agentopd.base.text import escaped
 from agentopd.base.types import (
     Briefed,
     EndReason,
@@ -31,7 +32,9 @@ from agentopd.units.spans import Payment
 # N trainable tokens, K likeliest tokens
 
 _ARRAYS = {"ids": np.int64, "turn": np.int32, "owner": np.uint8, "logprob": np.float32}
-_PLAIN = ("episode", "task", "seed", "env", "error")
+_NUMBERS = ("episode", "task", "seed")
+_NAMES = ("env", "error")
+_PLAIN = (*_NUMBERS, *_NAMES)
 _TEXTS = ("end", "messages", "turns", "segments", "prompt")
 _PAYMENTS = pa.list_(
     pa.struct(
@@ -62,7 +65,8 @@ def save_trajectories(
         payments: a unit's verdicts, by episode number, and what they paid.
     """
     rows: dict[str, Any] = {
-        **{name: [getattr(t, name) for t in trajectories] for name in (*_ARRAYS, *_PLAIN)},
+        **{name: [getattr(t, name) for t in trajectories] for name in (*_ARRAYS, *_NUMBERS)},
+        **{name: [escaped(getattr(t, name)) for t in trajectories] for name in _NAMES},
         "success": [t.success for t in trajectories],
         "reward": [t.reward for t in trajectories],
         "end": [t.end.value for t in trajectories],

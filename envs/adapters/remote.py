@@ -4,11 +4,12 @@ The server may be `openenv`'s own, in front of any of its environments, or `agen
 the protocol only the package `websockets` is needed. An environment is one session: it connects on
 its first reset. What the protocol does not say is found out or can be told:
 
-- An action is an object, a student's answer is text. Where the server's schema has exactly one
-  required field of text, the answer is put there; otherwise the answer's `<action>` holds the
-  object as JSON.
+- An action is an object, a student's answer is text. An answer, or its `<action>`, that is a JSON
+  object with the keys of the server's schema is sent as such. Elsewhere, where the schema has
+  exactly one required field of text, the answer is put there, without its thoughts. What keys there
+  are the rules say, and the tools of an MCP environment, if no rules are given.
 - An observation is an object too, of which the student sees the first field that is text by its
-  name, or everything as JSON.
+  name and the other fields as JSON, or what a tool gave.
 - Our `info` is read from the observation's metadata where it is there and of the right type, and so
   are `truncated`, the rules and the form of an action that `agentopd serve-env` sends.
 
@@ -18,25 +19,16 @@ Source: the package `openenv`, 0.10 (`core/env_server/http_server.py`, `core/env
 from __future__ import annotations
 
 import json
-import urllib.error
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from agentopd.environment.contract import Info, TextEnv, parse_action
-from agentopd.envs.adapters import library
-from agentopd.envs.adapters.loopback import is_local, opener
+from agentopd.environment.contract import Info, TextEnv, parse_action, without_reasoning
+from agentopd.envs.adapters.openenv.actions import ActionSchema, text_field, tool_rules
+from agentopd.envs.adapters.openenv.link import Link, Rejected, ServerError
+from agentopd.envs.adapters.openenv.observations import TEXTS, miscalled, shown
 
-if TYPE_CHECKING:
-    from websockets.sync.client import ClientConnection
-
-TEXTS = ("text", "prompt", "message", "output", "content", "messages")
-"""Fields of an observation that hold what a student reads, the likeliest first."""
-
-_LARGEST = 2**24
-"""Bytes of a message that is accepted."""
+__all__ = ["TEXTS", "Remote", "ServerError", "text_field"]
 
 _INFO: dict[str, type] = {
     "task_id": str,
@@ -53,102 +45,7 @@ _INFO: dict[str, type] = {
 }
 
 
-class ServerError(RuntimeError):
-    """A server answered that it cannot go on, or something that is no answer."""
-
-
-class Rejected(Exception):
-    """A server refused an action, and the episode goes on; the message is for the student."""
-
-
-@dataclass
-class Link:
-    """One session with a server, connected when it is first used.
-
-    Args:
-        url: of its WebSocket.
-        connect_seconds: to open the connection, or to fetch the schema.
-        seconds: for one answer.
-
-    Raises:
-        ValueError: `websockets` is not installed.
-    """
-
-    url: str
-    connect_seconds: float
-    seconds: float
-    _connection: ClientConnection | None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        self._ending = ExitStack()
-        self._connect = library("websockets.sync.client", "openenv").connect
-        self._closed = library("websockets.exceptions", "openenv").ConnectionClosed
-        self._proxy = None if is_local(self.url) else True
-        self._http = opener(self.url)
-
-    def ask(self, kind: str, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The data of the observation that answers a message.
-
-        Raises:
-            Rejected: the server found the message invalid.
-            ServerError: it answered anything but an observation; the session is over.
-            TimeoutError: it did not answer in time; the session is over.
-            OSError: it cannot be reached.
-        """
-        with ExitStack() as failing:
-            failing.callback(self._drop)  # what comes later would be taken for the next answer
-            if self._connection is None:
-                # No pings: how long a server may be busy is what `seconds` says.
-                self._connection = self._ending.enter_context(
-                    self._connect(
-                        self.url, open_timeout=self.connect_seconds, max_size=_LARGEST,
-                        close_timeout=self.connect_seconds, ping_interval=None, compression=None,
-                        proxy=self._proxy,
-                    )
-                )  # fmt: skip
-            with suppress(self._closed):  # a server that is full says so, closes, and can be read
-                self._connection.send(json.dumps({"type": kind, "data": data}))
-            answer = json.loads(self._connection.recv(self.seconds))
-            failing.pop_all()
-        found = answer.get("data") if isinstance(answer, dict) else None
-        if isinstance(found, dict) and answer.get("type") == "observation":
-            return found
-        if isinstance(found, dict) and found.get("code") == "VALIDATION_ERROR":
-            raise Rejected(_reasons(found))
-        self.close()
-        if isinstance(found, dict) and answer.get("type") == "error":
-            raise ServerError(f"{self.url} answered {found.get('code')}: {found.get('message')}")
-        raise ServerError(f"{self.url} answered {_short(answer)}, which is no observation")
-
-    def schema(self) -> dict[str, Any]:
-        """The JSON schema of an action.
-
-        Raises:
-            ServerError: the server has none.
-            OSError: it cannot be reached.
-        """
-        parts = urlsplit(self.url)
-        scheme = {"ws": "http", "wss": "https"}[parts.scheme]
-        path = parts.path.removesuffix("/ws") + "/schema"
-        address = urlunsplit((scheme, parts.netloc, path, "", ""))
-        try:
-            with self._http.open(address, timeout=self.connect_seconds) as response:
-                found = json.loads(response.read(_LARGEST))["action"]
-        except (urllib.error.HTTPError, ValueError, LookupError, TypeError) as error:
-            raise ServerError(f"{address} is no schema of an action: {error}") from error
-        return found if isinstance(found, dict) else {}
-
-    def close(self) -> None:
-        """End the session, and wait until the server has: it may have a place for one alone."""
-        if self._connection is not None:
-            with suppress(self._closed, TimeoutError):
-                self._connection.send('{"type": "close"}')
-                self._connection.recv(self.connect_seconds)
-        self._drop()
-
-    def _drop(self) -> None:
-        self._connection = None
-        self._ending.close()
+_LIST_TOOLS = {"jsonrpc": "2.0", "method": "tools/list", "params": {}, "id": 1}
 
 
 class Remote(TextEnv):
@@ -156,8 +53,7 @@ class Remote(TextEnv):
 
     Args:
         url: `ws://`, `wss://`, `http://` or `https://`; `/ws` is added where no path is given.
-        send: the whole answer, as `agentopd serve-env` expects it, or only what stands in its
-            `<action>`.
+        send: all that the answer says, without its thoughts, or only what stands in its `<action>`.
         action_field: the field of an action that takes the text, where the schema does not say.
         text_field: the field of an observation that the student reads, where it is none of `TEXTS`.
         reset: more that the environment's reset takes, `{"task_id": "a"}` say.
@@ -166,6 +62,8 @@ class Remote(TextEnv):
         success_reward: an episode is solved if it ends with a reward of at least this, where the
             server does not say `success`.
         connect_seconds, seconds: limits of connecting and of one answer.
+        execution_error: what the server's EXECUTION_ERROR is: the end of the episode, recorded as
+            its error, or an invalid action, where a server answers so to what it cannot play.
 
     Raises:
         ValueError: the address is none, or `websockets` is not installed.
@@ -186,16 +84,22 @@ class Remote(TextEnv):
         success_reward: float = 1.0,
         connect_seconds: float = 10.0,
         seconds: float = 60.0,
+        execution_error: Literal["raise", "invalid"] = "raise",
     ) -> None:
         if send not in ("answer", "action"):
             raise ValueError(f"send is 'answer' or 'action', not {send!r}")
+        if execution_error not in ("raise", "invalid"):
+            raise ValueError(f"execution_error is 'raise' or 'invalid', not {execution_error!r}")
         self.link = Link(_address(url), connect_seconds, seconds)
+        self._playable = execution_error == "invalid"
         self._send, self._field, self._text_field = send, action_field, text_field
         self._more = dict(reset or {})
         self.max_turns, self.system_prompt = max_turns, system_prompt
         self._turn_limit = max_turns
         self._success_reward = success_reward
-        self._schema: dict[str, Any] | None = None
+        self._schema = ActionSchema()
+        self._asked = action_field is not None
+        """Whether the server has been asked for its schema, or need not be."""
         self._task_id, self._turns = "", 0
 
     def reset(
@@ -206,9 +110,8 @@ class Remote(TextEnv):
         Raises:
             ServerError, OSError: the server cannot, or cannot be reached.
         """
-        if self._field is None and self._schema is None:
-            self._schema = self.link.schema()
-            self._field = text_field(self._schema)
+        if not self._asked:
+            self._learn_form()
         wanted = self._more | ({"options": options} if options else {})
         try:
             data = self.link.ask("reset", wanted | ({} if seed is None else {"seed": seed}))
@@ -222,14 +125,15 @@ class Remote(TextEnv):
         self.max_turns = self._turn_limit or _of(int, metadata, "max_turns")
         self._turns = 0
         self._task_id = f"{self.link.url}/{seed}"
-        return self._text(data), {"success": False} | self._info(metadata)
+        seen = shown(data.get("observation"), self._text_field)
+        return seen, {"success": False} | self._info(metadata)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """Send an answer; one that cannot be sent, or that the server rejects, costs a turn."""
         self._turns += 1
         late = self._turn_limit is not None and self._turns >= self._turn_limit
         try:
-            data = self.link.ask("step", self._action(action))
+            data = self.link.ask("step", self._action(action), playable=self._playable)
         except Rejected as error:
             problem = str(error)
             told = {"success": False, "action_valid": False, "feedback": problem}
@@ -238,9 +142,11 @@ class Remote(TextEnv):
         done = bool(data.get("done"))
         truncated = done and metadata.get("truncated") is True
         solved = done and not truncated and reward >= self._success_reward
-        info = {"success": solved, "action_valid": True} | self._info(metadata)
+        problem = miscalled(data.get("observation"))
+        own = {"action_valid": False, "feedback": problem} if problem else {"action_valid": True}
+        info = {"success": solved} | own | self._info(metadata)
         return (
-            self._text(data),
+            shown(data.get("observation"), self._text_field),
             reward,
             done and not truncated,
             truncated or (late and not done),
@@ -251,15 +157,30 @@ class Remote(TextEnv):
         """End the session."""
         self.link.close()
 
+    def _learn_form(self) -> None:
+        """Ask the server for the form of its actions, and for its tools."""
+        self._schema = ActionSchema(self.link.schema())
+        self._field = self._schema.field_of_text
+        rules = self._schema.rules()
+        if self._schema.names_a_tool:
+            listed = self.link.ask("mcp", _LIST_TOOLS).get("result")
+            tools = listed.get("tools") if isinstance(listed, dict) else None
+            rules = tool_rules([t for t in tools or () if isinstance(t, dict)])
+        self.system_prompt = "\n".join(filter(None, (self.system_prompt, rules)))
+        self._asked = True
+
     def _action(self, answer: str) -> dict[str, Any]:
         """The object that says what the answer says.
 
         Raises:
             Rejected: the answer holds no action.
         """
+        said, content = without_reasoning(answer), parse_action(answer)
+        given = self._schema.read(said.strip() if content is None else content)
+        if given is not None:
+            return given
         if self._field is not None and self._send == "answer":
-            return {self._field: answer}
-        content = parse_action(answer)
+            return {self._field: said}
         if content is None:
             raise Rejected("No <action></action> in the answer.")
         if self._field is not None:
@@ -273,35 +194,12 @@ class Remote(TextEnv):
         return found
 
     def _wanted(self) -> str:
-        properties = (self._schema or {}).get("properties") or {}
-        names = [name for name in properties if name != "metadata"]
-        return f"Its keys are: {', '.join(names)}."
-
-    def _text(self, data: Mapping[str, Any]) -> str:
-        seen = data.get("observation")
-        if not isinstance(seen, dict):
-            return _written(seen)
-        names = (self._text_field,) if self._text_field is not None else TEXTS
-        for name in names:
-            if seen.get(name):
-                return _written(seen[name])
-        shown = {k: v for k, v in seen.items() if k not in ("metadata", "done", "reward")}
-        # An empty text is a text; what has none is shown whole.
-        return "" if any(isinstance(shown.get(name), str) for name in names) else _written(shown)
+        return f"Its keys are: {', '.join(self._schema.properties)}."
 
     def _info(self, metadata: Mapping[str, Any]) -> Info:
         kept = {k: v for k, v in metadata.items() if isinstance(v, _INFO.get(k, ()))}
         self._task_id = kept.get("task_id", self._task_id)
         return {"task_id": self._task_id} | kept
-
-
-def text_field(schema: Mapping[str, Any]) -> str | None:
-    """The only required field of an action, if it is one of text."""
-    required = schema.get("required") or []
-    properties = schema.get("properties") or {}
-    if len(required) != 1 or properties.get(required[0], {}).get("type") != "string":
-        return None
-    return required[0]
 
 
 def _address(url: str) -> str:
@@ -327,25 +225,3 @@ def _metadata(data: Mapping[str, Any]) -> dict[str, Any]:
 def _of(kind: type, metadata: Mapping[str, Any], name: str) -> Any:
     value = metadata.get(name)
     return value if isinstance(value, kind) else None
-
-
-def _written(value: Any) -> str:
-    """Text as it is, messages by their content, anything else as JSON."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(m, dict) and "content" in m for m in value):
-        return "\n".join(_written(m["content"]) for m in value)
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _reasons(error: Mapping[str, Any]) -> str:
-    """A validation error in a line: the message, and what is wrong with which field."""
-    found = error.get("errors")
-    details = [d for d in found if isinstance(d, dict)] if isinstance(found, list) else []
-    lines = [f"{'.'.join(map(str, d.get('loc') or ()))}: {d.get('msg')}" for d in details]
-    return ": ".join(filter(None, (str(error.get("message", "")), "; ".join(lines))))
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -114,10 +114,11 @@ class Textualize(TextEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, Info]:
-        """Start the task of `seed`; options are the environment's own."""
+        """Start the task of `seed`; options, where there are any, are the environment's own."""
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**31)) if seed is None else seed
-        self._seen, _ = self.env.reset(seed=number, options=options)
+        # Some environments take an empty dictionary for a choice: NetHack's reset fails of it.
+        self._seen, _ = self.env.reset(seed=number, options=options or None)
         self.turns, self._playing, self._solved = 0, True, False
         self._begin()
         fixed = self.planner is not None and self.planner.deterministic

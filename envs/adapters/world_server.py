@@ -32,7 +32,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from agentopd.environment.contract import Info, TextEnv, parse_action, without_reasoning
-from agentopd.envs.adapters.loopback import opener
+from agentopd.envs.adapters.loopback import opener, unreachable
 
 _RULES = """\
 You act for a person in their apps by writing Python, which is run in a shell that keeps its state:
@@ -92,6 +92,8 @@ class World:
         except urllib.error.HTTPError as error:
             said = error.read(2_000).decode(errors="replace")
             raise WorldError(f"{request.full_url} answered {error.code}: {said}") from error
+        except OSError as error:
+            raise ConnectionError(unreachable(request.full_url, error)) from error
         except (ValueError, LookupError, TypeError) as error:
             raise WorldError(f"{request.full_url} answered no JSON with an output") from error
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agentopd.base.text import is_unicode
 from agentopd.envs.desk.api import LONGEST_LIST, LONGEST_NAME, ApiError, Call
 
 FORM = 'write one call like mail.search(query="keys")'
@@ -69,7 +70,7 @@ def _expression(text: str) -> ast.expr:
 def _value(node: ast.expr) -> Any:
     """The value of a literal."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | None):
-        if not isinstance(node.value, str) or _encodable(node.value):
+        if not isinstance(node.value, str) or is_unicode(node.value):
             return node.value
     elif isinstance(node, ast.Name) and node.id in _CONSTANTS:
         return _CONSTANTS[node.id]
@@ -93,11 +94,6 @@ def _flat(node: ast.expr) -> bool:
     if isinstance(node, ast.List | ast.Tuple):
         raise CallError("A list holds texts or numbers, no lists.")
     return True
-
-
-def _encodable(text: str) -> bool:
-    """Whether `text` is free of the lone surrogates that no file can hold."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def asked(function: str, unnamed: Sequence[Any], named: Mapping[str, Any]) -> Call:

@@ -246,7 +246,8 @@ class _Watch:
                 f"TimeoutError: cell time limit exceeded, with calls of apps: "
                 f"{self.limits.seconds:g}s"
             )
-        return f"RuntimeError: more than {self.limits.calls} calls" * (calls >= self.limits.calls)
+        most = self.limits.calls
+        return f"RuntimeError: call limit exceeded: {most} calls of apps" if calls >= most else ""
 
 
 @dataclass

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from agentopd.environment.contract import Info, TextEnv, parse_action
 from agentopd.envs.puzzle import check_choice, check_number
-from agentopd.envs.sokoban.generate import SPLITS, LevelSpec, generate, split_of
+from agentopd.envs.sokoban.collection import Collection, Wanted, open_collection
+from agentopd.envs.sokoban.generate import SPLITS, LevelSpec, generate
 from agentopd.envs.sokoban.levels import (
     DIRECTIONS,
     MOVES,
@@ -20,7 +21,6 @@ from agentopd.envs.sokoban.levels import (
     LevelError,
     State,
     parse_level,
-    read_levels,
 )
 from agentopd.envs.sokoban.search import SEARCH_LIMIT, Plan, Solver, step
 
@@ -48,8 +48,10 @@ class Sokoban(TextEnv):
         split: which boards `reset(seed=...)` draws from; splits never share a board, nor a mirror
             image of one. Where none is named, generated boards are those of `train`.
         levels: a file or folder of levels in the standard text format, played in place of generated
-            ones: all of them, or those of `split` where one is named. `reset(seed=s)` plays number
-            `s` modulo their count.
+            ones: all of them, or those of `split` where one is named, and of what `spec` asks.
+            `reset(seed=s)` plays number `s` modulo their count. Where `spec` has a difficulty band
+            and they are more than 200, a random one in the band, as searching them all would cost
+            too much. Files are read once a process, and again when they have changed.
         max_turns: answers before the episode is truncated. If not given, 12; on levels that were
             not generated twice as many as the best plan takes if those are more, and 200 where the
             search finds no plan. A rollout has a limit of its own beside it, `rollout.max_turns`.
@@ -59,7 +61,8 @@ class Sokoban(TextEnv):
         search_limit: states that the search for the oracle looks at before it gives up. From where
             it does, `info` has no oracle and says nothing on whether the level can be solved. With
             0 it never begins, and a step costs microseconds on a board of any size.
-        **spec: the fields of `LevelSpec`: size, boxes, inner walls and the difficulty band.
+        **spec: the fields of `LevelSpec`: size, boxes, inner walls and the difficulty band. With
+            `levels` those that are given choose among them; see `Wanted`.
 
     `reset(options={"level": TEXT})` plays a level of your own. The reward is 1 for solving the
     level, else 0. `playing` says whether an episode is under way.
@@ -87,9 +90,12 @@ class Sokoban(TextEnv):
             check_number("max_turns", max_turns, 1)
         check_number("moves_per_turn", moves_per_turn, 1)
         check_number("search_limit", search_limit, 0)
-        self.spec_of_levels = _level_spec(spec)
+        _check_fields(spec)
+        self.spec_of_levels = LevelSpec() if levels else LevelSpec(**spec)
         self.split = split or "train"
-        self.collection = _collection(levels, split) if levels else None
+        self.collection: Collection | None = None
+        if levels:
+            self.collection = open_collection(levels, split, Wanted(**spec), search_limit)
         self._turn_limit = max_turns
         """None where it depends on the level."""
         self.turn_limit = self.max_turns = max_turns or _TURNS
@@ -114,7 +120,7 @@ class Sokoban(TextEnv):
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**31)) if seed is None else seed
         self.task_id, self.level, plan = self._choose(number, options or {})
-        self._generated = plan is not None
+        self._generated = not (self.collection or options)
         self.solver = Solver(self.level, self.search_limit)
         if plan and self.search_limit:
             self.solver.remember(self.level.start, plan)
@@ -197,9 +203,8 @@ class Sokoban(TextEnv):
             level = parse_level(text)
             name = f"level/{level.key}"
         elif self.collection:
-            number %= len(self.collection)
-            level = self.collection[number]
-            name = f"collection/{level.key}/{number}"
+            place, level, plan = self.collection.draw(number)
+            name = f"collection/{level.key}/{place}"
         else:
             level, plan = generate(self.spec_of_levels, number, self.split)
             name = f"{self.split}/{level.key}/{number}"
@@ -278,18 +283,12 @@ class Sokoban(TextEnv):
         return info
 
 
-def _collection(path: str, split: str | None) -> list[Level]:
-    levels = read_levels(path)
-    chosen = [level for level in levels if split in (None, split_of(level))]
-    if not chosen:
-        raise ValueError(
-            f"none of the {len(levels)} levels of {path} falls into the split {split!r}: bring "
-            "more levels, or name no split to play them all"
-        )
-    return chosen
+def _check_fields(given: Mapping[str, int]) -> None:
+    """Refuse what is no field of `LevelSpec`.
 
-
-def _level_spec(given: Mapping[str, int]) -> LevelSpec:
+    Raises:
+        ValueError: there is no such field, or it is no whole number.
+    """
     known = [field.name for field in fields(LevelSpec)]
     for name, value in given.items():
         if name not in known:
@@ -298,4 +297,3 @@ def _level_spec(given: Mapping[str, int]) -> LevelSpec:
             raise ValueError(f"Sokoban has no option {name!r}; {hint}")
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"Sokoban's option {name!r} is a whole number, not {value!r}")
-    return LevelSpec(**given)

@@ -73,7 +73,12 @@ class LevelSpec:
 
 def split_of(level: Level) -> str:
     """The split a board belongs to: 80 % train, 10 % validation, 10 % test, by `Level.key`."""
-    bucket = int(level.key[:8], 16) % 10
+    return split_of_key(level.key)
+
+
+def split_of_key(key: str) -> str:
+    """The split of the board with this `Level.key`."""
+    bucket = int(key[:8], 16) % 10
     return "train" if bucket < 8 else SPLITS[bucket - 7]
 
 

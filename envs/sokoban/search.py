@@ -8,6 +8,7 @@ large ones it gives up after `limit` states and says `UNKNOWN`, never a guess.
 from __future__ import annotations
 
 import heapq
+import math
 from typing import Literal, NamedTuple
 
 from agentopd.envs.sokoban.deadlock import deadlocked
@@ -106,8 +107,12 @@ class Solver:
         away = self.level.geometry.away
         return any(away[box] < 0 for box in boxes)
 
-    def search(self, state: State) -> Plan:
-        """The best plan from `state`, neither looked up nor remembered."""
+    def search(self, state: State, most_pushes: int | None = None) -> Plan:
+        """The best plan from `state`, neither looked up nor remembered.
+
+        Args:
+            most_pushes: give up where it needs more.
+        """
         geometry = self.level.geometry
         away, goals = geometry.away, geometry.goal_cells
         bounds = [away[box] for box in state[1]]
@@ -130,6 +135,7 @@ class Solver:
         parents: dict[Packed, tuple[Packed, int, int]] = {}
         best: dict[Packed, int] = {start: 0}
         counter = 0
+        beyond = math.inf if most_pushes is None else (most_pushes + 1) * _PUSH
         while heap:
             estimate, _, cost, here = heapq.heappop(heap)
             if best[here] < cost:
@@ -137,7 +143,7 @@ class Solver:
             boxes = here[1]
             if not boxes & ~goals:
                 return Plan("solvable", self._trace(parents, start, here), cost // _PUSH)
-            if len(best) > self.limit:
+            if len(best) > self.limit or estimate >= beyond:
                 return _UNKNOWN
             left = None if total is None else total - cost // _PUSH - 1
             for box, direction, stand, target, walked in self._moves_of_boxes(here, left):

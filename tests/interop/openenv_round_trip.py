@@ -47,7 +47,7 @@ def our_client_their_server(python: str) -> None:
     from agentopd.envs.adapters.remote import ServerError
 
     with started([python, __file__, "server"]) as line:
-        text, pair = json.loads(line)
+        text, pair, tools = json.loads(line)
         env = make(f"openenv:{text}", {"reset": {"limit": 8}})
         for seed in range(EPISODES):
             _guess(env, seed)
@@ -85,7 +85,30 @@ def our_client_their_server(python: str) -> None:
         seen = env.step('<action>{"x": 2}</action>')[0]
         print(f"ours, theirs: an action of two fields is JSON; without one of them: {seen!r}")
         env.close()
+        _tools(tools)
         _pool(pair)
+
+
+def _tools(address: str) -> None:
+    """An MCP environment of one place: its tools are told, called, and called wrongly."""
+    from agentopd.environment.check import check_env
+    from agentopd.environment.registry import make
+
+    env: Any = make(f"openenv:{address}")
+    shown(env.reset(seed=0)[0] == "ready", env.system_prompt)
+    shown("- echo(text (string), times (integer, optional)): Say it" in env.system_prompt, env)
+    said = env.step('<action>{"tool_name": "echo", "arguments": {"text": "hi"}}</action>')
+    shown((said[0], said[4]["action_valid"]) == ("hi", True), said)
+    said = env.step('{"name": "echo", "arguments": {"text": "hi", "times": 2}}')
+    shown(said[0] == "hihi", said)
+    said = env.step('{"name": "shout", "arguments": {}}')
+    shown(not said[4]["action_valid"], said)
+    print(f"ours, theirs: MCP tools are listed and called; without the tool: {said[0]!r}")
+    env.close()
+    found = check_env(f"openenv:{address}", {"max_turns": 4}, seeds=3)
+    shown("limits-instances" in {f.name for f in found}, found)
+    shown(not any("CAPACITY" in f.message for f in found if f.level == "error"), found)
+    print("ours, theirs: check-env needs one place, and says that there is one")
 
 
 def _guess(env: Any, seed: int) -> None:
@@ -199,14 +222,14 @@ def client(base_url: str) -> None:
 
 
 def server() -> None:
-    """In openenv's environment: two small environments on its server, their addresses as JSON."""
+    """In openenv's environment: three small environments on its server, their addresses as JSON."""
     import socket
     import threading
 
     import uvicorn
 
     addresses, servers = [], []
-    for app in (guess_app(), pair_app()):
+    for app in (guess_app(), pair_app(), tools_app()):
         bound = socket.socket()
         bound.bind(("127.0.0.1", 0))
         addresses.append(f"http://127.0.0.1:{bound.getsockname()[1]}")
@@ -284,6 +307,37 @@ def pair_app() -> Any:
             return State()
 
     return create_fastapi_app(Adder, Pair, Answer, max_concurrent_envs=SESSIONS)
+
+
+def tools_app() -> Any:
+    """A tool that echoes, for one client at a time: an MCP environment."""
+    from fastmcp import FastMCP
+    from openenv.core.env_server import Observation, State, create_fastapi_app
+    from openenv.core.env_server.mcp_environment import MCPEnvironment
+    from openenv.core.env_server.mcp_types import CallToolAction, CallToolObservation
+
+    class Echo(MCPEnvironment):
+        def __init__(self) -> None:
+            server = FastMCP("echo")
+
+            @server.tool()
+            def echo(text: str, times: int = 1) -> str:
+                """Say it."""
+                return text * times
+
+            super().__init__(server)
+
+        def reset(self, seed: int | None = None, episode_id: str | None = None, **_: Any) -> Any:
+            return Observation(done=False, metadata={"message": "ready"})
+
+        def _step_impl(self, action: Any, timeout_s: float | None = None, **_: Any) -> Any:
+            raise ValueError("this is no call of a tool")
+
+        @property
+        def state(self) -> State:
+            return State()
+
+    return create_fastapi_app(Echo, CallToolAction, CallToolObservation)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gymnasium
 
+from agentopd.base.text import is_unicode
 from agentopd.environment.checks.subject import (
     PATIENCE,
     Caught,
@@ -23,16 +23,16 @@ from agentopd.environment.checks.subject import (
 from agentopd.environment.checks.watch import short
 from agentopd.environment.contract import Info, declared
 
-_LONE = re.compile("[\ud800-\udfff]")
 _STRINGS = ("feedback", "mistake", "oracle", "reference", "skill", "guide")
 _TABLES = ("facts", "metrics")
 
 
 def spaces(subject: Subject) -> Findings:
     """Both spaces contain every text."""
-    env = subject.build()
-    for name in ("observation_space", "action_space"):
-        space = getattr(env, name, None)
+    names = ("observation_space", "action_space")
+    with subject.opened() as env:
+        declared_as = [(name, getattr(env, name, None)) for name in names]
+    for name, space in declared_as:
         numbers = isinstance(space, gymnasium.spaces.Box | gymnasium.spaces.Discrete)
         every = ("", "two words\n<b>\u221a</b>")
         if space is None or numbers or not all(text in space for text in every):
@@ -47,13 +47,13 @@ def spaces(subject: Subject) -> Findings:
 
 def declarations(subject: Subject) -> Findings:
     """What the environment says of itself is of the type that its readers expect."""
-    env = subject.build()
-    env.reset(seed=0)
-    for name, fits, wanted in _DECLARED:
-        value = declared(env, name, _ABSENT)
-        if value is not _ABSENT and not fits(value):
-            message = f"{name} is {short(value)}: set it to {wanted}"
-            yield Finding("error", "declarations", message)
+    with subject.opened() as env:
+        env.reset(seed=0)
+        for name, fits, wanted in _DECLARED:
+            value = declared(env, name, _ABSENT)
+            if value is not _ABSENT and not fits(value):
+                message = f"{name} is {short(value)}: set it to {wanted}"
+                yield Finding("error", "declarations", message)
 
 
 def _count(value: Any) -> bool:
@@ -64,7 +64,7 @@ _ABSENT = object()
 _DECLARED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "system_prompt",
-        lambda value: value is None or (isinstance(value, str) and not _LONE.search(value)),
+        lambda value: value is None or (isinstance(value, str) and is_unicode(value)),
         "one str that can be written as UTF-8, the rules shown at the start",
     ),
     ("max_turns", _count, "an int of at least 1, or None where there is no limit"),
@@ -84,14 +84,16 @@ _DECLARED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 
 def arguments(subject: Subject) -> Findings:
     """`reset` takes what Gymnasium says, each of it left out or None."""
-    subject.build().reset(seed=0)
+    with subject.opened() as env:
+        env.reset(seed=0)
     for given in ({}, {"seed": None}, {"seed": 0, "options": None}, {"seed": 0, "options": {}}):
-        env = subject.build()
-        with Caught() as caught:
-            env.reset(**given)
+        with subject.opened() as env:
+            with Caught() as caught:
+                env.reset(**given)
+            call = subject.watch.call
         if caught.error:
             message = (
-                f"{subject.watch.call} raised {caught.said}: declare reset(self, *, seed=None, "
+                f"{call} raised {caught.said}: declare reset(self, *, seed=None, "
                 "options=None), and let a missing seed draw any task, options that are missing or "
                 "empty change nothing"
             )
@@ -101,7 +103,11 @@ def arguments(subject: Subject) -> Findings:
 
 def results(subject: Subject) -> Findings:
     """`reset` and `step` return what Gymnasium says, in Python's own types, to the end."""
-    env = subject.build()
+    with subject.opened() as env:
+        yield from _results_of(env)
+
+
+def _results_of(env: gymnasium.Env[str, str]) -> Findings:
     if problem := _reset_problem(env.reset(seed=0)):
         yield Finding("error", "reset-result", problem)
         return
@@ -153,19 +159,23 @@ def _step_problem(result: Any, both: bool) -> str:
 def infos(subject: Subject) -> Findings:
     """`info` has its required keys, is flat, can be saved, and is a new one each time."""
     for seed in subject.few:
-        env = subject.build()
-        _, info = env.reset(seed=seed)
-        yield from _problems("reset", info, {"task_id": str, "success": bool})
-        wanted = {"task_id": str, "success": bool, "action_valid": bool}
-        for _, result in steps(env, info, probe, subject.turns):
-            yield from _problems("step", result[4], wanted)
-            if result[4] is info:
-                message = (
-                    "step() returns the dict it returned before, which rewrites the turns already "
-                    "recorded: build a new info each time"
-                )
-                yield Finding("error", "info-reused", message)
-            info = result[4]
+        with subject.opened() as env:
+            yield from _infos_of(env, seed, subject.turns)
+
+
+def _infos_of(env: gymnasium.Env[str, str], seed: int, turns: int) -> Findings:
+    _, info = env.reset(seed=seed)
+    yield from _problems("reset", info, {"task_id": str, "success": bool})
+    wanted = {"task_id": str, "success": bool, "action_valid": bool}
+    for _, result in steps(env, info, probe, turns):
+        yield from _problems("step", result[4], wanted)
+        if result[4] is info:
+            message = (
+                "step() returns the dict it returned before, which rewrites the turns already "
+                "recorded: build a new info each time"
+            )
+            yield Finding("error", "info-reused", message)
+        info = result[4]
 
 
 def _problems(where: str, info: Info, wanted: Mapping[str, type]) -> Findings:
@@ -207,7 +217,7 @@ def values(subject: Subject) -> Findings:
         told += [("after step()", *turn.result[:2], turn.result[4]) for turn in episode.turns]
         for where, observation, reward, info in told:
             for name, text in (("the observation", observation), *_texts(info)):
-                if _LONE.search(text):
+                if not is_unicode(text):
                     message = (
                         f"{name} {where} is {short(text)}, which holds half of a surrogate pair "
                         'and cannot be written as UTF-8: decode bytes with errors="replace"'

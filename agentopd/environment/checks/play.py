@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterable, Iterator
 
 import gymnasium
 
@@ -43,9 +42,10 @@ _TRIED = 8
 def unreadable(subject: Subject) -> Findings:
     """An answer that cannot be read is flagged, raises nothing and ends nothing."""
     for action in (*_UNREADABLE, _ODD):
-        env = subject.build()
-        env.reset(seed=0)
-        result, failure = attempt(env, as_action(env, action) if action == _ODD else action)
+        with subject.opened() as env:
+            env.reset(seed=0)
+            result, failure = attempt(env, as_action(env, action) if action == _ODD else action)
+            limit = turn_limit(env)
         if failure:
             yield failure
             return
@@ -58,17 +58,43 @@ def unreadable(subject: Subject) -> Findings:
                 )
                 yield Finding("error", "unreadable-valid", message)
                 return
-        elif terminated or (truncated and turn_limit(env) != 1):
+        elif terminated or (truncated and limit != 1):
             yield _ends(f"step({short(action)}), an answer that cannot be read, ends the episode")
             return
 
 
+def thoughts(subject: Subject) -> Findings:
+    """An action of the declared form is not read inside an unfinished thought."""
+    seed = next((e.seed for e in subject.followed() if e.info.get("oracle")), None)
+    if seed is None:
+        return
+    read: dict[str, bool] = {}
+    for form in ("{}", "<think>{} would"):
+        with subject.opened() as env:
+            _, info = env.reset(seed=seed)
+            best = plan_of(env, info)[0]
+            # Who reads free text, and no form, cannot be asked this.
+            written = as_action(env, best) if "think" in form else best
+            result, failure = attempt(env, form.replace("{}", written))
+        if failure:
+            yield failure
+            return
+        read[form] = result[4]["action_valid"]
+    if [*read.values()] == [False, True]:
+        message = (
+            "an action inside an unfinished <think> is played, so what the agent only thinks of "
+            "counts: read actions with agentopd.parse_action, or leave out what "
+            "agentopd.environment.contract.split_reasoning calls thoughts"
+        )
+        yield Finding("warning", "plays-thoughts", message)
+
+
 def end(subject: Subject) -> Findings:
     """With unreadable answers alone the episode ends at the limit, neither before nor after."""
-    env = subject.build()
-    env.reset(seed=0)
-    # The limit may be the task's. Wrappers may declare that unreadable answers end it sooner.
-    limits = (turn_limit(env), declared(env, "invalid_limit", None))
+    with subject.opened() as env:
+        env.reset(seed=0)
+        # The limit may be the task's. Wrappers may declare that unreadable answers end it sooner.
+        limits = (turn_limit(env), declared(env, "invalid_limit", None))
     limit = min((n for n in limits if n), default=None)
     episode = subject.played("unreadable", 0)
     turns = len(episode.turns)
@@ -85,11 +111,12 @@ def end(subject: Subject) -> Findings:
                 "return truncated=True when it is reached"
             )
             yield Finding("warning", "endless", message)
-    elif limit and turns < limit:
+    # Of one answer that ends it `unreadable` has told.
+    elif limit and 1 < turns < limit:
         yield _ends(f"{turns} answers that cannot be read end the episode")
-    elif episode.turns[-1].result[2] and not limit:
+    elif turns > 1 and episode.turns[-1].result[2] and not limit:
         # Perhaps it is the time that ran out: without a declared limit nobody can tell.
-        yield _ends(f"{turns} answers that cannot be read lose the episode", "warning")
+        yield _ends(f"{turns} answers that cannot be read lose the episode")
     if turns == limit or (episode.over and not limit):
         yield from _late(subject)
 
@@ -98,15 +125,15 @@ def _late(subject: Subject) -> Findings:
     """With answers that can be read the episode does not go on after its limit either."""
     # The longest way to success leaves the most room on it.
     seed = max(subject.followed(), key=lambda episode: len(episode.turns)).seed
-    env = subject.build()
-    env.reset(seed=seed)
-    limit = turn_limit(env)
+    with subject.opened() as env:
+        env.reset(seed=seed)
+        limit = turn_limit(env)
     for what, choose in _readable(subject, seed, limit or PATIENCE):
-        env = subject.build()
-        _, info = env.reset(seed=seed)
         turns, over = 0, False
-        for _, result in steps(env, info, choose, limit + 1 if limit else PATIENCE):
-            turns, over = turns + 1, result[2] or result[3]
+        with subject.opened() as env:
+            _, info = env.reset(seed=seed)
+            for _, result in steps(env, info, choose, limit + 1 if limit else PATIENCE):
+                turns, over = turns + 1, result[2] or result[3]
         if limit and turns > limit:
             message = (
                 f"with {what} the episode took {turns} turns or more, its limit is {limit}: count "
@@ -150,15 +177,20 @@ def _astray(subject: Subject, seed: int) -> Choose:
 
 def _known(subject: Subject, seed: int) -> list[str]:
     """Answers that can be read: of oracles, of the rules, and guesses."""
-    env = subject.build()
-    form = re.escape(as_action(env, "{}")).replace(r"\{\}", "([^<>\n]{1,40}?)")
     episode = subject.played("oracle", seed)
-    named = re.findall(form, f"{episode.rules}\n{episode.observation}")[:_TRIED]
     used = [turn.action for turn in episode.turns][:_TRIED]
-    guesses = [as_action(env, text) for text in (*named, *GUESSES)]
+    with subject.opened() as env:
+        form = re.escape(as_action(env, "{}")).replace(r"\{\}", "([^<>\n]{1,40}?)")
+        named = re.findall(form, f"{episode.rules}\n{episode.observation}")[:_TRIED]
+        guesses = [as_action(env, text) for text in (*named, *GUESSES)]
+        return _valid(env, seed, dict.fromkeys((*guesses, *used)))
+
+
+def _valid(env: gymnasium.Env[str, str], seed: int, tried: Iterable[str]) -> list[str]:
+    """Those of `tried` that `env` can read."""
     known: list[str] = []
     over = True
-    for action in dict.fromkeys((*guesses, *used)):
+    for action in tried:
         if over:
             env.reset(seed=seed)
         _, _, terminated, truncated, info = env.step(action)
@@ -167,12 +199,13 @@ def _known(subject: Subject, seed: int) -> list[str]:
     return known
 
 
-def _ends(what: str, level: Literal["error", "warning"] = "error") -> Finding:
+def _ends(what: str) -> Finding:
+    """A warning: it may be a rule of the game, and still costs whoever is about to learn it."""
     message = (
-        f"{what}: let them cost a turn each, truncate at max_turns, and terminate only where the "
-        "task itself is over"
+        f"{what}: unless it is a rule of the game, let them cost a turn each, truncate at "
+        "max_turns, and terminate only where the task itself is over"
     )
-    return Finding(level, "unreadable-ends", message)
+    return Finding("warning", "unreadable-ends", message)
 
 
 def oracle(subject: Subject) -> Findings:
@@ -188,7 +221,9 @@ def oracle(subject: Subject) -> Findings:
     failed = [episode for episode in planned if not episode.solved]
     if not failed:
         return
-    if declared(subject.build(), "stochastic", False):
+    with subject.opened() as env:
+        by_chance = declared(env, "stochastic", False)
+    if by_chance:
         yield _by_chance(len(planned), len(failed))
         return
     message = (
@@ -256,10 +291,10 @@ def _last_rewards(subject: Subject) -> tuple[list[float], list[float]]:
     """The last rewards of episodes that terminated: without success, and with it."""
     results = [episode.turns[-1].result for episode in subject.followed() if episode.turns]
     for seed in subject.few[:_IDLE]:
-        env = subject.build()
-        _, info = env.reset(seed=seed)
-        astray = steps(env, info, _astray(subject, seed), _STRAYED)
-        results += [result for _, result in astray]
+        choose = _astray(subject, seed)
+        with subject.opened() as env:
+            _, info = env.reset(seed=seed)
+            results += [result for _, result in steps(env, info, choose, _STRAYED)]
     lost, won = list[float](), list[float]()
     for _, reward, terminated, _, info in results:
         if terminated:

@@ -9,13 +9,14 @@ import pickle
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from agentopd.environment.checks.subject import Finding, Findings, Subject, probe, steps
+from agentopd.environment.checks.subject import Caught, Finding, Findings, Subject, probe, steps
 from agentopd.environment.contract import Info
 from agentopd.environment.registry import make
 
@@ -24,6 +25,11 @@ import json, sys
 from agentopd.environment.checks.repeat import elsewhere
 sys.stdout.write("\\n" + json.dumps(elsewhere(*json.load(sys.stdin))))
 """
+Told = dict[str, str]
+"""What a reset or a step said, by its name: as it is written in Python, to be compared."""
+
+_BEFORE, _SHOWN = 20, 60
+"""Characters shown before a difference, and in all."""
 _ELSEWHERE = 5
 """How many calls' time another process may take: it starts, builds and plays."""
 
@@ -31,14 +37,27 @@ _ELSEWHERE = 5
 def seeding(subject: Subject) -> Findings:
     """Two fresh instances agree on a seed."""
     for seed in subject.few:
-        if _fresh(subject, seed) != _fresh(subject, seed):
-            message = (
-                f"two fresh instances differ after reset(seed={seed}): take every random number "
-                "from self.np_random or a random.Random of your own, and keep nothing in the class "
-                "or the module"
-            )
-            yield Finding("error", "seeding", message)
+        if differs := difference(_fresh(subject, seed), _fresh(subject, seed)):
+            yield _unseeded(seed, differs)
             return
+
+
+def _unseeded(seed: int, differs: str) -> Finding:
+    message = (
+        f"two fresh instances differ after reset(seed={seed}), first {differs}: take every random "
+        "number from self.np_random or a random.Random of your own, keep nothing in the class or "
+        "the module, and tell no time outside metrics"
+    )
+    return Finding("error", "seeding", message)
+
+
+def _drift(subject: Subject, seed: int, told: list[Told]) -> Finding | None:
+    """What is wrong if `told` is no longer what a fresh instance tells, nothing else being changed.
+
+    Asked before anything else is blamed: a clock in an observation differs now and then.
+    """
+    differs = difference(told, _fresh(subject, seed))
+    return _unseeded(seed, differs) if differs else None
 
 
 def global_random(subject: Subject) -> Findings:
@@ -46,10 +65,15 @@ def global_random(subject: Subject) -> Findings:
     for seed in subject.few:
         told = _fresh(subject, seed)
         touched = _global_state() != _seed_global(0)
-        if touched or told != _fresh(subject, seed, luck=1):
+        differs = difference(told, _fresh(subject, seed, luck=1))
+        if differs and (drift := _drift(subject, seed, told)):
+            yield drift
+            return
+        if touched or differs:
+            how = f", {differs}" if differs else ""
             message = (
                 "an episode seeds or draws from the global random state (random or numpy.random), "
-                "which every other episode of the process shares: use self.np_random, or a "
+                f"which every other episode of the process shares{how}: use self.np_random, or a "
                 "random.Random of your own"
             )
             yield Finding("error", "global-random", message)
@@ -58,34 +82,75 @@ def global_random(subject: Subject) -> Findings:
 
 def carry_over(subject: Subject) -> Findings:
     """A used instance plays as a fresh one does."""
-    used = subject.build()
-    for seed in subject.few:
-        list(_telling(used, seed + 1, subject.turns))
-        if list(_telling(used, seed, subject.turns)) != _fresh(subject, seed):
-            message = (
-                f"an instance that has played before plays seed {seed} differently from a fresh "
-                "one: set in reset() every attribute that step() changes"
-            )
-            yield Finding("error", "carry-over", message)
+    fresh = [_fresh(subject, seed) for seed in subject.few]
+    with subject.opened() as used:
+        for seed in subject.few:
+            list(_telling(used, seed + 1, subject.turns))
+            if differs := difference(list(_telling(used, seed, subject.turns)), fresh[seed]):
+                break
+        else:
             return
+    if drift := _drift(subject, seed, fresh[seed]):
+        yield drift
+        return
+    message = (
+        f"an instance that has played before plays seed {seed} differently from a fresh one, first "
+        f"{differs}: set in reset() every attribute that step() changes"
+    )
+    yield Finding("error", "carry-over", message)
 
 
-def interleaving(subject: Subject) -> Findings:
-    """Two instances that play in turns do not disturb each other."""
+def beside(subject: Subject) -> Findings:
+    """Two instances can be open at once, and do not disturb each other when they play in turns."""
     for seed in subject.few:
         alone = [_fresh(subject, s) for s in (seed, seed + 1)]
-        tellings = [_telling(subject.build(), s, subject.turns) for s in (seed, seed + 1)]
-        together: list[list[str]] = [[], []]
-        for _ in range(subject.turns + 1):
-            for telling, told in zip(tellings, together, strict=True):
-                told.extend(said for said in [next(telling, "")] if said)
-        if alone != together:
+        together: list[list[Told]] = []
+        with Caught() as caught:
+            together = _in_turns(subject, seed)
+        if caught.error:
+            yield _crowded(subject.watch.call, caught.said)
+            return
+        differs = map(difference, together, alone)
+        if first := next(filter(None, differs), ""):
+            drifts = (_drift(subject, seed + n, told) for n, told in enumerate(alone))
+            if drift := next(filter(None, drifts), None):
+                yield drift
+                return
             message = (
-                "two instances that play in turns disturb each other: move what they share, in "
-                "the class or the module, into the instance"
+                f"two instances that play in turns disturb each other, first {first}: move what "
+                "they share, in the class or the module, into the instance"
             )
             yield Finding("error", "interleaving", message)
             return
+
+
+def _crowded(call: str, said: str) -> Finding:
+    """Two instances could be played alone, but not together, where `call` raised."""
+    if call.startswith("step("):
+        message = (
+            f"two instances that play in turns disturb each other, {call} raised {said}: move what "
+            "they share, in the class or the module, into the instance"
+        )
+        return Finding("error", "interleaving", message)
+    message = (
+        f"beside an open instance {call} raised {said}: train and evaluate with rollout.slots=1 "
+        "(eval --slots 1), or let as many be open as there are slots"
+    )
+    return Finding("warning", "limits-instances", message)
+
+
+def _in_turns(subject: Subject, seed: int) -> list[list[Told]]:
+    """What two instances tell of `seed` and the next, played a turn each by turns."""
+    together: list[list[Told]] = [[], []]
+    with subject.opened() as first, subject.opened() as second:
+        tellings = [
+            _telling(env, s, subject.turns)
+            for env, s in zip((first, second), (seed, seed + 1), strict=True)
+        ]
+        for _ in range(subject.turns + 1):
+            for telling, told in zip(tellings, together, strict=True):
+                told.extend(filter(None, [next(telling, None)]))
+    return together
 
 
 def hash_seed(subject: Subject) -> Findings:
@@ -107,16 +172,14 @@ def hash_seed(subject: Subject) -> Findings:
         yield Finding("error", "not-importable", message)
         return
     there = json.loads(done.stdout.splitlines()[-1])
-    here = _tellings(subject.build(), subject.seeds, subject.turns)
+    with subject.opened() as env:
+        here = _tellings(env, subject.seeds, subject.turns)
     for seed, (ours, theirs) in enumerate(zip(here, there, strict=True)):
-        if ours != theirs:
-            # Equal results have led to this one: the shorter telling differs before its end.
-            both = enumerate(zip(ours, theirs, strict=False))
-            turn = next(turn for turn, (our, their) in both if our != their)
+        if differs := difference(ours, theirs):
             message = (
-                f"the episode of seed {seed} changes with PYTHONHASHSEED, first after "
-                f"{f'step {turn}' if turn else 'reset'}: sort a set before drawing from it or "
-                "writing it, seed a random.Random with a str, and never use hash()"
+                f"the episode of seed {seed} changes with PYTHONHASHSEED, first {differs}: sort a "
+                "set before drawing from it or writing it, seed a random.Random with a str, and "
+                "never use hash()"
             )
             yield Finding("error", "hash-seed", message)
             return
@@ -151,13 +214,13 @@ def _not_json(options: Mapping[str, Any]) -> str:
     return ""
 
 
-def elsewhere(spec: str, options: Mapping[str, Any], seeds: int, turns: int) -> list[list[str]]:
+def elsewhere(spec: str, options: Mapping[str, Any], seeds: int, turns: int) -> list[list[Told]]:
     """What the episodes of all seeds tell in this process, which has a hash seed of its own."""
     with contextlib.closing(make(spec, options)) as env:
         return _tellings(env, seeds, turns)
 
 
-def _tellings(env: gymnasium.Env[str, str], seeds: int, turns: int) -> list[list[str]]:
+def _tellings(env: gymnasium.Env[str, str], seeds: int, turns: int) -> list[list[Told]]:
     return [list(_telling(env, seed, turns)) for seed in range(seeds)]
 
 
@@ -182,18 +245,45 @@ def _global_state() -> bytes:
     return pickle.dumps((random.getstate(), np.random.get_state()))
 
 
-def _fresh(subject: Subject, seed: int, luck: int = 0) -> list[str]:
+def _fresh(subject: Subject, seed: int, luck: int = 0) -> list[Told]:
     """What a fresh instance tells of `seed`, with `luck` as the seed of the global state."""
     _seed_global(luck)
-    return list(_telling(subject.build(), seed, subject.turns))
+    with subject.opened() as env:
+        return list(_telling(env, seed, subject.turns))
 
 
-def _telling(env: gymnasium.Env[str, str], seed: int, turns: int) -> Iterator[str]:
+def _telling(env: gymnasium.Env[str, str], seed: int, turns: int) -> Iterator[Told]:
     """Everything an episode says."""
     observation, info = env.reset(seed=seed)
-    yield repr((observation, told(info)))
+    yield _named(("observation",), (observation,), info)
+    names = ("observation", "reward", "terminated", "truncated")
     for _, result in steps(env, info, probe, turns):
-        yield repr((*result[:4], told(result[4])))
+        yield _named(names, result[:4], result[4])
+
+
+def _named(names: Sequence[str], values: Sequence[Any], info: Info) -> Told:
+    named = dict(zip(names, values, strict=True))
+    named |= {f"info[{key!r}]": value for key, value in told(info).items()}
+    return {name: repr(value) for name, value in named.items()}
+
+
+def difference(one: Sequence[Told], other: Sequence[Told]) -> str:
+    """Where two tellings of an episode part, and in what; empty where they are equal."""
+    for turn, (ours, theirs) in enumerate(zip_longest(one, other, fillvalue={})):
+        for name in dict.fromkeys((*ours, *theirs)):
+            a, b = ours.get(name, "missing"), theirs.get(name, "missing")
+            if a != b:
+                after = f"step {turn}" if turn else "reset"
+                pairs = enumerate(zip_longest(a, b))
+                start = max(0, next(n for n, (x, y) in pairs if x != y) - _BEFORE)
+                return f"after {after} in {name}: {_around(a, start)} and {_around(b, start)}"
+    return ""
+
+
+def _around(text: str, start: int) -> str:
+    """The part of `text` where it differs from another."""
+    end = start + _SHOWN
+    return ("..." if start else "") + text[start:end] + ("..." if end < len(text) else "")
 
 
 def told(info: Info, *but: str) -> Info:

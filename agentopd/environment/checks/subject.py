@@ -6,12 +6,14 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal
 
 import gymnasium
 
+from agentopd.base.text import raised
 from agentopd.environment.checks.watch import Watch, Watched, short
 from agentopd.environment.contract import Info, actions, declared, system_prompt
 from agentopd.environment.registry import make
@@ -91,27 +93,32 @@ class Subject:
     seeds: int
     strict: bool
     watch: Watch
-    _built: list[gymnasium.Env[str, str]] = field(default_factory=list)
     _played: dict[tuple[Way, int], Episode] = field(default_factory=dict)
 
-    def build(self, **more: Any) -> gymnasium.Env[str, str]:
-        """A fresh instance; `more` stands in place of the options."""
+    @contextmanager
+    def opened(self, **more: Any) -> Iterator[gymnasium.Env[str, str]]:
+        """A fresh instance, closed at the end: it may hold the only place there is on a server.
+
+        Args:
+            more: stands in place of the options.
+        """
         self.watch.begin(f"building {self.spec}", seconds=_LOADING * self.watch.seconds)
         try:
-            env = make(self.spec, {**self.options, **more})
+            env = Watched(make(self.spec, {**self.options, **more}), self.watch)
         finally:
             self.watch.end()
-        self._built.append(Watched(env, self.watch))
-        return self._built[-1]
+        with ExitStack() as failing:
+            # What goes wrong in between says more than what then goes wrong in closing.
+            failing.callback(self._dropped, env)
+            yield env
+            failing.pop_all()
+        env.close()
 
-    def close(self) -> Exception | SystemExit | None:
-        """Close every instance, one may hold a place on a server; the first error of it."""
-        error = None
-        while self._built:
-            with Caught() as caught:
-                self._built.pop().close()
-            error = error or caught.error
-        return error
+    def _dropped(self, env: gymnasium.Env[str, str]) -> None:
+        call = self.watch.last
+        with Caught():
+            env.close()
+        self.watch.last = call
 
     @property
     def few(self) -> range:
@@ -134,7 +141,10 @@ class Subject:
         return [self.played("oracle", seed) for seed in range(self.seeds)]
 
     def _play(self, way: Way, seed: int) -> Episode:
-        env = self.build()
+        with self.opened() as env:
+            return self._play_in(env, way, seed)
+
+    def _play_in(self, env: gymnasium.Env[str, str], way: Way, seed: int) -> Episode:
         observation, info = env.reset(seed=seed)
         rules = system_prompt(env)
         if way == "probe":
@@ -178,7 +188,7 @@ def said(error: BaseException) -> str:
     where = traceback.extract_tb(error.__traceback__)[-1]
     folder, name = os.path.split(where.filename)
     line = "" if folder == os.path.dirname(__file__) else f" ({name}, line {where.lineno})"
-    return f"{type(error).__name__}: {error}{line}"
+    return f"{raised(error)}{line}"
 
 
 def steps(

@@ -71,8 +71,7 @@ def splits(subject: Subject) -> Findings:
     # Two names of one split are one: the environment's attribute says which it plays.
     of: dict[str, list[_Task]] = {}
     for name in _names(subject):
-        with Caught() as caught:
-            env = subject.build(split=name)
+        with Caught() as caught, subject.opened(split=name) as env:
             if (split := str(declared(env, "split", name))) not in of:
                 of[split] = list(_draw(subject, env, name))
         # A split that it refuses is none of its own; the options say which it has.
@@ -131,14 +130,15 @@ def _names(subject: Subject) -> tuple[str, ...]:
 
 def _takers(subject: Subject) -> Iterator[Callable[..., Any]]:
     """What may take options: what the name stands for, and the environment's class."""
-    env = subject.build()
+    with subject.opened() as env:
+        kind = type(env.unwrapped)
     spec = gymnasium.registry.get(subject.spec)
     entry = spec.entry_point if spec else subject.spec
     if callable(entry):
         yield entry
     with Caught():
         yield load_object(str(entry))
-    yield type(env.unwrapped)
+    yield kind
 
 
 def _listed(taker: Callable[..., Any]) -> tuple[str, ...]:

@@ -33,17 +33,24 @@ class _Read:
 def told(subject: Subject) -> Findings:
     """No secret is told word for word; but a question may hold its answer."""
     found: dict[tuple[str, bool], tuple[str, int]] = {}
-    env = subject.build()
     probed = [subject.played("probe", seed) for seed in subject.few]
-    for episode in (*subject.followed(), *probed):
-        for read in _reads(episode):
-            for key, secret in read.secrets.items():
-                # An answer repeated to the one who gave it is no secret.
-                if len(secret) >= _TELLING and secret in read.text and secret not in read.said:
-                    kind = key, _asked(env, episode, key, secret)
-                    found[kind] = secret, found.get(kind, ("", 0))[1] + 1
+    episodes = (*subject.followed(), *probed)
+    with subject.opened() as env:
+        for episode in episodes:
+            for key, secret in _let_out(episode):
+                kind = key, _asked(env, episode, key, secret)
+                found[kind] = secret, found.get(kind, ("", 0))[1] + 1
     for (key, asked), (secret, count) in found.items():
         yield _asking(key, secret) if asked else _telling(key, secret, count)
+
+
+def _let_out(episode: Episode) -> Iterator[tuple[str, str]]:
+    """The secrets that stand word for word in what the student reads, by their keys."""
+    for read in _reads(episode):
+        for key, secret in read.secrets.items():
+            # An answer repeated to the one who gave it is no secret.
+            if len(secret) >= _TELLING and secret in read.text and secret not in read.said:
+                yield key, secret
 
 
 def _reads(episode: Episode) -> Iterator[_Read]:

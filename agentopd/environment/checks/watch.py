@@ -6,8 +6,11 @@ than the note of when it began.
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any
@@ -15,10 +18,13 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
+from agentopd.base import objects
 from agentopd.environment.contract import Info
 
 _BRIEFLY = 0.01
 _CLOSE = "close()"
+_INNERMOST = 3
+"""Lines of code by which a call that hangs is found."""
 
 
 class GivenUp(BaseException):
@@ -36,7 +42,10 @@ class Watch:
         self.seconds = seconds
         self.given_up = False
         self.allowed = seconds
-        self._last: tuple[str, Any] = ("", None)
+        self.hung: tuple[str, ...] = ()
+        """Where the call was that took too long: lines of code, the innermost last."""
+        self.last: tuple[str, Any] = ("", None)
+        """The call that is running or was the last one, and what it was given."""
         self._since = time.monotonic()
 
     def begin(self, call: str, given: Any = None, seconds: float | None = None) -> None:
@@ -47,7 +56,7 @@ class Watch:
         """
         if self.given_up and call != _CLOSE:
             raise GivenUp
-        self._last = call, given
+        self.last = call, given
         self.allowed = self.seconds if seconds is None else seconds
         self._since = time.monotonic()
 
@@ -58,7 +67,7 @@ class Watch:
     @property
     def call(self) -> str:
         """The call that is running or was the last one, for a message."""
-        name, given = self._last
+        name, given = self.last
         if name == "reset":
             return f"reset({', '.join(f'{key}={value}' for key, value in given.items())})"
         return f"step({short(given)})" if name == "step" else name
@@ -83,15 +92,29 @@ def in_time(work: Callable[[], None], watch: Watch) -> bool:
         except BaseException as error:  # it goes to whoever asks for the result
             done.set_exception(error)
 
-    threading.Thread(target=run, name="check-env", daemon=True).start()
+    thread = threading.Thread(target=run, name="check-env", daemon=True)
+    thread.start()
     try:
         while not wait([done], max(_BRIEFLY, watch.left)).done:
             if watch.left < 0:
+                watch.hung = _standing(thread)
                 return False
         done.result()
         return True
     finally:
         watch.given_up = not done.done()
+
+
+def _standing(thread: threading.Thread) -> tuple[str, ...]:
+    """The last lines of code in which `thread` stands, beneath the call that is watched."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    lines = traceback.extract_stack(frame)
+    ours = [n for n, line in enumerate(lines) if line.filename in (__file__, objects.__file__)]
+    inside = lines[max(ours, default=-1) + 1 :]
+    return tuple(
+        f"{os.path.basename(line.filename)}, line {line.lineno}, in {line.name}"
+        for line in inside[-_INNERMOST:]
+    )
 
 
 class Watched(gymnasium.Wrapper[str, str, str, str]):

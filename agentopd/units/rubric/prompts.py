@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from agentopd.environment.contract import without_reasoning
 from agentopd.models.chat import ChatTemplate
 from agentopd.units.facts import AnswerPart
 from agentopd.units.rubric.criteria import Criterion, Which
@@ -137,7 +138,7 @@ def read_reply(reply: str, weights: tuple[float, float], episodes: Iterable[str]
     spelled_out = [_words(text) for text in episodes]
     found: list[Criterion] = []
     malformed = quoted = duplicate = 0
-    for line in filter(None, map(str.strip, _answer(reply).splitlines())):
+    for line in filter(None, map(str.strip, without_reasoning(reply).splitlines())):
         if line.startswith("```"):
             continue
         criterion = _criterion(line, weights)
@@ -155,11 +156,6 @@ def read_reply(reply: str, weights: tuple[float, float], episodes: Iterable[str]
         if criterion.weight > found[twin].weight:
             found[twin] = found[twin].model_copy(update={"weight": criterion.weight})
     return Reading(found, malformed, quoted, duplicate)
-
-
-def _answer(reply: str) -> str:
-    """What comes after the reasoning; nothing where that was cut."""
-    return reply.rpartition("</think>")[2].partition("<think>")[0]
 
 
 def _criterion(line: str, weights: tuple[float, float]) -> Criterion | None:

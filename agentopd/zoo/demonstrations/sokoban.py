@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from agentopd.environment.contract import training_seed
 from agentopd.envs.sokoban.env import GUIDE, Sokoban
 from agentopd.envs.sokoban.levels import MOVES, State
 from agentopd.envs.sokoban.search import step
@@ -78,7 +79,7 @@ class SokobanDemonstrator:
             for _ in range(levels)
         ]
         for number, env in enumerate(self.pool):
-            env.reset(seed=1_000_000 * (seed + 1) + number)
+            env.reset(seed=training_seed(seed + 1, number))
 
     def episode(self) -> list[Piece]:
         """The transcript of one fresh episode, of a form drawn by its share."""

@@ -1,0 +1,1 @@
+"""OpenEnv's protocol, from the client's side."""
