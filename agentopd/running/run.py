@@ -29,7 +29,7 @@ from agentopd.rollout.failures import (
     most_frequent,
     refuse_failures,
 )
-from agentopd.rollout.sampler import TransformersSampler
+from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.running.checkpoint import (
     Progress,
     latest,
