@@ -55,7 +55,7 @@ class EpisodePool:
         return sorted(finished, key=lambda trajectory: trajectory.episode)
 
     def open(self, task: Task, wake: Event) -> Episode:
-        """An episode that has not begun; its environment sets `wake` when it answers, if it blocks."""
+        """An episode that has not begun; an environment that blocks sets `wake` when it answers."""
         try:
             env = self.make_env()
         except RAISED as error:  # its reset raises it, and so it costs this episode alone
@@ -139,7 +139,8 @@ class _Play:
 
     def _ask(self) -> None:
         """All that can be answered now are asked at once, so that a sampler may batch them."""
-        asking, self.asking = self.asking, []
+        asking = sorted(self.asking, key=lambda episode: episode.task.episode)
+        self.asking = []
         if asking:
             pool = self.pool
             self.sampler.submit([e.request(pool.seed, pool.temperature) for e in asking])
