@@ -210,7 +210,7 @@ def test_cells_are_waited_for_at_once_and_calls_are_made_in_place() -> None:
         each.begin(functools.partial(env.step, f"<action>{code}</action>"))
         for each, env, code in zip(callers, envs, cells, strict=True)
     ]
-    assert [answer()[4]["mistake"] for answer in answers] == ["limit", "detour", "damage"]
+    assert [answer.result()[4]["mistake"] for answer in answers] == ["limit", "detour", "damage"]
     for each, env in zip(callers, envs, strict=True):
         each.end(env.close).result()
     assert isinstance(caller(make("agentopd/Desk-v0"), PATIENCE), InPlace)

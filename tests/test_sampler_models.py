@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from scripted import alone, random_model, toy_tokenizer
@@ -26,7 +28,7 @@ from agentopd.rollout.sampler import Completion, Request
 from agentopd.rollout.transformers_sampler import TransformersSampler
 
 TOKENIZER = toy_tokenizer()
-WIDE = {
+WIDE: dict[str, Any] = {
     "vocab_size": len(TOKENIZER),
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -34,8 +36,15 @@ WIDE = {
     "num_attention_heads": 4,
     "initializer_range": 0.3,
 }
-SMALL = {"vocab_size": len(TOKENIZER), "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
-SMALL["bos_token_id"] = SMALL["eos_token_id"] = 0
+SMALL: dict[str, Any] = {
+    "vocab_size": len(TOKENIZER),
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
 EAGER_ALONE = {
     "gptj": GPTJConfig(**SMALL, rotary_dim=4),
     "codegen": CodeGenConfig(**SMALL, n_ctx=64, rotary_dim=4),
