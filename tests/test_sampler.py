@@ -152,6 +152,23 @@ def test_the_same_requests_in_the_same_order_give_the_same_bits(model: LanguageM
     assert first == second
 
 
+def test_many_may_come_at_once_while_others_stay_away(model: LanguageModel) -> None:
+    """More than there was room for, and what is known of those who stay away is kept."""
+    sampler = TransformersSampler(model)
+    contexts = {key: [20 + key] * (key + 1) for key in range(60)}
+    first = {key: contexts[key] for key in range(6)}
+    for asked in (first, {key: contexts[key] for key in range(6, 60)}, first):
+        requests = [Request(k, [*ids, 19 + k], (k,), 3) for k, ids in asked.items()]
+        sampler.submit(requests)
+        found = dict[int, Completion]()
+        while len(found) < len(requests):
+            found |= {answer.key: answer.completion for answer in sampler.ready()}
+        _agree(model, {(r.key, 0): (list(r.ids), found[r.key]) for r in requests})
+        first = {
+            k: [*ids, 19 + k, *found[k].ids] if k in found else ids for k, ids in first.items()
+        }
+
+
 def test_two_temperatures_and_two_limits_share_a_batch(model: LanguageModel) -> None:
     requests = [
         Request(0, [20, 30], (0,), 9, 0.0),

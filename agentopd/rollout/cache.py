@@ -26,12 +26,14 @@ class Place:
 
     Attributes:
         rows: which rows take part.
+        row_R1: their numbers, counted from the first of them.
         column_RQ: the columns their new tokens are written to.
         columns: how many columns from the left are read.
         capacity: rows and columns that there is memory for.
     """
 
     rows: slice
+    row_R1: torch.Tensor
     column_RQ: torch.Tensor
     columns: int
     capacity: tuple[int, int]
@@ -46,7 +48,7 @@ class RowCache:
     def __init__(self, layers: int, device: torch.device) -> None:
         self.rows = self.columns = 0
         nowhere = torch.zeros(0, 0, dtype=torch.long, device=device)
-        self.place = Place(slice(0, 0), nowhere, 0, (0, 0))
+        self.place = Place(slice(0, 0), nowhere, nowhere, 0, (0, 0))
         self._layers = [_Layer(self.place) for _ in range(layers)]
         self.cache = Cache(layers=list[CacheLayerMixin](self._layers))  # type: ignore[arg-type]
 
@@ -62,6 +64,7 @@ class RowCache:
         """The next call is for the rows from `first` on; see `Place`."""
         assert columns <= self.columns and first + len(column_RQ) <= self.rows
         self.place.rows = slice(first, first + len(column_RQ))
+        self.place.row_R1 = torch.arange(len(column_RQ), device=column_RQ.device)[:, None]
         self.place.column_RQ, self.place.columns = column_RQ, columns
 
     def swap(self, some: Sequence[int], others: Sequence[int], columns: int) -> None:
@@ -102,10 +105,9 @@ class _Layer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
         place = self._place
-        row_R1 = torch.arange(len(place.column_RQ), device=key_states.device)[:, None]
         keys, values = self.keys[place.rows], self.values[place.rows]
-        keys[row_R1, :, place.column_RQ] = key_states.transpose(1, 2)
-        values[row_R1, :, place.column_RQ] = value_states.transpose(1, 2)
+        keys[place.row_R1, :, place.column_RQ] = key_states.transpose(1, 2)
+        values[place.row_R1, :, place.column_RQ] = value_states.transpose(1, 2)
         return keys[:, :, : place.columns], values[:, :, : place.columns]
 
     def resize(self, rows: int, columns: int) -> None:

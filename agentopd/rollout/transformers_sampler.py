@@ -164,8 +164,10 @@ class TransformersSampler:
     def _step(self) -> list[Answer]:
         """One call of the model, and the answers that ended with it, in the order of their keys."""
         batch, first = self._next()
+        width = min(max(len(row.left) for row in batch), max(1, _MOST // len(batch)))
+        longest = max(len(row.fed) for row in self._known.values())
+        self._cache.fit(len(self._places), longest + width)
         rows = self._gather(batch, first)
-        width = min(max(len(row.left) for row in rows), max(1, _MOST // len(rows)))
         logits_RV = self._feed(rows, first, width)
         for row in rows:
             row.read(width)
@@ -232,8 +234,6 @@ class TransformersSampler:
         """
         device = self.student.device
         now = [row.left[:width] for row in rows]
-        longest = max(len(row.fed) for row in self._known.values())
-        self._cache.fit(len(self._places), longest + width)
         ids_RQ = torch.tensor([ids + [0] * (width - len(ids)) for ids in now], device=device)
         seen_R1 = torch.tensor([[len(row.fed)] for row in rows], device=device)
         column_RQ = seen_R1 + torch.arange(width, device=device)
