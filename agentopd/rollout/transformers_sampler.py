@@ -269,7 +269,8 @@ def _common(some: list[int], others: list[int]) -> int:
     """How many tokens two sequences have in common from their beginning on."""
     if others[: len(some)] == some:
         return len(some)
-    return next(n for n, (a, b) in enumerate(zip([*some, -1], [*others, -2])) if a != b)  # noqa: B905
+    pairs = enumerate(zip(some, others, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(some), len(others)))
 
 
 def _mask(position_RQ: torch.Tensor, columns: int, dtype: torch.dtype) -> torch.Tensor:

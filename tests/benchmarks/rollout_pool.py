@@ -32,14 +32,14 @@ from agentopd.rollout.sampler import Answer, Request, Sampler
 from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.running.reading import load_config
 
-TURNS, EPISODES, SLOTS, LONGEST, ROUNDS = 3, 128, 64, 600, 3
+TURNS, EPISODES, SLOTS, LONGEST, ROUNDS = 2, 96, 64, 600, 3
 MEDIAN, SPREAD = 60, np.log(300 / 60) / 1.645
 
 Play = Callable[[EpisodePool, Sequence[Task], Sampler], list[Trajectory]]
 
 
 class Slow(TextEnv):
-    """Three turns of a short observation; one in ten waits 50 ms a step, on a thread."""
+    """Two turns of a short observation; one in ten waits 50 ms a step, on a thread."""
 
     def __init__(self, number: int) -> None:
         self.seconds = 0.05 if number % 10 == 0 else 0.0
