@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from agentopd.environment.contract import Info, TextEnv
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.pool import EpisodePool, Limits, Task
-from agentopd.rollout.sampler import Completion, Request
+from agentopd.rollout.sampler import Answer, Completion, Request
 
 _LOOP = "{% for m in messages %}"
 _ASK = "{% if add_generation_prompt %}"
@@ -93,26 +94,41 @@ def ids_of(tokens: str, tokenizer: PreTrainedTokenizerFast) -> list[int]:
 class ScriptedSampler:
     """Gives episode `key` its answers in order; token `n` of an answer has log-probability -n - 1.
 
-    `asked` holds the requests as they came, one list a call. An answer without a closing token is
-    one that was cut.
+    `asked` holds the requests as they came, one list a call, and `forgotten` the keys. An answer
+    without a closing token is one that was cut. All answers have ended when they are asked for;
+    `pick` says otherwise: of the requests under way, it chooses those whose answers are given next.
     """
 
     answers: Mapping[int, Sequence[Sequence[int]]]
     stop_ids: frozenset[int]
     asked: list[list[Request]] = field(default_factory=list)
+    forgotten: list[int] = field(default_factory=list)
+    pick: Callable[[Sequence[Request]], Sequence[Request]] = list
+    under_way: dict[int, Request] = field(default_factory=dict)
 
-    def generate(
-        self, requests: Sequence[Request], max_tokens: int, temperature: float
-    ) -> list[Completion]:
-        """The next answer of each episode, found by the number of its earlier ones."""
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Nobody asks again before the answer is there."""
         self.asked.append(list(requests))
-        found = []
         for request in requests:
-            ids = list(self.answers[request.key][request.seed[-1]])
-            assert len(ids) <= max_tokens
-            logprobs = [-float(n) for n in range(1, len(ids) + 1)]
-            found.append(Completion(ids, logprobs, ids[-1] not in self.stop_ids))
-        return found
+            assert request.key not in self.under_way
+            self.under_way[request.key] = request
+
+    def ready(self, wake: Event | None = None, seconds: float | None = None) -> list[Answer]:
+        """The next answer of each chosen episode, found by the number of its earlier ones."""
+        chosen = self.pick(list(self.under_way.values()))
+        return [Answer(r.key, self._completion(self.under_way.pop(r.key))) for r in chosen]
+
+    def forget(self, keys: Sequence[int]) -> None:
+        """What is under way is dropped."""
+        self.forgotten += keys
+        for key in keys:
+            self.under_way.pop(key, None)
+
+    def _completion(self, request: Request) -> Completion:
+        ids = list(self.answers[request.key][request.seed[-1]])
+        assert len(ids) <= request.max_tokens
+        logprobs = [-float(n) for n in range(1, len(ids) + 1)]
+        return Completion(ids, logprobs, ids[-1] not in self.stop_ids)
 
     def sync(self, student: LanguageModel) -> None:
         """A script has no weights."""
@@ -130,16 +146,23 @@ class ScriptedAuthor:
     asked: list[str] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
 
-    def generate(
-        self, requests: Sequence[Request], max_tokens: int, temperature: float
-    ) -> list[Completion]:
-        template = ChatTemplate(self.model.tokenizer)
+    def submit(self, requests: Sequence[Request]) -> None:
         (one,) = requests
         self.requests.append(one)
-        self.asked.append(template.decode(list(one.ids)))
+
+    def ready(self, wake: Event | None = None, seconds: float | None = None) -> list[Answer]:
+        template = ChatTemplate(self.model.tokenizer)
+        request = self.requests[-1]
+        self.asked.append(template.decode(list(request.ids)))
         reply = self.replies[min(len(self.asked), len(self.replies)) - 1]
         ids = [*template.encode_content(reply), min(self.model.stop_ids)]
-        return [Completion(ids, [0.0] * len(ids), False)]
+        return [Answer(request.key, Completion(ids, [0.0] * len(ids), False))]
+
+    def forget(self, keys: Sequence[int]) -> None:
+        pass
+
+    def sync(self, student: LanguageModel) -> None:
+        pass
 
 
 Step = tuple[str, Any, bool, bool, Info] | BaseException
@@ -212,14 +235,15 @@ def play(
     limits: Limits | None = None,
     slots: int = 8,
     stop: str = "<|im_end|>",
+    pick: Callable[[Sequence[Request]], Sequence[Request]] = list,
 ) -> tuple[list[Trajectory], ScriptedSampler]:
     """Play one episode an environment; `answers` are tokens as in `ids_of`.
 
-    Episodes 0, 1 are of task 0, episodes 2, 3 of task 1, and so on.
+    Episodes 0, 1 are of task 0, episodes 2, 3 of task 1, and so on. `pick` is the sampler's.
     """
     stop_ids = frozenset(ids_of(stop, tokenizer))
     scripts = {e: [ids_of(a, tokenizer) for a in said] for e, said in enumerate(answers)}
-    sampler = ScriptedSampler(scripts, stop_ids)
+    sampler = ScriptedSampler(scripts, stop_ids, pick=pick)
     waiting = iter(envs)
     pool = EpisodePool(
         env_id="scripted",

@@ -206,15 +206,15 @@ def test_cells_are_waited_for_at_once_and_calls_are_made_in_place() -> None:
     callers = [caller(env, PATIENCE) for env in envs]
     assert all(isinstance(each, OnThread) for each in callers)
     for each, env in zip(callers, envs, strict=True):
-        each.begin(functools.partial(env.reset, seed=0))()
+        each.begin(functools.partial(env.reset, seed=0)).result()
     cells = ["while True:\n    pass", "print(1)", "todo.add(title='x')"]
     answers = [
         each.begin(functools.partial(env.step, f"<action>{code}</action>"))
         for each, env, code in zip(callers, envs, cells, strict=True)
     ]
-    assert [answer()[4]["mistake"] for answer in answers] == ["limit", "detour", "damage"]
+    assert [answer.result()[4]["mistake"] for answer in answers] == ["limit", "detour", "damage"]
     for each, env in zip(callers, envs, strict=True):
-        each.end(env.close)()
+        each.end(env.close).result()
     assert isinstance(caller(make("agentopd/Desk-v0"), PATIENCE), InPlace)
 
 

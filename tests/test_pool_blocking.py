@@ -177,11 +177,12 @@ def test_one_that_exceeds_its_time_costs_its_own_episode(
 
 def test_nobody_waits_again_for_one_that_is_stuck(let_go: Event) -> None:
     """Its close is begun and not listened to, or a stuck episode would cost its limit twice."""
-    call = OnThread(0.01)
-    answer = call.begin(let_go.wait)
+    calls = OnThread(0.01, Event())
+    call = calls.begin(let_go.wait)
     with pytest.raises(TimeoutError):
-        answer()
-    assert call.end(lambda: None)() is None
+        call.result()
+    last = calls.end(lambda: None)
+    assert last.done and last.result() is None
 
 
 def test_what_is_raised_on_a_thread_is_recorded() -> None:
@@ -208,9 +209,9 @@ def test_a_stuck_thread_does_not_keep_the_process_from_ending() -> None:
     program = """
         import threading
         from agentopd.rollout.calls import OnThread
-        answer = OnThread(0.01).begin(threading.Event().wait)
+        call = OnThread(0.01, threading.Event()).begin(threading.Event().wait)
         try:
-            answer()
+            call.result()
         except TimeoutError as error:
             print(error)
     """
@@ -226,7 +227,7 @@ def test_a_wrapper_blocks_where_the_environment_in_it_does() -> None:
     for env in (Blocking(), InvalidLimit().wrap(Blocking()), whispering):
         made = caller(env, 1.0)
         assert isinstance(made, OnThread)
-        made.end(env.close)()
+        made.end(env.close).result()
         assert isinstance(env.unwrapped, Blocking) and env.unwrapped.closed
     assert isinstance(caller(ScriptedEnv(("B1", {}), []), 1.0), InPlace)
 

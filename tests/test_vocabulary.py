@@ -13,7 +13,8 @@ from scenes import AUXILIARY, Scene, assert_same, run_of, scene_of, taught, thaw
 from scripted import random_model, toy_tokenizer
 
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
-from agentopd.rollout.sampler import Request, TransformersSampler
+from agentopd.rollout.sampler import Request, answers
+from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.running.run import Run
 from agentopd.teacher import check_same_vocabulary
 from agentopd.teachers.copies import FrozenTeacher
@@ -84,8 +85,8 @@ def test_padding_has_no_bias_either() -> None:
 
 
 def _answers(model: LanguageModel, temperature: float) -> list[tuple[list[int], list[float]]]:
-    requests = [Request(key, [20 + key, 40], (0, key)) for key in range(16)]
-    found = TransformersSampler(model).generate(requests, 8, temperature)
+    requests = [Request(key, [20 + key, 40], (0, key), 8, temperature) for key in range(16)]
+    found = answers(TransformersSampler(model), requests)
     return [(answer.ids, answer.logprobs) for answer in found]
 
 

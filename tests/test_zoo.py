@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentopd.models.model import ModelSettings, load_model
-from agentopd.rollout.sampler import TransformersSampler
+from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.running.evaluate import play_tasks, score, teacher_success
 from agentopd.running.reading import load_config
 from agentopd.zoo.build import build

@@ -219,7 +219,7 @@ def _play(acting: Acting) -> tuple[list[Any], dict[str, Any], Summarise | None]:
         quiet_libraries()
         from agentopd.models.model import ModelSettings, load_model
         from agentopd.rollout.policies import Rollout
-        from agentopd.rollout.sampler import TransformersSampler
+        from agentopd.rollout.transformers_sampler import TransformersSampler
         from agentopd.running.evaluate import play_tasks
 
         settings = ModelSettings(path=model_path(acting.model), device=acting.device)

@@ -44,8 +44,7 @@ class Rollout(Part, family="rollout"):
         max_turns, max_turn_tokens, max_context: where an episode is cut, beside the environment's
             own limits.
         env_seconds: wall-clock seconds after which one call of an environment that blocks (its
-            `metadata["blocking"]` is true) costs its episode; a round of answers is as slow as the
-            slowest of its environments.
+            `metadata["blocking"]` is true) costs its episode.
     """
 
     tasks: int = Field(default=32, ge=1)

@@ -1,183 +1,39 @@
-"""Episodes in a pool: who waits for an answer joins the next batch, who ends frees the slot.
+"""Episodes in a pool: each goes on as soon as its own answer or its own environment is there.
 
-A failed episode is data. What the environment raises ends that episode alone and is recorded with
-it, and so does an environment that blocks for longer than its limit.
+Nobody waits for the slowest. An episode asks the sampler, is handed its answer when that has ended,
+and gives it to its environment; who ends frees the slot for the next task. Environments in process
+are called where they stand, in the order of the answers; those that block work on their own threads
+while the sampler goes on.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 import gymnasium
 
-from agentopd.base.text import check_unicode, raised
-from agentopd.base.types import EndReason, Owner, Trajectory, Turn
-from agentopd.environment.contract import recorded, system_prompt
+from agentopd.base.types import Trajectory
 from agentopd.models.chat import ChatTemplate, Conversation
-from agentopd.rollout.calls import Caller, caller
-from agentopd.rollout.sampler import Completion, Request, Sampler
-
-_RAISED = (Exception, SystemExit)
-"""What ends an episode alone: environments that call `sys.exit` too, but not Ctrl-C."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One episode to play.
-
-    `task` numbers what is played, equal within a group; `seed` resets the environment.
-    """
-
-    episode: int
-    task: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Where an episode stops besides the environment's own end.
-
-    Turns of an episode, tokens of one answer, tokens of the whole context, seconds of one call of
-    an environment that blocks.
-    """
-
-    turns: int
-    turn_tokens: int
-    context: int
-    env_seconds: float = 120.0
-
-
-@dataclass
-class Episode:
-    """One episode in play.
-
-    `start`, `advance` and `close` stop once, where the environment has been called but not listened
-    to, so that those of many episodes can be gone through together.
-    """
-
-    task: Task
-    env_id: str
-    env: gymnasium.Env[str, str]
-    caller: Caller
-    conversation: Conversation
-    limits: Limits
-    turns: list[Turn] = field(default_factory=list)
-    end: EndReason | None = None
-    error: str = ""
-    _prompt: dict[str, Any] = field(default_factory=dict)
-    _observation: str = ""
-
-    def start(self) -> Iterator[None]:
-        """Reset the environment and open the conversation."""
-        reset = self.caller.begin(lambda: _noted(*self.env.reset(seed=self.task.seed)))
-        yield
-        try:
-            self._observation, self._prompt = reset()
-            system = _text(system_prompt(self.env), "system prompt")
-        except _RAISED as error:  # whatever the environment raises ends this episode alone
-            self._fail(error)
-            return
-        self._tell(lambda: self.conversation.begin(system, self._observation))
-
-    def advance(self, completion: Completion) -> Iterator[None]:
-        """Hand the answer to the environment and note what it says."""
-        action, start = self.conversation.answer(completion.ids, completion.logprobs, Owner.STUDENT)
-        observation, reward, info = "", 0.0, {"success": False}
-        ended = None
-        step = self.caller.begin(lambda: _stepped(self.env, action))
-        yield
-        try:
-            observation, reward, ended, info = step()
-        except _RAISED as error:  # as in `start`
-            self._fail(error)
-        turn = Turn(
-            index=len(self.turns),
-            observation=self._observation,
-            action=action,
-            start=start,
-            act=start + self.conversation.template.reasoning_length(completion.ids),
-            stop=start + len(completion.ids),
-            cut=completion.cut,
-            reward=reward,
-            info=info,
-        )
-        self.turns.append(turn)
-        self._observation = observation
-        if len(self.turns) >= self.limits.turns:
-            ended = ended or EndReason.TURN_LIMIT
-        self.end = self.end or ended
-        if self.end is None:
-            self._tell(lambda: self.conversation.observe(observation))
-
-    def request(self, seed: int) -> Request:
-        """What the sampler needs for the next answer."""
-        random = (seed, self.task.episode, len(self.turns))
-        return Request(self.task.episode, self.conversation.context, random)
-
-    def close(self) -> Iterator[None]:
-        """Close the environment."""
-        closed = self.caller.end(self.env.close)
-        yield
-        try:
-            closed()
-        except _RAISED as error:  # as in `start`
-            self._fail(error)
-
-    def trajectory(self) -> Trajectory:
-        """The finished record."""
-        assert self.end is not None
-        return self.conversation.trajectory(
-            self.turns,
-            self.end,
-            env=self.env_id,
-            episode=self.task.episode,
-            task=self.task.task,
-            seed=self.task.seed,
-            prompt=self._prompt,
-            error=self.error,
-        )
-
-    def _fail(self, error: BaseException) -> None:
-        self.end = EndReason.ERROR
-        self.error = self.error or raised(error)
-
-    def _tell(self, say: Callable[[], None]) -> None:
-        """Show the student what the environment said, if another answer fits behind it."""
-        try:
-            say()
-        except ValueError as error:
-            self._fail(error)
-            return
-        shown = len(self.conversation.context)
-        if shown + self.limits.turn_tokens > self.limits.context:
-            self.end = EndReason.CONTEXT_LIMIT
-            if not self.turns:
-                answer, context = self.limits.turn_tokens, self.limits.context
-                self.error = (
-                    f"rules and first observation are {shown} tokens: with {answer} for an answer "
-                    f"that is more than the {context} of a context; shorten them, or raise "
-                    "max_context as far as the student can read"
-                )
-
-
-class _Unbuilt(gymnasium.Env[str, str]):
-    """Stands in for an environment that could not be built: its reset raises the reason."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, dict[str, Any]]:
-        raise self.error
+from agentopd.rollout.calls import Call, caller
+from agentopd.rollout.episode import RAISED, Episode, Limits, Task, Unbuilt
+from agentopd.rollout.sampler import Sampler
 
 
 @dataclass(frozen=True)
 class EpisodePool:
-    """Plays tasks, at most `slots` at a time.
+    """Plays tasks, at most `slots` at a time; an environment holds its slot until it is closed.
+
+    An episode's answers depend on the seed, its number and its turns alone. Where all environments
+    are in process the whole schedule repeats itself too, so that a run gives the same bits every
+    time. Environments that block may be overtaken, and then batches differ: log-probabilities by
+    their rounding, and an answer only where its random number lies that close to the border
+    between two tokens.
 
     Args:
         make_env: builds a fresh environment; every episode gets its own.
@@ -195,81 +51,108 @@ class EpisodePool:
 
     def play(self, tasks: Iterable[Task], sampler: Sampler) -> list[Trajectory]:
         """Play every task to its end; results in the order of their episode numbers."""
-        queue, playing = deque(tasks), list[Episode]()
-        finished: list[Trajectory] = []
-        try:
-            while queue or playing:
-                free = min(self.slots - len(playing), len(queue))
-                fresh = [self._open(queue.popleft()) for _ in range(free)]
-                playing += fresh
-                _together(episode.start() for episode in fresh)
-                waiting = [episode for episode in playing if episode.end is None]
-                requests = [episode.request(self.seed) for episode in waiting]
-                answers = sampler.generate(requests, self.limits.turn_tokens, self.temperature)
-                pairs = zip(waiting, answers, strict=True)
-                _together(episode.advance(answer) for episode, answer in pairs)
-                over = [episode for episode in playing if episode.end is not None]
-                playing = [episode for episode in playing if episode.end is None]
-                _together(episode.close() for episode in over)
-                finished += [episode.trajectory() for episode in over]
-        finally:
-            for episode in playing:  # left behind by an exception or Ctrl-C: nobody waits for them
-                next(episode.close())
+        finished = _Play(self, tasks, sampler).run()
         return sorted(finished, key=lambda trajectory: trajectory.episode)
 
-    def _open(self, task: Task) -> Episode:
+    def open(self, task: Task, wake: Event) -> Episode:
+        """An episode that has not begun; an environment that blocks sets `wake` when it answers."""
         try:
             env = self.make_env()
-        except _RAISED as error:  # its reset raises it, and so it costs this episode alone
-            env = _Unbuilt(error)
+        except RAISED as error:  # its reset raises it, and so it costs this episode alone
+            env = Unbuilt(error)
         conversation = Conversation(self.template, self.stop_ids)
-        calls = caller(env, self.limits.env_seconds)
+        calls = caller(env, self.limits.env_seconds, wake)
         return Episode(task, self.env_id, env, calls, conversation, self.limits)
 
 
-def _together(parts: Iterable[Iterator[None]]) -> None:
-    """Begin all parts, then end all, in order: what blocks is waited for once, not in turn."""
-    begun = list(parts)
-    for part in begun:
-        next(part)
-    for part in begun:
-        next(part, None)
+@dataclass(frozen=True)
+class _Called:
+    """An episode whose environment is working, and how it goes on."""
+
+    episode: Episode
+    rest: Iterator[Call[Any]]
+    call: Call[Any]
 
 
-def _stepped(
-    env: gymnasium.Env[str, str], action: str
-) -> tuple[str, float, EndReason | None, dict[str, Any]]:
-    """One step's observation, reward, end if it is one, and info.
+class _Play:
+    """One play of a pool. An episode in play is `asking`, being answered, or `called`."""
 
-    Raises:
-        Exception: the environment did, or broke the contract of `agentopd.environment.contract`.
-    """
-    observation, reward, terminated, truncated, info = env.step(action)
-    said, noted = _noted(observation, info)
-    end = EndReason.TRUNCATED if truncated else None
-    # Gymnasium's TimeLimit may truncate the very step that ends the task: the task's end counts.
-    return said, float(reward), EndReason.TERMINATED if terminated else end, noted
+    def __init__(self, pool: EpisodePool, tasks: Iterable[Task], sampler: Sampler) -> None:
+        self.pool, self.sampler, self.queue = pool, sampler, deque(tasks)
+        self.wake = Event()
+        self.playing: dict[int, Episode] = {}
+        self.asking: list[Episode] = []
+        self.called: list[_Called] = []
+        self.finished: list[Trajectory] = []
 
+    def run(self) -> list[Trajectory]:
+        """Play; the trajectories in the order in which they ended."""
+        try:
+            while self.queue or self.playing:
+                self._open()
+                self._hear()
+                self._ask()
+                self._listen()
+        finally:
+            self.sampler.forget(list(self.playing))
+            for episode in self.playing.values():
+                if not episode.closing:  # left by an exception or Ctrl-C: nobody waits for them
+                    next(episode.close())
+        return self.finished
 
-def _noted(observation: str, info: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The observation, and a copy of `info` as a file would give it back.
+    def _open(self) -> None:
+        """Begin the next tasks in the slots that are free."""
+        for _ in range(min(self.pool.slots - len(self.playing), len(self.queue))):
+            episode = self.pool.open(self.queue.popleft(), self.wake)
+            self.playing[episode.task.episode] = episode
+            self._call(episode, episode.start())
 
-    A copy, because an environment may go on writing into what it has returned.
+    def _call(self, episode: Episode, part: Iterator[Call[Any]]) -> None:
+        self.called.append(_Called(episode, part, next(part)))
 
-    Raises:
-        TypeError: the observation is not a string, or `info` cannot be written as JSON.
-        ValueError: a text is not Unicode.
-    """
-    return _text(observation, "observation"), recorded(info)
+    def _hear(self) -> None:
+        """Go on with everyone whose environment has answered, until nobody's has."""
+        self.wake.clear()
+        while True:
+            done, working = list[_Called](), list[_Called]()
+            for called in self.called:
+                (done if called.call.done else working).append(called)
+            if not done:
+                return
+            self.called = working
+            for called in done:
+                next(called.rest, None)
+            for called in done:
+                self._go_on(called.episode)
+            self._open()
 
+    def _go_on(self, episode: Episode) -> None:
+        key = episode.task.episode
+        if episode.closing:
+            self.finished.append(episode.trajectory())
+            del self.playing[key]
+        elif episode.end is None:
+            self.asking.append(episode)
+        else:
+            self.sampler.forget([key])
+            self._call(episode, episode.close())
 
-def _text(given: Any, what: str) -> str:
-    """What the student is to read.
+    def _ask(self) -> None:
+        """All that can be answered now are asked at once, so that a sampler may batch them."""
+        asking = sorted(self.asking, key=lambda episode: episode.task.episode)
+        self.asking = []
+        if asking:
+            pool = self.pool
+            self.sampler.submit([e.request(pool.seed, pool.temperature) for e in asking])
 
-    Raises:
-        TypeError: it is not a string.
-        ValueError: it is not Unicode text.
-    """
-    if not isinstance(given, str):
-        raise TypeError(f"the {what} is of type {type(given).__name__}, not a string")
-    return check_unicode(given, f"the {what}")
+    def _listen(self) -> None:
+        """Wait for whichever comes first: an answer, an environment, or the limit of one."""
+        due = min((called.call.due for called in self.called), default=math.inf)
+        seconds = None if due == math.inf else max(0.0, due - time.monotonic())
+        if len(self.playing) == len(self.called):  # nobody is being answered
+            if self.called:
+                self.wake.wait(seconds)
+            return
+        for answer in self.sampler.ready(self.wake, seconds):
+            episode = self.playing[answer.key]
+            self._call(episode, episode.advance(answer.completion))

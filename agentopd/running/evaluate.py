@@ -26,7 +26,8 @@ from agentopd.probes.rollout import env_metrics
 from agentopd.rollout.failures import failures, most_frequent, refuse_failures, unopened
 from agentopd.rollout.policies import Rollout
 from agentopd.rollout.pool import Task
-from agentopd.rollout.sampler import Sampler, TransformersSampler
+from agentopd.rollout.sampler import Sampler
+from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.running.config import RunConfig
 
 # An evaluation's sampling is apart from any run's, whose seeds count from 0.

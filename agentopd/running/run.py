@@ -32,7 +32,7 @@ from agentopd.rollout.failures import (
     unopened,
 )
 from agentopd.rollout.policies import Rollout
-from agentopd.rollout.sampler import TransformersSampler
+from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.running.checkpoint import (
     Progress,
     latest,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agentopd.models.model import ModelSettings, load_model
-from agentopd.rollout.sampler import TransformersSampler
+from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.running.evaluate import play_tasks, score, teacher_success
 from agentopd.running.reading import parse_config
 from agentopd.zoo.obedience import following, obedience

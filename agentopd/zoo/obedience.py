@@ -19,7 +19,8 @@ from agentopd.envs.sokoban.levels import MOVES
 from agentopd.envs.sokoban.search import step
 from agentopd.models.model import LanguageModel
 from agentopd.privilege import writer
-from agentopd.rollout.sampler import Request, TransformersSampler
+from agentopd.rollout.sampler import Request, answers
+from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.zoo.recipes import PLAYERS, Recipe
 
 
@@ -96,11 +97,11 @@ def _share(made: list[str], moves: list[str]) -> float:
 def _first_moves(model: LanguageModel, prompts: list[tuple[str, str]], most: int = 16) -> list[str]:
     template = model.template
     requests = [
-        Request(n, template.encode(template.render(template.messages(system, user))), (n,))
+        Request(n, template.encode(template.render(template.messages(system, user))), (n,), most)
         for n, (system, user) in enumerate(prompts)
     ]
-    answers = TransformersSampler(model).generate(requests, max_tokens=most, temperature=1.0)
-    return [parse_action(template.decode(a.ids, skip_special_tokens=True)) or "" for a in answers]
+    said = answers(TransformersSampler(model), requests)
+    return [parse_action(template.decode(a.ids, skip_special_tokens=True)) or "" for a in said]
 
 
 def _solution(env: Sokoban, rng: random.Random) -> Told | None:

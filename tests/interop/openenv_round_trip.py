@@ -143,7 +143,8 @@ def _pool(address: str) -> None:
     callers = [caller(env, 60.0) for env in envs]
 
     def everyone(calls: list[Any]) -> list[Any]:
-        return [a() for a in [c.begin(call) for c, call in zip(callers, calls, strict=True)]]
+        begun = [c.begin(call) for c, call in zip(callers, calls, strict=True)]
+        return [call.result() for call in begun]
 
     everyone([lambda e=env: e.reset(seed=0) for env in envs])
     began = time.perf_counter()
@@ -152,8 +153,8 @@ def _pool(address: str) -> None:
         found = everyone([lambda e=env: e.step(action) for env in envs])  # noqa: B023
         shown({f[0] for f in found} == {f"{n} + 1 = {n + 1}"}, found)
     rate = SESSIONS * (STEPS // 10) / (time.perf_counter() - began)
-    for answer in [c.end(env.close) for c, env in zip(callers, envs, strict=True)]:
-        answer()
+    for closed in [c.end(env.close) for c, env in zip(callers, envs, strict=True)]:
+        closed.result()
     print(f"ours, theirs: {SESSIONS} sessions at once on threads, {rate:.0f} steps a second")
 
 

@@ -12,7 +12,8 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from agentopd.base.types import Turn
 from agentopd.models.chat import Conversation
 from agentopd.models.model import LanguageModel, ModelSettings
-from agentopd.rollout.sampler import Request, TransformersSampler
+from agentopd.rollout.sampler import Request, answers
+from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.signal.beside import Beside
 from agentopd.units.rubric import prompts as rubric_text
 from agentopd.units.rubric.asked import AskedModel, asked_model, check_asked
@@ -157,10 +158,8 @@ class ModelWriter(RubricWriter, kind="model"):
             budget = int(max(budget - over, 0))
             ids = self._context(author, good, bad, budget)
         # Made anew each time: the model may have learnt since, and its cache is not kept.
-        request = Request(key=0, ids=ids, seed=(self._steps,))
-        (answer,) = TransformersSampler(author).generate(
-            [request], self.reply_tokens, self.temperature
-        )
+        request = Request(0, ids, (self._steps,), self.reply_tokens, self.temperature)
+        (answer,) = answers(TransformersSampler(author), [request])
         return template.decode(answer.ids, skip_special_tokens=True)
 
     def _context(

@@ -1,0 +1,234 @@
+"""One episode: an environment and a conversation, and what passes between them.
+
+A failed episode is data. What the environment raises ends that episode alone and is recorded with
+it, and so does an environment that breaks its contract or blocks for longer than its limit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, SupportsFloat
+
+import gymnasium
+import numpy as np
+
+from agentopd.base.text import check_unicode, raised
+from agentopd.base.types import EndReason, Owner, Trajectory, Turn
+from agentopd.environment.contract import recorded, system_prompt
+from agentopd.models.chat import Conversation
+from agentopd.rollout.calls import Call, Caller
+from agentopd.rollout.sampler import Completion, Request
+
+RAISED = (Exception, SystemExit)
+"""What ends an episode alone: environments that call `sys.exit` too, but not Ctrl-C."""
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One episode to play.
+
+    `task` numbers what is played, equal within a group; `seed` resets the environment.
+    """
+
+    episode: int
+    task: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where an episode stops besides the environment's own end.
+
+    Turns of an episode, tokens of one answer, tokens of the whole context, seconds of one call of
+    an environment that blocks.
+    """
+
+    turns: int
+    turn_tokens: int
+    context: int
+    env_seconds: float = 120.0
+
+
+@dataclass
+class Episode:
+    """One episode in play.
+
+    `start`, `advance` and `close` stop once, where the environment has been called but not listened
+    to, and give that call: whoever goes on when it is done waits for nobody.
+    """
+
+    task: Task
+    env_id: str
+    env: gymnasium.Env[str, str]
+    caller: Caller
+    conversation: Conversation
+    limits: Limits
+    turns: list[Turn] = field(default_factory=list)
+    end: EndReason | None = None
+    error: str = ""
+    closing: bool = False
+    _prompt: dict[str, Any] = field(default_factory=dict)
+    _observation: str = ""
+
+    def start(self) -> Iterator[Call[Any]]:
+        """Reset the environment and open the conversation."""
+        reset = self.caller.begin(lambda: _noted(*self.env.reset(seed=self.task.seed)))
+        yield reset
+        try:
+            self._observation, self._prompt = reset.result()
+            system = _text(system_prompt(self.env), "system prompt")
+        except RAISED as error:  # whatever the environment raises ends this episode alone
+            self._fail(error)
+            return
+        self._tell(lambda: self.conversation.begin(system, self._observation))
+
+    def advance(self, completion: Completion) -> Iterator[Call[Any]]:
+        """Hand the answer to the environment and note what it says."""
+        action, start = self.conversation.answer(completion.ids, completion.logprobs, Owner.STUDENT)
+        observation, reward, info = "", 0.0, {"success": False}
+        ended = None
+        step = self.caller.begin(lambda: _stepped(self.env, action))
+        yield step
+        try:
+            observation, reward, ended, info = step.result()
+        except RAISED as error:  # as in `start`
+            self._fail(error)
+        turn = Turn(
+            index=len(self.turns),
+            observation=self._observation,
+            action=action,
+            start=start,
+            act=start + self.conversation.template.reasoning_length(completion.ids),
+            stop=start + len(completion.ids),
+            cut=completion.cut,
+            reward=reward,
+            info=info,
+        )
+        self.turns.append(turn)
+        self._observation = observation
+        if len(self.turns) >= self.limits.turns:
+            ended = ended or EndReason.TURN_LIMIT
+        self.end = self.end or ended
+        if self.end is None:
+            self._tell(lambda: self.conversation.observe(observation))
+
+    def request(self, seed: int, temperature: float) -> Request:
+        """What the sampler needs for the next answer; `seed` is the run's."""
+        random = (seed, self.task.episode, len(self.turns))
+        most = self.limits.turn_tokens
+        return Request(self.task.episode, self.conversation.context, random, most, temperature)
+
+    def close(self) -> Iterator[Call[Any]]:
+        """Close the environment."""
+        self.closing = True
+        closed = self.caller.end(self.env.close)
+        yield closed
+        try:
+            closed.result()
+        except RAISED as error:  # as in `start`
+            self._fail(error)
+
+    def trajectory(self) -> Trajectory:
+        """The finished record."""
+        assert self.end is not None
+        return self.conversation.trajectory(
+            self.turns,
+            self.end,
+            env=self.env_id,
+            episode=self.task.episode,
+            task=self.task.task,
+            seed=self.task.seed,
+            prompt=self._prompt,
+            error=self.error,
+        )
+
+    def _fail(self, error: BaseException) -> None:
+        self.end = EndReason.ERROR
+        self.error = self.error or raised(error)
+
+    def _tell(self, say: Callable[[], None]) -> None:
+        """Show the student what the environment said, if another answer fits behind it."""
+        try:
+            say()
+        except ValueError as error:
+            self._fail(error)
+            return
+        shown = len(self.conversation.context)
+        if shown + self.limits.turn_tokens > self.limits.context:
+            self.end = EndReason.CONTEXT_LIMIT
+            if not self.turns:
+                answer, context = self.limits.turn_tokens, self.limits.context
+                self.error = (
+                    f"rules and first observation are {shown} tokens: with {answer} for an answer "
+                    f"that is more than the {context} of a context; shorten them, or raise "
+                    "max_context as far as the student can read"
+                )
+
+
+class Unbuilt(gymnasium.Env[str, str]):
+    """Stands in for an environment that could not be built: its reset raises the reason."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        raise self.error
+
+
+def _stepped(
+    env: gymnasium.Env[str, str], action: str
+) -> tuple[str, float, EndReason | None, dict[str, Any]]:
+    """One step's observation, reward, end if it is one, and info.
+
+    Raises:
+        Exception: the environment did, or broke the contract of `agentopd.environment.contract`.
+    """
+    observation, reward, terminated, truncated, info = env.step(action)
+    said, noted = _noted(observation, info)
+    end = EndReason.TRUNCATED if truncated else None
+    # Gymnasium's TimeLimit may truncate the very step that ends the task: the task's end counts.
+    return said, _reward(reward), EndReason.TERMINATED if terminated else end, noted
+
+
+def _noted(observation: str, info: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The observation, and a copy of `info` as a file would give it back.
+
+    A copy, because an environment may go on writing into what it has returned.
+
+    Raises:
+        TypeError: the observation is not a string, or `info` cannot be written as JSON.
+        ValueError: a text is not Unicode.
+    """
+    return _text(observation, "observation"), recorded(info)
+
+
+def _text(given: Any, what: str) -> str:
+    """What the student is to read.
+
+    Raises:
+        TypeError: it is not a string.
+        ValueError: it is not Unicode text.
+    """
+    if not isinstance(given, str):
+        raise TypeError(f"the {what} is of type {type(given).__name__}, not a string")
+    return check_unicode(given, f"the {what}")
+
+
+def _reward(given: Any) -> float:
+    """A reward that can be learnt from: one that is not finite would reach every other episode.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is not finite, or too large for a 32-bit float.
+    """
+    if not isinstance(given, SupportsFloat) or np.ndim(given):  # type: ignore[arg-type]
+        raise TypeError(f"the reward is of type {type(given).__name__}, not a number")
+    reward = float(given)
+    if not math.isfinite(reward) or abs(reward) > _LARGEST:
+        raise ValueError(f"the reward is {reward:g}: it must be finite in 32 bits")
+    return reward
