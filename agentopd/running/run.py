@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from agentopd.base.files import append_line, read_json, write_whole
 from agentopd.base.types import Lesson, Trajectory
-from agentopd.environment.contract import Summarise, declared
 from agentopd.learning.learner import Learner, Update
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import load_model
@@ -39,7 +39,13 @@ from agentopd.running.checkpoint import (
 )
 from agentopd.running.config import RunConfig
 from agentopd.running.evaluate import play_tasks, score
-from agentopd.running.folder import check_folder, open_folder
+from agentopd.running.folder import (
+    METRICS,
+    check_environments,
+    check_folder,
+    open_folder,
+    past_lines,
+)
 from agentopd.running.storage import save_scores, save_trajectories
 from agentopd.signal.groups import dead_groups
 
@@ -80,10 +86,8 @@ class Run:
         self.errors = Counter[str]()
         self._told: tuple[dict[str, float], dict[str, int]] = ({}, {})
         check_folder(self.config, out, resume, "run", free=("steps", "threads"))
+        self.summarise = check_environments(self.config)
         self.student = load_model(self.config.student)
-        env = self.config.env.build()
-        self.summarise: Summarise | None = declared(env, "summarise", None)
-        env.close()
         self.template = ChatTemplate(self.student.tokenizer)
         self.sampler = TransformersSampler(self.student)
         for source in self.config.privilege:
@@ -192,7 +196,7 @@ class Run:
         """Save the end of the run and its summary; a run that had ended before stays as it was."""
         path = self.out / "summary.json"
         if path.is_file() and self.evaluation is None:
-            return json.loads(path.read_text())
+            return read_json(path)
         self.save()
         after = self.evaluation or {}
         summary = {
@@ -209,7 +213,7 @@ class Run:
             "seconds": {**self.clock.stages, "total": self._spent()},
             "notices": self.config.notices(),
         }
-        path.write_text(json.dumps(summary, indent=2) + "\n")
+        write_whole(path, json.dumps(summary, indent=2) + "\n")
         return summary
 
     def _with_untold(self, lessons: list[Lesson]) -> list[Lesson]:
@@ -224,7 +228,7 @@ class Run:
         temperature = self.config.rollout.temperature or 1.0
         described = describe_episode(self.student, teacher, lessons, unit, temperature)
         if described is not None:
-            (self.out / "episode.json").write_text(json.dumps(described, indent=1) + "\n")
+            write_whole(self.out / "episode.json", json.dumps(described, indent=1) + "\n")
 
     def _since_last_line(self) -> tuple[dict[str, float], dict[str, int]]:
         """Seconds by stage and tokens spent since the last line of metrics."""
@@ -279,16 +283,16 @@ class Run:
 
     def _write_line(self, line: dict[str, Any]) -> None:
         line = jsonable(line)
-        with (self.out / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+        append_line(self.out / METRICS, json.dumps(line, allow_nan=False))
         self.watch(line)
 
     def _restore(self, checkpoint: Path | None) -> None:
         """Go on from a checkpoint; without one, start over from the first step."""
         if checkpoint is None:
-            (self.out / "metrics.jsonl").unlink(missing_ok=True)
+            (self.out / METRICS).unlink(missing_ok=True)
             return
         progress = load_progress(checkpoint)
+        past = past_lines(self.out / METRICS, progress.step)
         teacher = restore_weights(checkpoint, self.student, self.learner.optimizer)
         if teacher:
             self.config.teacher.restore(teacher)
@@ -299,14 +303,7 @@ class Run:
         self.step, self.success_before = progress.step, progress.success_before
         self.clock = Clock(progress.stages, progress.student_tokens, progress.teacher_tokens)
         self._since_last_line()
-        metrics = self.out / "metrics.jsonl"
-        lines = [
-            line
-            for line in metrics.read_text().splitlines()
-            if json.loads(line)["step"] < self.step
-        ]
-        metrics.write_text("".join(f"{line}\n" for line in lines))
-        past = [json.loads(line) for line in lines]
+        write_whole(self.out / METRICS, "".join(f"{json.dumps(line)}\n" for line in past))
         self.learner.history += [line["train"] for line in past if line["step"] >= 0]
         self.skipped.update(line["skipped"] for line in past if "skipped" in line)
         for line in past:

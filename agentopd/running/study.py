@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from agentopd.base.files import read_json, write_whole
 from agentopd.base.statistics import wilson
 from agentopd.running.config import ConfigError, RunConfig
 from agentopd.running.evaluate import teacher_success
-from agentopd.running.folder import check_folder, open_folder
-from agentopd.running.reading import arm_config
+from agentopd.running.folder import check_environments, check_folder, open_folder
+from agentopd.running.reading import arm_config, parse_config
 from agentopd.running.train import Interrupted, train
 
 Watch = Callable[[str, int, dict[str, Any]], None]
@@ -60,16 +61,35 @@ def compare(
         for arm in config.study.arms
     }
     check_folder(config, out, resume, "study")
+    _check_environments(runs)
     open_folder(config, out)
+    (out / "arms").mkdir(exist_ok=True)
     _run_all(runs, out, workers, watch or (lambda *_: None))
     summary = _summary(config, out)
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 
 def run_folder(out: Path, arm: str, seed: int) -> Path:
     """Where one run of a study lies."""
     return out / "arms" / arm / f"seed-{seed}"
+
+
+def _check_environments(runs: dict[tuple[str, int], RunConfig]) -> None:
+    """Build each arm's environments once, before any model is loaded.
+
+    Raises:
+        ConfigError: one refuses its options; the message names the arm.
+    """
+    built: list[Any] = []
+    for (arm, _), config in runs.items():
+        if (place := (config.env, config.evaluate.options)) in built:
+            continue
+        built.append(place)
+        try:
+            check_environments(config)
+        except ValueError as error:
+            raise ConfigError(f"arm {arm}: {error}") from error
 
 
 def _run_all(runs: dict[tuple[str, int], RunConfig], out: Path, workers: int, watch: Watch) -> None:
@@ -101,7 +121,11 @@ def _run_all(runs: dict[tuple[str, int], RunConfig], out: Path, workers: int, wa
 def _run(described: dict[str, Any], folder: Path) -> None:
     """One run, in a worker process."""
     try:
-        train(RunConfig.model_validate(described), folder, (folder / "config.yaml").is_file())
+        config = parse_config(described)
+    except ConfigError as error:
+        raise ConfigError(f"arm {folder.parent.name}: {error}") from error
+    try:
+        train(config, folder, (folder / "config.yaml").is_file())
     except Interrupted:
         if not _study().is_alive():
             os._exit(1)  # nobody is left to hand the exception to
@@ -209,7 +233,7 @@ def _read_run(out: Path, arm: str, seed: int) -> dict[str, Any]:
     ]
     dead = [line["train"]["dead_groups"] for line in lines if "train" in line]
     return {
-        "summary": json.loads((folder / "summary.json").read_text()),
+        "summary": read_json(folder / "summary.json"),
         "curve": curve,
         "dead_groups": [share for share in dead if share is not None],
     }
