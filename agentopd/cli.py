@@ -34,7 +34,13 @@ _NAMED = (
 _NAMED_OR_RUN = _NAMED + " Of a run's folder, its environment in its wrappers."
 _AS_IN_A_RUN = " If not given, as in a run."
 
-Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file of settings.")]
+Config = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CONFIG",
+        help="A YAML file of settings, or one that comes with agentopd: quickstart, studies/desk.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -45,6 +51,7 @@ Overrides = Annotated[
 RunOut = Annotated[
     Path | None, typer.Option(help="The folder to write; runs/NAME of CONFIG's name if not given.")
 ]
+Workers = Annotated[int, typer.Option(min=1, help="Of a study: runs at a time.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what was interrupted.")]
 Model = Annotated[
     str,
@@ -76,8 +83,16 @@ Wrappers = Annotated[
     ),
 ]  # fmt: skip
 Episodes = Annotated[int, typer.Option(min=1, help="Tasks to play, one episode each.")]
-Seed = Annotated[int, typer.Option(min=0, help="The first task's; the others count up from it.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**62, help="The first task's; the others count up from it.")
+]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32 or bfloat16, of the weights." + _AS_IN_A_RUN)
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=1_024, help="Of torch; its own choice if not given.")
+]
 Temperature = Annotated[
     float | None, typer.Option(min=0, help="Of sampling; 0 takes the likeliest." + _AS_IN_A_RUN)
 ]
@@ -123,7 +138,7 @@ def train(
 ) -> None:
     """Train a student.
 
-    Ctrl-C finishes the step, saves it and stops; --resume goes on from there.
+    Ctrl-C finishes the step, saves it and stops; agentopd resume goes on from there.
 
     agentopd train configs/quickstart.yaml unit=turn unit.use=weight steps=50 --out runs/turn
     """
@@ -136,13 +151,29 @@ def compare(
     overrides: Overrides = None,
     out: RunOut = None,
     resume: Resume = False,
-    workers: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 2,
+    workers: Workers = 2,
 ) -> None:
     """Compare the arms of a config's study over its seeds.
 
     agentopd compare configs/quickstart.yaml steps=10 --out runs/short
     """
     running.compare(config, overrides or [], out, resume, workers)
+
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a run or a study.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="steps or threads, such as steps=50 for more."),
+    ] = None,
+    workers: Workers = 2,
+) -> None:
+    """Go on with a run or a study; its folder knows the settings.
+
+    agentopd resume runs/turn steps=100
+    """
+    running.resume(folder, overrides or [], workers)
 
 
 @app.command("eval")
@@ -159,6 +190,8 @@ def evaluate(
     max_turns: Turns = None,
     max_context: Context = None,
     device: Device = "cpu",
+    dtype: Dtype = None,
+    threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure how often a model solves an environment's tasks, as runs are measured.
@@ -173,7 +206,8 @@ def evaluate(
     options = acting.parse_options(option or []) | ({"split": split} if split else {})
     settings = acting.Acting(
         model=model, env=place(env, options, wrapper or [], run=model, held_out=True),
-        episodes=episodes, seed=seed, device=device, temperature=temperature, held_out=True,
+        episodes=episodes, seed=seed, device=device, dtype=dtype, threads=threads,
+        temperature=temperature, held_out=True,
         max_turn_tokens=max_turn_tokens, max_turns=max_turns, max_context=max_context,
     )  # fmt: skip
     acting.evaluate(settings, as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import typer
@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from agentopd.base.console import warn
-from agentopd.rollout.failures import some_failed
+from agentopd.rollout.failures import some_failed, unusable
 
 Key = tuple[str, int]
 """An arm of a study and a seed."""
@@ -42,6 +42,7 @@ class Status:
     loss: float | None = None
     test: float | None = None
     seconds: float = 0.0
+    told: set[str] = field(default_factory=set)
 
     def take(self, line: Mapping[str, Any]) -> None:
         """Take in one line of `metrics.jsonl`; the first may hold an evaluation alone."""
@@ -61,7 +62,19 @@ class Status:
                 evaluated.get("reasons", {}), evaluated.get("episodes", 0), "of the evaluation"
             ),
         )
-        return [warning for warning in told if warning]
+        return [warning for warning in told if warning] + self._first_time(line)
+
+    def _first_time(self, line: Mapping[str, Any]) -> list[str]:
+        """What is wrong with the run rather than with some episodes: told once."""
+        found = {warning: warning for warning in line.get("untold", ())}
+        where = f"of step {line['step'] + 1}"
+        for shares, whose in (
+            (line.get("train"), where), (line.get("evaluation"), "of the evaluation")
+        ):  # fmt: skip
+            found = {**unusable(shares or {}, whose), **found}
+        new = [warning for what, warning in found.items() if what not in self.told]
+        self.told.update(found)
+        return new
 
     def __str__(self) -> str:
         parts = [

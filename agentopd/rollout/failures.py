@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the command line reads this before torch
     from agentopd.base.types import Trajectory
@@ -49,6 +49,21 @@ def some_failed(found: Mapping[str, int], episodes: int, what: str) -> str:
         return ""
     count = sum(found.values())
     return f"{count} of {episodes} episodes {what} ended in errors; the first: {next(iter(found))}"
+
+
+def unusable(shares: Mapping[str, Any], what: str) -> dict[str, str]:
+    """A line for each share of the answers that is all of them: `cut`, or `invalid`.
+
+    Args:
+        shares: by name; see `refuse_failures` for `what`.
+    """
+    lines = {
+        "cut": f"all answers {what} were cut: rollout.max_turn_tokens is too small, or the model "
+        "does not end its answers",
+        "invalid": f"no answer {what} could be read as an action: look at some with agentopd play, "
+        "and tell the model the form in the environment's rules",
+    }
+    return {name: line for name, line in lines.items() if shares.get(name) == 1.0}
 
 
 def most_frequent(found: Counter[str]) -> dict[str, int]:

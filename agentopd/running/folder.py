@@ -86,7 +86,8 @@ def starts_over(out: Path) -> bool:
 
 
 def check_environments(config: RunConfig) -> Summarise | None:
-    """Build the environment once as it is trained in, once as it is evaluated in.
+    """Build the environment once as it is trained in, once as it is evaluated in; the sources learn
+    what it declares.
 
     Returns:
         What the environment declares as `summarise`.
@@ -96,6 +97,8 @@ def check_environments(config: RunConfig) -> Summarise | None:
     """
     env = config.env.build()
     summarise: Summarise | None = declared(env, "summarise", None)
+    for source in config.privilege:
+        source.enter(env)
     env.close()
     try:
         config.env.build(**config.evaluate.options).close()

@@ -18,7 +18,7 @@ from agentopd.base.types import Lesson, Trajectory
 from agentopd.learning.learner import Learner, Update
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import load_model
-from agentopd.privilege.sources import gather
+from agentopd.privilege.sources import gather, missing_keys
 from agentopd.probes.collector import jsonable
 from agentopd.probes.rollout import rollout_probes
 from agentopd.probes.showcase import describe_episode
@@ -279,6 +279,12 @@ class Run:
             line["skipped"] = update.skipped
         if failed := failures(trajectories):
             line["failed"] = failed
+        if (
+            not step
+            and self.taught
+            and (untold := missing_keys(self.config.privilege, trajectories))
+        ):
+            line["untold"] = untold
         return line | {"evaluation": self.evaluation} if self.evaluation else line
 
     def _write_line(self, line: dict[str, Any]) -> None:

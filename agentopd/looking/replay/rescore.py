@@ -107,10 +107,11 @@ def _not_kept(step: SavedStep, what: str, kept: int | None) -> str:
 
 
 def _views(step: SavedStep, parts: RunConfig, student: LanguageModel) -> list[View]:
-    return parts.view.build(_briefed(step, parts), ChatTemplate(student.tokenizer))
+    template = ChatTemplate(student.tokenizer)
+    return parts.view.build(_briefed(step, parts, template), template)
 
 
-def _briefed(step: SavedStep, parts: RunConfig) -> list[Briefed]:
+def _briefed(step: SavedStep, parts: RunConfig, template: ChatTemplate) -> list[Briefed]:
     path = step.run / "scores" / f"step-{step.number:05d}.parquet"
     known = [source.model_dump(mode="json") for source in step.config.privilege]
     if path.is_file() and known == [s.model_dump(mode="json") for s in parts.privilege]:
@@ -122,6 +123,11 @@ def _briefed(step: SavedStep, parts: RunConfig) -> list[Briefed]:
                 else view.briefed
                 for t in step.trajectories
             ]
+    env = parts.env.build()
+    for source in parts.privilege:
+        source.prepare(template)
+        source.enter(env)
+    env.close()
     for earlier in step.earlier:
         gather(parts.privilege, load_trajectories(earlier))
     return gather(parts.privilege, step.trajectories)
