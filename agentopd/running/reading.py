@@ -162,10 +162,8 @@ def _over_its_row(data: Mapping[str, Any], beside: Path | None) -> dict[str, Any
     if data.get("method") is None or _is_complete(data):
         return dict(data)
     row = _parts(load_method(str(data["method"]), beside))
-    return {
-        **data,
-        **{axis: over(row[axis], data[axis]) if axis in data else row[axis] for axis in row},
-    }
+    laid = {axis: over(row[axis], data[axis]) for axis in row if axis in data}
+    return {**data, **row, **laid}
 
 
 def _under_row(
@@ -180,13 +178,15 @@ def _under_row(
     row = _parts(load_method(method, beside))
     said = {axis: value for axis, value in _parts(data).items() if axis in row}
     merged = {axis: over(said.get(axis), value) for axis, value in row.items()}
-    if "rollout" in said and "rollout" in merged:  # how many and how long is no kind's own affair
-        shared = {k: v for k, v in said["rollout"].items() if k in Rollout.model_fields}
-        merged["rollout"] = {**shared, **merged["rollout"]}
-    changed = [str(change) for change in changes(said, merged)]
-    told = (
-        [f"method: {method} changes what was set before: {'; '.join(changed)}"] if changed else []
-    )
+    before, after = said.get("rollout"), merged.get("rollout")
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        # How many episodes, and how long, is no rollout's own affair.
+        shared = {key: value for key, value in before.items() if key in Rollout.model_fields}
+        merged["rollout"] = {**shared, **after}
+    itself = tuple(f"{key}." for key, _ in given)
+    changed = [c for c in changes(said, merged) if not f"{c.key}.".startswith(itself)]
+    listed = "; ".join(map(str, changed))
+    told = [f"method: {method} changes what was set before it: {listed}"] if changed else []
     return {**data, **merged, "method": method}, told
 
 
@@ -221,11 +221,7 @@ def _own(config: RunConfig) -> dict[str, Any]:
     own: dict[str, Any] = {key: value for key, value in data.items() if key not in AXES}
     for axis in AXES:
         value, base = data[axis], _completed(axis, row.get(axis))
-        if (
-            isinstance(value, dict)
-            and isinstance(base, dict)
-            and value.get("kind") != base.get("kind")
-        ):
+        if axis in _DEFAULT_KINDS and value["kind"] != base["kind"]:
             base = _completed(axis, {"kind": value["kind"]})
             own[axis] = {"kind": value["kind"], **(beyond(value, base) or {})}
         elif value != base:
