@@ -16,6 +16,8 @@ from agentopd.base.parts import closest
 
 FOLDER = Path(__file__).parents[1] / "configs"
 STORED = "config.yaml"
+_LAST = "study"
+"""The last key that a run or a study writes."""
 _LARGEST = 1_000_000  # bytes; and nodes, once aliases are written out
 
 
@@ -81,7 +83,10 @@ def read_stored(folder: Path) -> dict[str, Any]:
     """
     path = folder / STORED
     try:
-        return read_mapping(path)
+        found = read_mapping(path)
+        if _LAST not in found or not read_text(path).endswith("\n"):
+            raise ConfigError(f"{path} is cut off: its end, {_LAST}, is missing")
+        return found
     except ConfigError as error:
         raise ConfigError(
             f"{error}. A run writes it whole and never changes it: put a copy back, or start "

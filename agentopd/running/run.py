@@ -96,9 +96,9 @@ class Run:
         if self.taught:
             self.config.teacher.prepare(self.student)
         self.learner = Learner(self.student, self.config.teacher, self.config)
-        # Opened only now, so that a mistyped path or option leaves no folder behind.
-        open_folder(self.config, out)
         self._restore(latest(out / "checkpoints"))
+        # Opened only now: a mistyped option leaves no folder behind, a damaged file all as it is.
+        open_folder(self.config, out)
 
     def begin(self) -> None:
         """Measure the student before its first step, unless the run goes on from a checkpoint."""
