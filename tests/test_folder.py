@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -252,3 +254,25 @@ def test_configurations_are_found_by_name_anywhere(
 def test_a_number_out_of_range_is_named_by_its_key(override: str) -> None:
     with pytest.raises(ConfigError, match=f"^{override.partition('=')[0]}: "):
         parse_config({"env": {"id": SOKOBAN}}, [override])
+
+
+def test_a_run_writes_its_study_last(tiny_model: Path) -> None:
+    """So that a file that was cut off is known by what it lacks."""
+    assert list(small(tiny_model).model_dump(mode="json"))[-1] == "study"
+
+
+@pytest.mark.parametrize(
+    "words", [("train", "studies/dsk"), ("compare", "x.yaml"), ("resume", "x")]
+)
+def test_what_is_not_there_is_told_before_torch_is_loaded(words: tuple[str, str]) -> None:
+    code = f"""
+import sys
+from agentopd.cli import app
+try:
+    app({[*words]!r})
+except SystemExit as stopped:
+    print(stopped.code, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False"]
+    assert len(done.stderr.splitlines()) == 1 and "cannot be read" in done.stderr
