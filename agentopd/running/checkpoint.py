@@ -89,7 +89,11 @@ def load_progress(checkpoint: Path) -> Progress:
     path = checkpoint / _PROGRESS
     try:
         return Progress(**json.loads(read_text(path)))
-    except (ValueError, TypeError) as error:
+    except TypeError as error:
+        raise ValueError(
+            f"{path} was written by another version of agentopd ({error}): go on with that one"
+        ) from error
+    except ValueError as error:
         raise _damaged(path, error) from error
 
 
