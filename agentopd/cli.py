@@ -14,6 +14,29 @@ import typer
 
 from agentopd.base.console import MistakesToLines
 from agentopd.commands import acting, judging, listing, replaying, running, serving
+from agentopd.commands.parameters import (
+    NAMED_OR_RUN,
+    Config,
+    Context,
+    Device,
+    Dtype,
+    Environment,
+    Episodes,
+    Model,
+    Options,
+    Overrides,
+    Player,
+    Resume,
+    RunOut,
+    Seed,
+    Slots,
+    Temperature,
+    Threads,
+    Turns,
+    TurnTokens,
+    Workers,
+    Wrappers,
+)
 from agentopd.commands.place import place
 from agentopd.environment.contract import HELD_OUT_SEED
 
@@ -28,81 +51,6 @@ _TRAIN, _LOOK, _ENVIRONMENTS, _MODELS = "Train", "Look", "Environments", "Models
 """The panels of the help; they stand in the order of their first commands."""
 zoo = typer.Typer(no_args_is_help=True, help="List, build and measure the embedded models.")
 app.add_typer(zoo, name="zoo", rich_help_panel=_MODELS)
-
-_NAMED = (
-    "A registered id; module:Class or module:ID of your own, such as maze:Maze or maze:me/Maze-v0; "
-    "or scheme:NAME."
-)
-_NAMED_OR_RUN = _NAMED + " Of a run's folder, its environment in its wrappers."
-_AS_IN_A_RUN = " If not given, as in a run."
-
-Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file of settings.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="Settings in place of the file's, such as steps=50, teacher=ema or learner.clip=0.5.",
-    ),
-]
-RunOut = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FOLDER", help="The folder to write; runs/NAME of CONFIG's name if not given."
-    ),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with what was interrupted.")]
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL", help="A model's folder, zoo:NAME, or a run's folder (its last checkpoint)."
-    ),
-]
-Player = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL", help="A model's folder, zoo:NAME, a run's folder, or human: you play."
-    ),
-]
-Environment = Annotated[
-    str | None,
-    typer.Option("--env", metavar="ID", help=_NAMED + " If not given, as in MODEL's run."),
-]
-Options = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--option", "-o", metavar="KEY=VALUE", help="For the environment's constructor; repeatable."
-    ),
-]
-Wrappers = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--wrapper", metavar="YAML",
-        help="Around the environment, as in a config: '{kind: parse, tag: answer}'; repeatable.",
-    ),
-]  # fmt: skip
-Episodes = Annotated[int, typer.Option(min=1, metavar="N", help="Tasks to play, one episode each.")]
-Seed = Annotated[
-    int, typer.Option(min=0, metavar="N", help="The first task's; the others count up from it.")
-]
-Device = Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda.")]
-Temperature = Annotated[
-    float | None,
-    typer.Option(min=0, metavar="T", help="Of sampling; 0 takes the likeliest." + _AS_IN_A_RUN),
-]
-TurnTokens = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="Tokens after which an answer is cut." + _AS_IN_A_RUN),
-]
-Turns = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="Turns after which an episode is cut." + _AS_IN_A_RUN),
-]
-Context = Annotated[
-    int | None, typer.Option(min=8, metavar="N", help="Tokens that end an episode." + _AS_IN_A_RUN)
-]
-Slots = Annotated[
-    int | None, typer.Option(min=1, help="Environments that are open at once." + _AS_IN_A_RUN)
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -139,7 +87,7 @@ def train(
 ) -> None:
     """Train a student.
 
-    Ctrl-C finishes the step, saves it and stops; --resume goes on from there.
+    Ctrl-C finishes the step, saves it and stops; agentopd resume goes on from there.
 
     agentopd train configs/quickstart.yaml unit=turn unit.use=weight steps=50
     """
@@ -152,13 +100,29 @@ def compare(
     overrides: Overrides = None,
     out: RunOut = None,
     resume: Resume = False,
-    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Runs at a time.")] = 2,
+    workers: Workers = 2,
 ) -> None:
     """Compare the arms of a config's study over its seeds.
 
     agentopd compare configs/quickstart.yaml steps=10 --out runs/short
     """
     running.compare(config, overrides or [], out, resume, workers)
+
+
+@app.command(rich_help_panel=_TRAIN)
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a run or a study.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="steps or threads, such as steps=50 for more."),
+    ] = None,
+    workers: Workers = 2,
+) -> None:
+    """Go on with a run or a study; its folder knows the settings.
+
+    agentopd resume runs/turn steps=100
+    """
+    running.resume(folder, overrides or [], workers)
 
 
 @app.command("eval", rich_help_panel=_LOOK)
@@ -178,6 +142,8 @@ def evaluate(
     max_context: Context = None,
     slots: Slots = None,
     device: Device = "cpu",
+    dtype: Dtype = None,
+    threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure how often a model solves an environment's tasks, as runs are measured.
@@ -191,7 +157,8 @@ def evaluate(
     options = acting.parse_options(option or []) | ({"split": split} if split else {})
     settings = acting.Acting(
         model=model, env=place(env, options, wrapper or [], run=model, held_out=True),
-        episodes=episodes, seed=seed, device=device, temperature=temperature, held_out=True,
+        episodes=episodes, seed=seed, device=device, dtype=dtype, threads=threads,
+        temperature=temperature, held_out=True,
         max_turn_tokens=max_turn_tokens, max_turns=max_turns, max_context=max_context,
         slots=slots,
     )  # fmt: skip
@@ -330,7 +297,7 @@ def methods() -> None:
 
 @app.command("check-env", rich_help_panel=_ENVIRONMENTS)
 def check_env(
-    spec: Annotated[str, typer.Argument(metavar="ID", help=_NAMED_OR_RUN)],
+    spec: Annotated[str, typer.Argument(metavar="ID", help=NAMED_OR_RUN)],
     option: Options = None,
     wrapper: Wrappers = None,
     strict: Annotated[
@@ -361,7 +328,7 @@ def check_env(
 
 @app.command("serve-env", rich_help_panel=_ENVIRONMENTS)
 def serve_env(
-    spec: Annotated[str, typer.Argument(metavar="ID", help=_NAMED_OR_RUN)],
+    spec: Annotated[str, typer.Argument(metavar="ID", help=NAMED_OR_RUN)],
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="The address to listen on.")
     ] = "127.0.0.1",

@@ -218,7 +218,12 @@ def test_what_changes_nothing_is_told_before_and_kept(config: Path, tmp_path: Pa
     out = tmp_path / "run"
     result = call("train", config, "unit=turn", "unit.budget=3", "steps=1", "--out", out)
     assert result.exit_code == 0, result.output
-    lines = result.stderr.splitlines()
+    lines = [
+        line
+        for line in result.stderr.splitlines()
+        if "changes nothing" in line or TURN_IS_TOKEN in line
+    ]
+    assert result.stderr.splitlines()[:2] == lines  # what follows is of a random model's answers
     assert [line.partition(" ")[0] for line in lines] == ["warning:", "warning:"]
     assert "unit.budget changes nothing" in lines[0] and TURN_IS_TOKEN in lines[1]
     kept = json.loads((out / "summary.json").read_text())["notices"]
@@ -273,7 +278,7 @@ def test_an_interrupted_run_is_finished_by_the_printed_command(
         process.kill()
     assert process.returncode == 130, told
     done = json.loads((out / "checkpoints/latest/progress.json").read_text())["step"]
-    said, command = told.splitlines()
+    said, command = told.splitlines()[-2:]  # behind what is wrong with a random model
     assert said == f"stopped after {done} steps; to go on:"
     name, *again = shlex.split(command)
     assert name == "agentopd"
@@ -356,7 +361,8 @@ def test_an_interrupted_comparison_tells_how_to_go_on(
     words = ["compare", str(study), "unit={kind: turn}", "--out", str(tmp_path / "out")]
     result = call(*words, "--workers", "1")
     assert result.exit_code == 130
-    assert shlex.split(result.stderr.splitlines()[-1])[1:] == [*words, "--workers", "1", "--resume"]
+    again = ["resume", str(tmp_path / "out"), "--workers", "1"]
+    assert shlex.split(result.stderr.splitlines()[-1])[1:] == again
 
 
 def test_a_terminal_is_shown_a_bar_with_the_last_numbers() -> None:

@@ -374,6 +374,8 @@ def test_a_resumed_run_has_the_teacher_it_had(tiny_model: Path, tmp_path: Path, 
     expected = torch.tensor(TEACHERS[kind]) @ torch.stack(course)
     torch.testing.assert_close(before, expected, atol=1e-6, rtol=0)
     assert (before - course[3]).abs().max() > 1e-3
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as metrics:  # as `record` would have
+        metrics.writelines(f'{{"step": {step}, "train": {{}}}}\n' for step in range(3))
     run.save()
     again = run_of(tiny_model, tmp_path / "run", *method, resume=True)
     assert torch.equal(weights(again.config.teacher.model), before)

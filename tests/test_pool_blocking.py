@@ -20,10 +20,10 @@ from scripted import CHATML, ScriptedEnv, ends, play, random_model, says, toy_to
 from agentopd.base.types import EndReason, Trajectory
 from agentopd.environment.wrappers import EnvSettings, InvalidLimit
 from agentopd.privilege.view import SystemView
+from agentopd.privilege.whispered import WhisperingEnv
 from agentopd.rollout.calls import InPlace, OnThread, caller
 from agentopd.rollout.policies import StudentRollout
 from agentopd.rollout.pool import Limits
-from agentopd.running.evaluate import _WhisperingEnv
 
 TOKENIZER = toy_tokenizer(CHATML)
 ANSWERS = ["up <|im_end|>", "left <|im_end|>"]
@@ -223,7 +223,7 @@ def test_a_stuck_thread_does_not_keep_the_process_from_ending() -> None:
 
 
 def test_a_wrapper_blocks_where_the_environment_in_it_does() -> None:
-    whispering = _WhisperingEnv(Blocking(), (), SystemView())
+    whispering = WhisperingEnv(Blocking(), (), SystemView())
     for env in (Blocking(), InvalidLimit().wrap(Blocking()), whispering):
         made = caller(env, 1.0)
         assert isinstance(made, OnThread)

@@ -12,16 +12,21 @@ import pytest
 from scripted import play_one
 
 from agentopd.base.types import EndReason, Privilege, Trajectory, Turn
+from agentopd.environment.contract import TextEnv
 from agentopd.privilege.controls import Shuffled
 from agentopd.privilege.sources import (
     EnvFeedback,
     GroundTruth,
     NoPrivilege,
+    OracleNext,
     Reflection,
     SkillSummary,
     Source,
     gather,
+    missing_keys,
 )
+from agentopd.privilege.view import EveryTurnView, SystemView
+from agentopd.privilege.whispered import WhisperingEnv
 
 
 def _episode(
@@ -63,6 +68,87 @@ def test_the_control_tells_nothing_but_there_is_a_lesson() -> None:
 def test_ground_truth_is_the_environments_reference() -> None:
     assert _texts(GroundTruth(), _episode(reference="up up")) == [("Solution: up up", None)]
     assert _texts(GroundTruth(), _episode()) is None
+
+
+class Roads(TextEnv):
+    """Three roads, each best taken in its turn; `between` separates the actions of a plan."""
+
+    def __init__(self, between: str | None = " ") -> None:
+        self.action_between = between
+        self.names = ["north", "far east", "south"] if between != " " else ["up", "left", "up"]
+
+    def told(self) -> dict[str, Any]:
+        plan = (self.action_between or " ").join(self.names[self.taken :])
+        return {"task_id": "0", "success": False, "oracle": plan}
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[str, dict[str, Any]]:
+        self.taken = 0
+        return "road 1", self.told()
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        self.taken += 1
+        told = self.told() | {"action_valid": True, "feedback": "well done"}
+        return f"road {self.taken + 1}", 0.0, False, self.taken == 3, told
+
+
+def test_the_oracle_says_what_is_best_where_each_turn_begins() -> None:
+    steps = ({"oracle": "left up"}, {"oracle": ""}, {"oracle": "not looked at"})
+    trajectory = _episode(steps, oracle="up left up")
+    assert _texts(OracleNext(), trajectory) == [("Best next: up", 0), ("Best next: left", 1)]
+    assert _texts(OracleNext(actions=2), trajectory) == [
+        ("Best next: up left", 0),
+        ("Best next: left up", 1),
+    ]
+    assert _texts(OracleNext(actions=0), trajectory) == [
+        ("Best next: up left up", 0),
+        ("Best next: left up", 1),
+    ]
+    assert _texts(OracleNext(), _episode()) is None
+
+
+@pytest.mark.parametrize(
+    ("between", "first"), [("\n", "north"), (None, "north far east south"), (" ", "up")]
+)
+def test_the_oracles_actions_are_told_apart_as_the_environment_declares(
+    between: str | None, first: str
+) -> None:
+    env = Roads(between)
+    for source in (OracleNext(), Shuffled(of=OracleNext())):
+        source.enter(env)
+        told = source.of if isinstance(source, Shuffled) else source
+        assert _texts(told, _episode(**env.reset()[1])) == [(f"Best next: {first}", 0)]
+
+
+def test_an_actor_is_told_the_next_action_before_each_answer() -> None:
+    env = WhisperingEnv(Roads("\n"), [OracleNext()], EveryTurnView())
+    seen = [env.reset(seed=0)[0], *(env.step("on")[0] for _ in range(3))]
+    assert seen == [
+        "road 1\n\nBest next: north",
+        "road 2\n\nBest next: far east",
+        "road 3\n\nBest next: south",
+        "road 4",
+    ]
+
+
+@pytest.mark.parametrize("view", [SystemView(), EveryTurnView()])
+@pytest.mark.parametrize("source", [EnvFeedback(), Reflection()])
+def test_an_actor_is_told_nothing_that_looks_back(
+    source: Source, view: SystemView | EveryTurnView
+) -> None:
+    with pytest.raises(ValueError, match="anything to say before the episode is played"):
+        WhisperingEnv(Roads(), [source], view).reset(seed=0)
+
+
+def test_a_source_whose_key_the_environment_never_tells_is_named() -> None:
+    played = [_episode(({"feedback": ""}, {}), oracle="up")]
+    sources = [GroundTruth(), Shuffled(of=EnvFeedback()), OracleNext(), SkillSummary()]
+    found = missing_keys(sources, played)
+    assert [line.partition(" has")[0] for line in found] == [
+        "privilege: ground_truth",
+        "privilege: shuffled",
+    ]
+    assert "info never holds 'reference'" in found[0] and "'feedback'" in found[1]
+    assert missing_keys(sources, []) == []
 
 
 def test_feedback_is_told_of_the_turn_it_is_about() -> None:

@@ -5,13 +5,23 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 import gymnasium
 
 from agentopd.base.text import raised
+
+_MAINS = ("__main__", "__mp_main__")  # the latter in processes that multiprocessing started
+_FROM_MAIN = {
+    "__main__": (
+        ": it was defined in an interpreter or a notebook, where no other process finds it; move "
+        "it into a module and name that, as module:Class"
+    )
+}
 
 
 def load_object(path: str) -> Any:
@@ -21,10 +31,27 @@ def load_object(path: str) -> Any:
         ValueError: the module cannot be imported or has no such name.
     """
     module, _, name = path.partition(":")
-    found = load_module(path)
-    if not hasattr(found, name):
-        raise ValueError(f"the module {module!r} has no {name!r}")
-    return getattr(found, name)
+    if "<locals>" in name:
+        raise ValueError(
+            f"{path!r} was defined inside a function, where no other process finds it: move it to "
+            "the top of its module"
+        )
+    found: Any = load_module(path)
+    for step in name.split("."):
+        if not hasattr(found, step):
+            raise ValueError(f"the module {module!r} has no {name!r}{_FROM_MAIN.get(module, '')}")
+        found = getattr(found, step)
+    return found
+
+
+def object_path(named: type) -> str:
+    """`package.module:Name` by which another process finds a class.
+
+    Of a class of the program that is running, the module is that of the program's file; in an
+    interpreter or a notebook there is none, and it stays `__main__`.
+    """
+    module = named.__module__
+    return f"{_program() if module in _MAINS else module}:{named.__qualname__}"
 
 
 def load_module(path: str) -> ModuleType:
@@ -34,6 +61,8 @@ def load_module(path: str) -> ModuleType:
         ValueError: it cannot be.
     """
     module = path.partition(":")[0]
+    if module == _program():
+        return sys.modules["__main__"]
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -45,6 +74,20 @@ def load_module(path: str) -> ModuleType:
         raise ValueError(
             f"the module {module!r} raises {type(error).__name__} when it is imported: {error}"
         ) from error
+
+
+def _program() -> str:
+    """The module that the running program's file is for others; `__main__` where it is none."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:  # python -m package.module
+        return str(spec.name)
+    file = Path(getattr(main, "__file__", None) or "")
+    if file.suffix != ".py":
+        return "__main__"
+    here = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else Path(file.name)
+    words = here.with_suffix("").parts
+    return ".".join(words) if all(word.isidentifier() for word in words) else "__main__"
 
 
 class BuildError(ValueError):

@@ -7,7 +7,10 @@ A part is a pydantic model whose fields are its configuration, so that a YAML ma
     class TurnUnit(Unit, kind="turn"): ...
 
     Unit.model_validate({"kind": "turn", "reduce": "sum"})  # a TurnUnit
-    Unit.model_validate("my_package.units:Halves")          # your own class, registered or not
+    Unit.model_validate("my_package.units:Halves")          # your own class, with a kind or without
+
+What is written can be found again by another process: the package's own parts by their kind, every
+other by `module:Class`, for a kind is known only where its module has been imported.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from pydantic import (
     model_validator,
 )
 
-from agentopd.base.objects import load_object
+from agentopd.base.objects import load_object, object_path
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -34,6 +37,9 @@ def closest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
+
+
+_OURS = __name__.partition(".")[0]
 
 
 class Settings(BaseModel):
@@ -94,6 +100,20 @@ class Part(Settings):
         return found
 
     @classmethod
+    def written(cls) -> str:
+        """The name under which any process finds this class; see the module's docstring."""
+        ours = cls.__module__.partition(".")[0] == _OURS
+        return cls.kind if cls.kind and ours else object_path(cls)
+
+    @classmethod
+    def _derived(cls) -> list[type[Self]]:
+        """All classes of this family, those without a kind too; the newest last."""
+        found: list[type[Self]] = []
+        for child in cls.__subclasses__():
+            found += [child, *child._derived()]
+        return found
+
+    @classmethod
     def of_kind(cls, kind: str) -> type[Self]:
         """The member of that kind, or the class that `package.module:Class` names.
 
@@ -101,19 +121,28 @@ class Part(Settings):
             ValueError: there is none; the message names the closest.
         """
         if ":" in kind:
-            found = load_object(kind)
-            if not (isinstance(found, type) and issubclass(found, cls)):
-                raise ValueError(
-                    f"{kind} is not a {cls.family}: derive it from {cls.__module__}.{cls.__name__}"
-                )
-            if inspect.isabstract(found):
-                missing = ", ".join(sorted(found.__abstractmethods__))
-                raise ValueError(f"{kind} cannot be used before it defines {missing}")
-            return found
+            return cls._of_path(kind)
         kinds = {member.kind: member for member in cls.members()}
         if kind not in kinds:
-            raise ValueError(f"no {cls.family} is called {kind!r}; {closest(kind, kinds)}")
+            raise ValueError(
+                f"no {cls.family} is called {kind!r}; {closest(kind, kinds)} "
+                "(one of your own is named module:Class)"
+            )
         return kinds[kind]
+
+    @classmethod
+    def _of_path(cls, path: str) -> type[Self]:
+        # A class that lives already is not imported again: that of a script would be made twice.
+        alive = [child for child in cls._derived() if object_path(child) == path]
+        found: Any = alive[-1] if alive else load_object(path)
+        if not (isinstance(found, type) and issubclass(found, cls)):
+            raise ValueError(
+                f"{path} is not a {cls.family}: derive it from {cls.__module__}.{cls.__name__}"
+            )
+        if inspect.isabstract(found):
+            missing = ", ".join(sorted(found.__abstractmethods__))
+            raise ValueError(f"{path} cannot be used before it defines {missing}")
+        return found
 
     @model_validator(mode="wrap")
     @classmethod
@@ -133,5 +162,4 @@ class Part(Settings):
 
     @model_serializer(mode="wrap")
     def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        name = self.kind or f"{type(self).__module__}:{type(self).__qualname__}"
-        return {"kind": name, **handler(self)}
+        return {"kind": self.written(), **handler(self)}

@@ -47,13 +47,21 @@ class Acting:
     max_turns: int | None
     max_context: int | None
     slots: int | None = None
+    dtype: str | None = None
+    threads: int | None = None
+
+    def weights(self) -> dict[str, Any]:
+        """Which model is loaded and how; a run's as it was trained."""
+        told = stored(self.model).get("student", {})
+        dtype = self.dtype or told.get("dtype", "float32")
+        return {"path": model_path(self.model), "device": self.device, "dtype": dtype}
 
     def limits(self) -> dict[str, Any]:
         """The settings of the rollout: those given, over those of a run's folder."""
         names = ("temperature", "max_turn_tokens", "max_turns", "max_context", "slots")
         given = {name: getattr(self, name) for name in names}
         told = stored(self.model)
-        own = dict(told.get("rollout", {"kind": "student"}))
+        own = dict(told.get("rollout", _rollout_of(self.model)))
         if told and self.held_out and told["evaluate"]["temperature"] is not None:
             own["temperature"] = told["evaluate"]["temperature"]
         return own | {name: value for name, value in given.items() if value is not None}
@@ -91,7 +99,10 @@ def evaluate(acting: Acting, as_json: bool) -> None:
         return
     from agentopd.looking.report.finding import percent, span
 
-    headings = ("model", "success", "95 % interval", "episodes", "turns", "reward", "seconds")
+    headings = (
+        "model", "success", "95 % interval", "episodes", "turns", "reward", "unreadable", "cut",
+        "seconds",
+    )  # fmt: skip
     row = (
         acting.model,
         percent(found["success"]),
@@ -99,6 +110,8 @@ def evaluate(acting: Acting, as_json: bool) -> None:
         found["episodes"],
         f"{found['turns']:.1f}",
         f"{found['reward']:.2f}",
+        percent(found["invalid"]),
+        percent(found["cut"]),
         f"{seconds:.1f}",
     )
     stdout().print(table(headings, [row], numbers=len(headings) - 1))
@@ -206,6 +219,13 @@ def model_path(named: str) -> str:
     return named
 
 
+def _rollout_of(model: str) -> dict[str, Any]:
+    """What a run with this student would leave to defaults."""
+    from agentopd.running.defaults import LARGE, is_large
+
+    return {"kind": "student", **(LARGE["rollout"] if is_large(model) else {})}
+
+
 def _play(acting: Acting) -> tuple[list[Any], dict[str, Any], Summarise | None]:
     """Trajectories, the rollout's settings that they were played with, and the environment's
     `summarise`.
@@ -217,12 +237,16 @@ def _play(acting: Acting) -> tuple[list[Any], dict[str, Any], Summarise | None]:
     env.close()
     with working("loading"):
         quiet_libraries()
+        import torch
+
         from agentopd.models.model import ModelSettings, load_model
         from agentopd.rollout.policies import Rollout
         from agentopd.rollout.transformers_sampler import TransformersSampler
         from agentopd.running.evaluate import play_tasks
 
-        settings = ModelSettings(path=model_path(acting.model), device=acting.device)
+        settings = ModelSettings.model_validate(acting.weights())
+        if acting.threads is not None:
+            torch.set_num_threads(acting.threads)
         student = load_model(settings)
         sampler = TransformersSampler(student)
         rollout = Rollout.model_validate(acting.limits())

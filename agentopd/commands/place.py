@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from agentopd.base.written import STORED, read_stored
+
 if TYPE_CHECKING:  # a command without an environment starts sooner
     from agentopd.environment.wrappers import EnvSettings
 
@@ -45,12 +47,16 @@ def place(
 
 
 def stored(folder: str) -> dict[str, Any]:
-    """The complete configuration in a run's folder; empty where `folder` is none."""
-    path = Path(folder) / "config.yaml"
+    """The complete configuration in a run's folder; empty where `folder` is none.
+
+    Raises:
+        ValueError: it is damaged; the message names the file.
+    """
+    path = Path(folder) / STORED
     if not folder or not path.is_file():
         return {}
-    read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return read if isinstance(read, dict) and {"env", "evaluate", "rollout"} <= read.keys() else {}
+    read = read_stored(path.parent)
+    return read if {"env", "evaluate", "rollout"} <= read.keys() else {}
 
 
 def _read(wrapper: str) -> Any:

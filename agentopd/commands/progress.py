@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import typer
@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from agentopd.base.console import warn
-from agentopd.rollout.failures import all_cut, outgrown, some_failed
+from agentopd.rollout.failures import outgrown, some_failed, unheard, unusable
 
 Key = tuple[str, int]
 """An arm of a study and a seed."""
@@ -42,6 +42,7 @@ class Status:
     loss: float | None = None
     test: float | None = None
     seconds: float = 0.0
+    told: set[str] = field(default_factory=set)
 
     def take(self, line: Mapping[str, Any]) -> None:
         """Take in one line of `metrics.jsonl`; the first may hold an evaluation alone."""
@@ -54,8 +55,7 @@ class Status:
 
     def warnings(self, line: Mapping[str, Any]) -> list[str]:
         """What went wrong in the episodes and answers that a line is about."""
-        evaluated, train = line.get("evaluation") or {}, line.get("train", {})
-        answers = self.episodes * train.get("turns", 0.0)
+        evaluated = line.get("evaluation") or {}
         played = evaluated.get("episodes", 0)
         told = (
             some_failed(
@@ -64,7 +64,6 @@ class Status:
                 f"of step {line['step'] + 1}",
                 line.get("unopened", 0),
             ),
-            all_cut(train.get("cut", 0.0), answers, f"of step {line['step'] + 1}"),
             *line.get("warnings", ()),
             some_failed(
                 evaluated.get("reasons", {}),
@@ -73,14 +72,21 @@ class Status:
                 evaluated.get("unopened", 0),
             ),
             outgrown(evaluated.get("ends", {}), played, "of the evaluation"),
+            unheard(line.get("unheard", 0), self.episodes, f"of step {line['step'] + 1}"),
         )
-        unheard = line.get("unheard", 0)
-        long = (
-            f"the teacher's context of {unheard} of {self.episodes} episodes of step "
-            f"{line['step'] + 1} is longer than its model can read: they have no lesson. The next "
-            "steps leave more room; a smaller rollout.max_context leaves it from the start"
-        )
-        return [warning for warning in told if warning] + ([long] if unheard else [])
+        return [warning for warning in told if warning] + self._first_time(line)
+
+    def _first_time(self, line: Mapping[str, Any]) -> list[str]:
+        """What is wrong with the run rather than with some episodes: told once."""
+        found = dict[str, str]()
+        where = f"of step {line['step'] + 1}"
+        for shares, whose in (
+            (line.get("train"), where), (line.get("evaluation"), "of the evaluation")
+        ):  # fmt: skip
+            found = {**unusable(shares or {}, whose), **found}
+        new = [warning for what, warning in found.items() if what not in self.told]
+        self.told.update(found)
+        return new
 
     def __str__(self) -> str:
         parts = [

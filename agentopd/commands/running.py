@@ -1,4 +1,4 @@
-"""`agentopd train` and `agentopd compare`."""
+"""`agentopd train`, `compare`, `resume` and `report`."""
 
 from __future__ import annotations
 
@@ -6,43 +6,37 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from agentopd.base.console import quiet_libraries, stdout, table, warn, working
+from agentopd.base.written import find_config, read_mapping, read_stored
 from agentopd.commands.progress import Status, run_progress, study_progress
 
+if TYPE_CHECKING:  # help and mistakes come before torch
+    from agentopd.running.config import RunConfig
 
-def train(path: Path, overrides: Sequence[str], out: Path | None, resume: bool) -> None:
+
+def train(named: Path, overrides: Sequence[str], out: Path | None, resume: bool) -> None:
     """Train, say what it changed, and write the report.
 
     Raises:
         ValueError: see `agentopd.running.train.train`.
         typer.Exit: with code 130 when Ctrl-C came.
     """
+    path = find_config(named)  # what is not there, or no YAML, is told before torch is loaded
+    read_mapping(path)
     with working("loading"):
         quiet_libraries()
-        from agentopd.looking.report import write_report
         from agentopd.running.reading import load_config
-        from agentopd.running.train import train as run
 
         config = load_config(path, overrides)
-    for notice in config.notices():
-        warn(notice)
-    out = out or _default_out(path)
-    console = stdout()
-    with (
-        _told_how_to_resume("train", path, overrides, out),
-        run_progress(config.steps, config.rollout.episodes, console) as watch,
-    ):
-        summary = run(config, out, resume, watch)
-    typer.echo(_change(summary))
-    typer.echo(f"the report: {write_report(out)}")
+    _train(config, out or _default_out(path), resume)
 
 
 def compare(
-    path: Path, overrides: Sequence[str], out: Path | None, resume: bool, workers: int
+    named: Path, overrides: Sequence[str], out: Path | None, resume: bool, workers: int
 ) -> None:
     """Compare the arms of a study, and print them in a table.
 
@@ -50,31 +44,69 @@ def compare(
         ValueError: see `agentopd.running.study.compare`.
         typer.Exit: with code 130 when Ctrl-C came.
     """
+    path = find_config(named)
+    read_mapping(path)
     with working("loading"):
         quiet_libraries()
-        from agentopd.looking.report import write_report
-        from agentopd.looking.report.data import Summary
-        from agentopd.looking.report.finding import finding
-        from agentopd.running import study
-        from agentopd.running.config import RunConfig
-        from agentopd.running.reading import arm_config, load_config
+        from agentopd.running.reading import load_config
 
         config = load_config(path, overrides)
-    out = out or _default_out(path)
-    configs: dict[tuple[str, int], RunConfig] = {}
-    if config.study is not None:
-        configs = {
-            (arm, seed): arm_config(config, arm, seed)
-            for seed in config.study.seeds
-            for arm in config.study.arms
-        }
-        for arm in config.study.arms:
-            for notice in configs[arm, config.study.seeds[0]].notices():
-                warn(f"arm {arm}: {notice}")
-    runs = {key: Status(run.steps, run.rollout.episodes) for key, run in configs.items()}
+    _compare(config, out or _default_out(path), resume, workers)
+
+
+def resume(out: Path, overrides: Sequence[str], workers: int) -> None:
+    """Go on with the run or the study in a folder, which knows its own settings.
+
+    Args:
+        overrides: of `steps` and `threads`, which alone may be others than before.
+
+    Raises:
+        ValueError: there is none, or something in its folder is damaged.
+        typer.Exit: with code 130 when Ctrl-C came.
+    """
+    read_stored(out)
+    with working("loading"):
+        quiet_libraries()
+        from agentopd.running.folder import kind_of
+        from agentopd.running.reading import load_stored
+
+        config, kind = load_stored(out, overrides), kind_of(out)
+    if kind == "study":
+        _compare(config, out, True, workers)
+    else:
+        _train(config, out, True)
+
+
+def _train(config: RunConfig, out: Path, resume: bool) -> None:
+    from agentopd.looking.report import write_report
+    from agentopd.running.folder import check_environments, starts_over
+    from agentopd.running.train import train as run
+
+    check_environments(config)  # a start that is refused is told in one line, without notices
+    for notice in config.notices():
+        warn(notice)
+    if resume and starts_over(out):
+        warn(f"{out} holds no checkpoint: it ended before its first one and starts over at step 1")
     console = stdout()
     with (
-        _told_how_to_resume("compare", path, overrides, out, "--workers", str(workers)),
+        _told_how_to_resume("train", out),
+        run_progress(config.steps, config.rollout.episodes, console) as watch,
+    ):
+        summary = run(config, out, resume, watch)
+    typer.echo(_change(summary))
+    typer.echo(f"the report: {write_report(out)}")
+
+
+def _compare(config: RunConfig, out: Path, resume: bool, workers: int) -> None:
+    from agentopd.looking.report import write_report
+    from agentopd.looking.report.data import Summary
+    from agentopd.looking.report.finding import finding
+    from agentopd.running import study
+
+    runs = _statuses(config)
+    console = stdout()
+    with (
+        _told_how_to_resume("compare", out, "--workers", str(workers)),
         study_progress(runs, console) as watch,
     ):
         summary = study.compare(config, out, resume=resume, workers=workers, watch=watch)
@@ -82,6 +114,23 @@ def compare(
     console.print(finding(Summary.model_validate(summary)), soft_wrap=True)
     typer.echo(f"the report: {write_report(out)}")
     typer.echo(f"the numbers: {out / 'summary.json'}")
+
+
+def _statuses(config: RunConfig) -> dict[tuple[str, int], Status]:
+    """How far each run of a study is; what its arms' notices say is told."""
+    from agentopd.running.reading import arm_config
+
+    if config.study is None:
+        return {}
+    configs = {
+        (arm, seed): arm_config(config, arm, seed)
+        for seed in config.study.seeds
+        for arm in config.study.arms
+    }
+    for arm in config.study.arms:
+        for notice in configs[arm, config.study.seeds[0]].notices():
+            warn(f"arm {arm}: {notice}")
+    return {key: Status(run.steps, run.rollout.episodes) for key, run in configs.items()}
 
 
 def report(folder: Path) -> None:
@@ -100,14 +149,11 @@ def _default_out(path: Path) -> Path:
 
 
 @contextmanager
-def _told_how_to_resume(
-    command: str, path: Path, overrides: Sequence[str], out: Path, *more: str
-) -> Iterator[None]:
+def _told_how_to_resume(command: str, out: Path, *more: str) -> Iterator[None]:
     """Turns an interruption into the command that goes on from there, and exit code 130."""
     from agentopd.base.stopping import Interrupted
 
-    words = [command, str(path), *overrides, "--out", str(out), *more, "--resume"]
-    again = f"agentopd {shlex.join(words)}"
+    again = f"agentopd {shlex.join(['resume', str(out), *more])}"
     try:
         yield
     except Interrupted as stopped:

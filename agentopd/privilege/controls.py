@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
 from pydantic import PrivateAttr, SerializeAsAny
 
@@ -30,6 +31,15 @@ class Control(Source):
     """
 
     of: SerializeAsAny[Source]
+
+    @property
+    def reads(self) -> str:
+        """See `Source.reads`."""
+        return self.of.reads
+
+    def enter(self, env: gymnasium.Env[str, str]) -> None:
+        """See `Source.enter`."""
+        self.of.enter(env)
 
     def prepare(self, template: ChatTemplate) -> None:
         """See `Source.prepare`."""

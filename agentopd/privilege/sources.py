@@ -11,10 +11,12 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium
 from pydantic import Field, PrivateAttr
 
 from agentopd.base.parts import Part
 from agentopd.base.types import Briefed, EndReason, Privilege, Trajectory
+from agentopd.environment.contract import declared
 from agentopd.models.chat import ChatTemplate
 from agentopd.privilege import writer
 
@@ -45,8 +47,16 @@ class Source(Part, family="privilege source"):
         empty tuple means that the teacher is to judge it knowing no more than the student.
         """
 
+    @property
+    def reads(self) -> str:
+        """The key of the environment's `info` without which it has nothing to say, if any."""
+        return ""
+
     def learn(self, trajectories: Sequence[Trajectory]) -> None:
         """Take note of a step's trajectories before anything is said of them."""
+
+    def enter(self, env: gymnasium.Env[str, str]) -> None:
+        """Learn, before the first step, what the environment declares."""
 
     def prepare(self, template: ChatTemplate) -> None:
         """Learn, before the first step, how texts become tokens."""
@@ -70,6 +80,11 @@ class NoPrivilege(Source, kind="none"):
 class GroundTruth(Source, kind="ground_truth"):
     """The environment's own solution of the task (`reference`)."""
 
+    @property
+    def reads(self) -> str:
+        """See `Source.reads`."""
+        return "reference"
+
     def whisper(
         self, trajectory: Trajectory, batch: Sequence[Trajectory]
     ) -> tuple[Privilege, ...] | None:
@@ -84,6 +99,11 @@ class EnvFeedback(Source, kind="env_feedback"):
     Hindsight, as in SDPO 2601.20802.
     """
 
+    @property
+    def reads(self) -> str:
+        """See `Source.reads`."""
+        return "feedback"
+
     def whisper(
         self, trajectory: Trajectory, batch: Sequence[Trajectory]
     ) -> tuple[Privilege, ...] | None:
@@ -96,6 +116,47 @@ class EnvFeedback(Source, kind="env_feedback"):
             if turn.info.get("feedback")
         )
         return told or None
+
+
+class OracleNext(Source, kind="oracle_next"):
+    """The best next actions, as the environment finds them from where each turn begins (`oracle`).
+
+    Its text is about single turns: view: every_turn puts it before each answer.
+
+    Args:
+        actions: how many of them are told; 0 tells all, the rest of the best plan.
+    """
+
+    actions: int = Field(default=1, ge=0)
+    _between: str | None = PrivateAttr(default=" ")
+
+    @property
+    def reads(self) -> str:
+        """See `Source.reads`."""
+        return "oracle"
+
+    def enter(self, env: gymnasium.Env[str, str]) -> None:
+        """See `Source.enter`."""
+        self._between = declared(env, "action_between", " ")
+
+    def whisper(
+        self, trajectory: Trajectory, batch: Sequence[Trajectory]
+    ) -> tuple[Privilege, ...] | None:
+        """See `Source.whisper`."""
+        # Each turn begins where the one before it ended, the first where the episode does.
+        before = [trajectory.prompt, *(turn.info for turn in trajectory.turns[:-1])]
+        told = tuple(
+            Privilege(source=self.kind, text=writer.next_actions(plan), turn=turn.index)
+            for turn, info in zip(trajectory.turns, before, strict=False)
+            if (plan := self._next(str(info.get("oracle") or "")))
+        )
+        return told or None
+
+    def _next(self, plan: str) -> str:
+        """The first actions of a plan."""
+        parts = [plan] if self._between is None else plan.split(self._between)
+        single = [part.strip() for part in parts if part.strip()]
+        return (self._between or " ").join(single[: self.actions or len(single)])
 
 
 class Reflection(Source, kind="reflection"):
@@ -191,6 +252,20 @@ def gather(sources: Sequence[Source], trajectories: Sequence[Trajectory]) -> lis
         available = any(privileges is not None for privileges in told)
         briefed.append(Briefed(trajectory=trajectory, privileges=tuple(heard), available=available))
     return briefed
+
+
+def missing_keys(sources: Sequence[Source], trajectories: Sequence[Trajectory]) -> list[str]:
+    """Which sources have nothing to say because the environment never tells what they read."""
+    known = {key for t in trajectories for key, value in t.prompt.items() if value}
+    known |= {
+        k for t in trajectories for turn in t.turns for k, value in turn.info.items() if value
+    }
+    return [
+        f"privilege: {source.kind} has nothing to say: this environment's info never holds "
+        f"{source.reads!r}. Let it, or choose another source"
+        for source in sources
+        if source.reads and known and source.reads not in known
+    ]
 
 
 def _tag(trajectory: Trajectory) -> str:

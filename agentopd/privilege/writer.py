@@ -27,6 +27,11 @@ def solution(plan: str) -> str:
     return f"Solution: {plan}"
 
 
+def next_actions(actions: str) -> str:
+    """The best next actions from here."""
+    return f"Best next: {actions}"
+
+
 def feedback(said: str) -> str:
     """What the environment says of one step."""
     return f"Feedback: {said}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the command line reads this before torch
     from agentopd.base.types import Trajectory
@@ -98,21 +98,34 @@ def outgrown(ends: Mapping[str, int], episodes: int, what: str) -> str:
     return f"max_context ended {count} of {episodes} episodes {what}: raise it, or shorten answers"
 
 
-def all_cut(share: float, answers: float, what: str) -> str:
-    """A line that says so where every answer was cut; empty where one was not.
-
-    Of fewer than four answers it is no news.
+def unusable(shares: Mapping[str, Any], what: str) -> dict[str, str]:
+    """A line for each share of the answers that is all of them: `cut`, or `invalid`.
 
     Args:
-        share: of the answers, those that reached the limit of tokens.
-        what: names the answers, as in `refuse_failures`.
+        shares: by name; see `refuse_failures` for `what`.
     """
-    if share < 1 or answers < _FEW:
+    lines = {
+        "cut": f"all answers {what} were cut: rollout.max_turn_tokens is too small, or the model "
+        "does not end its answers",
+        "invalid": f"no answer {what} could be read as an action: look at some with agentopd play, "
+        "and tell the model the form in the environment's rules",
+    }
+    return {name: line for name, line in lines.items() if shares.get(name) == 1.0}
+
+
+def unheard(count: int, episodes: int, what: str) -> str:
+    """A line on episodes whose teacher could not read all of its context; empty without any.
+
+    Args:
+        count: how many they are.
+        what: as for `refuse_failures`.
+    """
+    if not count:
         return ""
     return (
-        f"all {answers:.0f} answers {what} were cut at the limit of tokens: raise "
-        "rollout.max_turn_tokens, or see that the student ends its answers with a token its "
-        "tokenizer or generation settings name"
+        f"the teacher's context of {count} of {episodes} episodes {what} is longer than its model "
+        "can read: they have no lesson. The next steps leave more room; a smaller "
+        "rollout.max_context leaves it from the start"
     )
 
 

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from agentopd.base.files import read_text, sync
 from agentopd.learning.optimizer import held_for
 from agentopd.models.model import LanguageModel
 
 _LATEST = "latest"
+_PROGRESS = "progress.json"
 _MASTER = "master"
 
 
@@ -59,39 +62,80 @@ def save_checkpoint(
         {k: v.detach().clone().contiguous() for k, v in teacher.items()},
         fresh / "teacher.safetensors",
     )
-    (fresh / "progress.json").write_text(json.dumps(asdict(progress), indent=2))
+    (fresh / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2))
+    for file in (path for path in fresh.rglob("*") if path.is_file()):
+        sync(file)  # a power cut must not leave the new name and old, empty content
     old = folder / "old"
     # After a crash between the two moves below, the old one is all there is: it stays until then.
     if (folder / _LATEST).exists():
         shutil.rmtree(old, ignore_errors=True)
         (folder / _LATEST).rename(old)
     fresh.rename(folder / _LATEST)
+    sync(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def latest(folder: Path) -> Path | None:
     """The newest whole checkpoint in `folder`, or None."""
     return next(
-        (folder / name for name in (_LATEST, "old") if (folder / name / "progress.json").is_file()),
+        (folder / name for name in (_LATEST, "old") if (folder / name / _PROGRESS).is_file()),
         None,
     )
 
 
 def load_progress(checkpoint: Path) -> Progress:
-    """What was saved beside the weights."""
-    return Progress(**json.loads((checkpoint / "progress.json").read_text()))
+    """What was saved beside the weights.
+
+    Raises:
+        ValueError: the file is damaged; the message names it.
+    """
+    path = checkpoint / _PROGRESS
+    try:
+        return Progress(**json.loads(read_text(path)))
+    except TypeError as error:
+        raise ValueError(
+            f"{path} was written by another version of agentopd ({error}): go on with that one"
+        ) from error
+    except ValueError as error:
+        raise _damaged(path, error) from error
 
 
 def restore_weights(
     checkpoint: Path, student: LanguageModel, optimizer: torch.optim.Optimizer
 ) -> dict[str, torch.Tensor]:
-    """Put the student's and the optimizer's tensors back; returns the teacher's."""
+    """Put the student's and the optimizer's tensors back; returns the teacher's.
+
+    Raises:
+        ValueError: a file is damaged or missing; the message names it.
+    """
     weights: dict[str, torch.Tensor] = {}
     for shard in sorted((checkpoint / "student").glob("*.safetensors")):  # large models have many
-        weights |= load_file(shard, device=str(student.device))
-    student.module.load_state_dict(weights, strict=not student.module.config.tie_word_embeddings)
+        weights |= _read(shard, student)
+    if not weights:
+        raise _damaged(checkpoint / "student", "it holds no weights")
+    strict = not student.module.config.tie_word_embeddings
+    try:
+        student.module.load_state_dict(weights, strict=strict)
+    except RuntimeError as error:
+        raise _damaged(checkpoint / "student", error) from error
     _restore_optimizer(checkpoint, student, optimizer)
-    return load_file(checkpoint / "teacher.safetensors", device=str(student.device))
+    return _read(checkpoint / "teacher.safetensors", student)
+
+
+def _read(path: Path, student: LanguageModel) -> dict[str, torch.Tensor]:
+    """The tensors in a file, where the student's are."""
+    try:
+        return load_file(path, device=str(student.device))
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, why: object) -> ValueError:
+    said = str(why).partition("\n")[0]
+    return ValueError(
+        f"{path} is damaged ({said}): put a copy of the checkpoint back, or start again in another "
+        "folder; what the metrics and trajectories say is still there"
+    )
 
 
 def _optimizer_tensors(
@@ -115,7 +159,7 @@ def _restore_optimizer(
 
     A checkpoint from before there were masters gives them the weights that it holds.
     """
-    saved = load_file(checkpoint / "optimizer.safetensors", device=str(student.device))
+    saved = _read(checkpoint / "optimizer.safetensors", student)
     own: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in saved.items():
         name, _, what = key.rpartition("/")

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 import agentopd.running.kinds  # noqa: F401  (every built-in part is known by its kind)
 from agentopd.base.parts import Settings
+from agentopd.base.written import ConfigError
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.learning.method import Method
 from agentopd.learning.notices import notices_of
 from agentopd.models.model import ModelSettings
 
-
-class ConfigError(ValueError):
-    """A configuration cannot be used; the message is for the person who wrote it."""
+__all__ = ["ConfigError", "EvaluationSettings", "RunConfig", "StudySettings"]
 
 
 class EvaluationSettings(Settings):
@@ -49,21 +49,31 @@ class RunConfig(Method):
     `threads` are torch's; see `thread_count` for how many there are where it is not given.
     """
 
-    seed: int = Field(default=0, ge=0)
-    steps: int = Field(default=25, ge=0)
-    threads: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    steps: int = Field(default=25, ge=0, lt=2**31)
+    threads: int | None = Field(default=None, ge=1, le=1_024)
     student: ModelSettings = ModelSettings()
     env: EnvSettings
     evaluate: EvaluationSettings = EvaluationSettings()
     study: StudySettings | None = None
 
+    _told: tuple[str, ...] = PrivateAttr(default=())
+
     def fresh(self) -> RunConfig:
         """The same settings, of parts that have not lived: no weights, no memory."""
-        return RunConfig.model_validate(self.model_dump(mode="json"))
+        return RunConfig.model_validate(self.model_dump(mode="json")).telling(self._told)
+
+    def telling(self, told: Sequence[str]) -> RunConfig:
+        """The same, with what its notices begin with: what was made of it when it was read."""
+        found = self.model_copy()
+        found._told = tuple(told)
+        return found
 
     def notices(self) -> list[str]:
-        """What changes nothing where it stands; see `agentopd.learning.notices`."""
-        return notices_of(self)
+        """What was put in the place of what was written; and what changes nothing where it stands,
+        see `agentopd.learning.notices`.
+        """
+        return [*self._told, *notices_of(self)]
 
 
 def thread_count(written: int | None, processes: int = 1) -> int:

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import gymnasium
-import numpy as np
 
 from agentopd.base.statistics import wilson
 from agentopd.base.types import EndReason, Trajectory
-from agentopd.environment.contract import (
-    HELD_OUT_SEED,
-    Info,
-    Summarise,
-    declared,
-    system_prompt,
-)
+from agentopd.environment.contract import HELD_OUT_SEED, Summarise, declared
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel, load_model
-from agentopd.privilege.sources import Source
 from agentopd.privilege.view import SystemView
-from agentopd.probes.rollout import env_metrics
+from agentopd.privilege.whispered import Told, Whispered
+from agentopd.probes.rollout import env_metrics, rollout_probes
 from agentopd.rollout.failures import failures, most_frequent, refuse_failures, unopened
 from agentopd.rollout.policies import Rollout
 from agentopd.rollout.pool import Task
@@ -82,21 +73,23 @@ def untrained_success(config: RunConfig) -> dict[str, Any]:
 
 
 def score(trajectories: Sequence[Trajectory], summarise: Summarise | None = None) -> dict[str, Any]:
-    """Success with its 95 % interval, reward and turns of played episodes; how many ended by an
-    error, and by which, and how many by each `EndReason`; and, as `env/...`, the environment's own
-    numbers.
+    """Success with its 95 % interval, reward and turns of played episodes; the shares of answers
+    that could not be read and that were cut; how many episodes ended by an error, and by which, and
+    how many by each `EndReason`; and, as `env/...`, the environment's own numbers.
 
     Args:
         summarise: what the environment declares under that name.
     """
     solved = sum(t.success for t in trajectories)
-    played = len(trajectories)
+    played, answers = len(trajectories), rollout_probes(trajectories)
     return {
         "success": solved / max(played, 1),
         "interval": list(wilson(solved, played)),
         "episodes": played,
         "reward": sum(t.reward for t in trajectories) / max(played, 1),
         "turns": sum(len(t.turns) for t in trajectories) / max(played, 1),
+        "invalid": answers["invalid"],
+        "cut": answers["cut"],
         "errors": sum(bool(t.error) for t in trajectories),
         "reasons": most_frequent(failures(trajectories)),
         "unopened": unopened(trajectories),
@@ -121,18 +114,17 @@ def teacher_success(config: RunConfig) -> dict[str, Any] | None:
     a run.
 
     None where that question has no answer: no teacher is asked, its text comes only after the fact,
-        or it is not put
-    where an actor could read it from the start.
+    or it is not put where an actor could read it in time.
     """
     config = config.fresh()
-    if not config.mix.distil_coefficient or not isinstance(config.view, SystemView):
+    if not config.mix.distil_coefficient or not isinstance(config.view, Told):
         return None
     student = load_model(config.student)
     config.teacher.prepare(student)
     actor = config.teacher.model
     for source in config.privilege:
         source.prepare(student.template)
-    settings = _Whispered(**dict(config.env), sources=tuple(config.privilege))
+    settings = Whispered(**dict(config.env), sources=tuple(config.privilege), view=config.view)
     options = config.evaluate.options
     played = play_tasks(
         settings,
@@ -146,65 +138,9 @@ def teacher_success(config: RunConfig) -> dict[str, Any] | None:
         return None
     found = score(played)
     told = ", ".join(source.kind for source in config.privilege)
+    where = "in its system prompt" if isinstance(config.view, SystemView) else "before each answer"
     return {
         "success": found["success"],
         "interval": found["interval"],
-        "note": f"the {config.teacher.kind} teacher, acting with {told} in its system prompt",
+        "note": f"the {config.teacher.kind} teacher, acting with {told} {where}",
     }
-
-
-class _Whispered(EnvSettings):
-    """Environments whose system prompt ends with what the sources say of the task."""
-
-    sources: tuple[Source, ...]
-
-    def build(self, **more: Any) -> gymnasium.Env[str, str]:
-        return _WhisperingEnv(super().build(**more), self.sources, SystemView())
-
-
-class _WhisperingEnv(gymnasium.Wrapper[str, str, str, str]):
-    """Adds privileged text to the system prompt, where `SystemView` would have inserted it."""
-
-    def __init__(
-        self, env: gymnasium.Env[str, str], sources: Sequence[Source], view: SystemView
-    ) -> None:
-        super().__init__(env)
-        self.sources, self.view = sources, view
-        self.system_prompt = ""
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, Info]:
-        observation, info = self.env.reset(seed=seed, options=options)
-        told = [source.whisper(_unplayed(info), ()) for source in self.sources]
-        if not any(privileges is not None for privileges in told):
-            raise ValueError("no source has anything to say before the episode is played")
-        texts = [p.text for privileges in told for p in privileges or ()]
-        rules = system_prompt(self.env)
-        self.system_prompt = rules + (self.view.separator + "\n".join(texts) if texts else "")
-        return observation, info
-
-    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, float(reward), terminated, truncated, info
-
-
-def _unplayed(prompt: Info) -> Trajectory:
-    """A trajectory of which nothing is known but what the environment said on reset."""
-    empty: Callable[..., Any] = np.empty
-    return Trajectory(
-        ids=empty(0, np.int64),
-        turn=empty(0, np.int32),
-        trainable=empty(0, np.bool_),
-        owner=empty(0, np.uint8),
-        logprob=empty(0, np.float32),
-        messages=(),
-        turns=(),
-        segments=(),
-        env="",
-        episode=0,
-        task=0,
-        seed=0,
-        end=EndReason.TRUNCATED,
-        prompt=prompt,
-    )

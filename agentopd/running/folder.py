@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import json
+import shutil
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from agentopd.base.files import UNFINISHED, read_text, write_whole
+from agentopd.base.written import STORED, read_mapping
+from agentopd.environment.contract import Summarise, declared
+from agentopd.learning.method import Method
+from agentopd.running.checkpoint import latest
 from agentopd.running.config import ConfigError, RunConfig
+from agentopd.running.reading import load_stored
 
-_STORED = "config.yaml"
+METRICS = "metrics.jsonl"
+Kind = Literal["run", "study"]
 
 
 def check_folder(
-    config: RunConfig,
-    out: Path,
-    resume: bool,
-    kind: Literal["run", "study"],
-    free: Collection[str] = (),
+    config: RunConfig, out: Path, resume: bool, kind: Kind, free: Collection[str] = ()
 ) -> None:
     """Refuse a folder that holds something else; nothing is ever overwritten.
+
+    What was refused or ended before its first line is nothing: it may be started again.
 
     Args:
         free: the settings that may differ from those the folder was started with.
@@ -30,32 +37,35 @@ def check_folder(
             something that was started with other settings.
     """
     if not resume:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or _holds_something(out)):
             raise ConfigError(
-                f"{out} holds something already; choose another --out, or --resume what is there"
+                f"{out} holds something already; choose another --out, or go on with what is "
+                f"there: agentopd resume {out}"
             )
         return
-    other = out / ("arms" if kind == "run" else "metrics.jsonl")
-    if not (out / _STORED).is_file() or other.exists():
+    other = out / ("arms" if kind == "run" else METRICS)
+    if not (out / STORED).is_file() or other.exists():
         raise ConfigError(
             f"there is no {kind} to resume in {out}; leave out --resume to start one in another"
             " folder"
         )
     described = config.model_dump(mode="json")
-    stored = yaml.safe_load((out / _STORED).read_text())
-    changed = [k for k in described if k not in free and stored.get(k) != described[k]]
+    stored = load_stored(out).model_dump(mode="json")
+    changed = [k for k in described if k not in free and stored[k] != described[k]]
     if changed:
         raise ConfigError(
             f"the {kind} in {out} was started with other settings of {', '.join(changed)}; "
-            "resume with the same, or choose another --out"
+            f"go on with its own, agentopd resume {out}, or choose another --out"
         )
 
 
 def open_folder(config: RunConfig, out: Path) -> None:
     """Make the folder if need be, and note the complete configuration in it."""
     out.mkdir(parents=True, exist_ok=True)
+    if (out / "arms").is_dir() and not _holds_something(out):
+        shutil.rmtree(out / "arms")  # of a study that never began, perhaps with other settings
     described = config.model_dump(mode="json")
-    (out / _STORED).write_text(yaml.safe_dump(described, sort_keys=False))
+    write_whole(out / STORED, yaml.safe_dump(described, sort_keys=False))
 
 
 def is_whole(summary: Mapping[str, Any], steps: int | None = None) -> bool:
@@ -63,3 +73,105 @@ def is_whole(summary: Mapping[str, Any], steps: int | None = None) -> bool:
     that was resumed later, or was cut off, may not.
     """
     return bool(summary.get("evaluation")) and steps in (None, summary["steps"])
+
+
+def kind_of(out: Path) -> Kind:
+    """Whether a run or a study lies in a folder.
+
+    Raises:
+        ConfigError: neither does.
+    """
+    if not (out / STORED).is_file():
+        raise ConfigError(f"there is nothing to resume in {out}: it holds no {STORED}")
+    return "study" if (out / "arms").is_dir() else "run"
+
+
+def starts_over(out: Path) -> bool:
+    """Whether what a resumed run has done is lost, because it ended before its first checkpoint."""
+    metrics = out / METRICS
+    return metrics.is_file() and bool(_lines(metrics)) and latest(out / "checkpoints") is None
+
+
+def check_environments(config: RunConfig) -> Summarise | None:
+    """Build the environment once as it is trained in, once as it is evaluated in; the sources learn
+    what it declares.
+
+    Returns:
+        What the environment declares as `summarise`.
+
+    Raises:
+        ValueError: it refuses its options; the message says which.
+    """
+    env = config.env.build()
+    summarise: Summarise | None = declared(env, "summarise", None)
+    for source in config.privilege:
+        source.enter(env)
+    env.close()
+    try:
+        config.env.build(**config.evaluate.options).close()
+    except ValueError as error:
+        raise ConfigError(f"evaluate.options: {error}") from error
+    return summarise
+
+
+def past_lines(metrics: Path, steps: int) -> list[dict[str, Any]]:
+    """The lines of a run's metrics up to the step at which its checkpoint goes on.
+
+    What follows them, a line that was cut off while it was written too, is left out.
+
+    Raises:
+        ConfigError: a line of an earlier step is missing or damaged.
+    """
+    what = f"and the run goes on from a checkpoint after step {steps}"
+    advice = "put a copy of the file back, or start again in another folder"
+    if not metrics.is_file():
+        raise ConfigError(f"{metrics} is not there, {what}: {advice}")
+    found = [line for line in _lines(metrics) if line["step"] < steps]
+    have = [line["step"] for line in found if line["step"] >= 0]
+    for step, at in enumerate(have):
+        if step != at:
+            raise ConfigError(f"{metrics} has step {at + 1} where {step + 1} follows: {advice}")
+    if len(have) < steps:
+        raise ConfigError(f"{metrics} ends at step {len(have)}, {what}: {advice}")
+    return found
+
+
+def _lines(metrics: Path) -> list[dict[str, Any]]:
+    """All whole lines; what is behind the last line break is not one."""
+    lines = read_text(metrics).split("\n")[:-1]
+    return [_line(metrics, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _line(metrics: Path, number: int, text: str) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            return line
+    except json.JSONDecodeError:
+        pass
+    raise ConfigError(
+        f"{metrics}, line {number} is damaged: put a copy of the file back, or start again in "
+        "another folder"
+    )
+
+
+def _holds_something(out: Path) -> bool:
+    """Whether there is more than what a start that was refused has left."""
+    return any(not _is_left_over(path) for path in _files(out))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if not path.is_dir())
+
+
+def _is_left_over(path: Path) -> bool:
+    if path.name.endswith(UNFINISHED):
+        return True
+    if path.name == METRICS:
+        return "\n" not in read_text(path)
+    if path.name != STORED:
+        return False
+    try:  # a person's own file of this name is not complete
+        return not path.stat().st_size or read_mapping(path).keys() >= Method.model_fields.keys()
+    except ConfigError:
+        return False

@@ -1,4 +1,10 @@
-"""Configurations read: a YAML file, under a method's row, under `key=value` overrides."""
+"""Configurations read: which of the file, a method's row, an arm and `key=value` wins.
+
+A layer is a file, an arm of a study, or a command line: a method's row, if it names one, and its
+own keys over that. A later layer lies over an earlier one: the arm over the run, the command line
+over the file. So beside `method:` the keys of the same layer win, and a method that is named later
+takes the place of what was said before, key by key, and says what that was.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from agentopd.base.layers import beyond, changes, over
 from agentopd.base.parts import closest
-from agentopd.learning.method import AXES
+from agentopd.base.written import FOLDER, STORED, find_config, read_mapping, read_stored
+from agentopd.learning.method import AXES, Method
+from agentopd.rollout.policies import Rollout
 from agentopd.running.config import ConfigError, RunConfig
-
-FOLDER = Path(__file__).parents[1] / "configs"
+from agentopd.running.defaults import for_student
 
 _DEFAULT_KINDS = {
     "rollout": "student",
@@ -29,53 +37,47 @@ _DEFAULT_KINDS = {
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a configuration file and apply `key=value` overrides.
 
+    Args:
+        path: a file, or the name of a configuration that comes with agentopd, such as `quickstart`.
+
     Raises:
         ConfigError: the file cannot be read, or something in it cannot be used; one line a problem.
     """
+    found = find_config(path)
+    return parse_config(read_mapping(found), overrides, found.parent)
+
+
+def load_stored(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration that a run or a study left in its folder.
+
+    Raises:
+        ConfigError: it is not there, is damaged, or cannot be used; the message names the file.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        data = yaml.safe_load(text)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(
-            f"{path} holds {type(data).__name__}, "
-            "not a mapping of settings such as `env: {id: ...}`"
-        )
-    return parse_config(data, overrides)
+        return parse_config(read_stored(folder), overrides)
+    except ConfigError as error:
+        path = str(folder / STORED)
+        lines = [ln if path in ln else f"{path}: {ln}" for ln in str(error).splitlines()]
+        raise ConfigError("\n".join(lines)) from error
 
 
-def parse_config(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
-    """A configuration from a mapping; see `load_config`."""
+def parse_config(
+    data: Mapping[str, Any], overrides: Sequence[str] = (), beside: Path | None = None
+) -> RunConfig:
+    """A configuration from a mapping; see `load_config`.
+
+    Args:
+        beside: the folder in which rows that are named by a path are looked for, after the current
+            one.
+    """
     given = [parse_override(override) for override in overrides]
-    merged = dict(data)
-    name = next((value for key, value in given if key == "method"), data.get("method"))
-    if name is not None:
-        merged |= load_method(str(name)) | {"method": name}
-    for key, value in given:
-        merged = _with(merged, key.split("."), value)
-    try:
-        return RunConfig.model_validate(_with_kinds(merged))
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explained(e) for e in error.errors())) from error
-
-
-def load_method(name: str) -> dict[str, Any]:
-    """The row of a published method: its values on the axes."""
-    path = FOLDER / "methods" / f"{name}.yaml"
-    if not path.is_file():
-        raise ConfigError(f"method: no method is called {name!r}; {closest(name, method_names())}")
-    row = yaml.safe_load(path.read_text(encoding="utf-8"))
-    stray = [key for key in row if key not in AXES]
-    assert not stray, f"{path} sets {stray}, which are not axes of a method"
-    return row
-
-
-def method_names() -> list[str]:
-    """All methods that have a row."""
-    return sorted(p.stem for p in (FOLDER / "methods").glob("*.yaml"))
+    method = next((value for key, value in reversed(given) if key == "method"), None)
+    if method is None:
+        merged, told = _over_its_row(data, beside), []
+    else:
+        own = _own(_validated(data)) if _is_complete(data) else data
+        merged, told = _under_row(own, str(method), given, beside)
+    return _changed(merged, given, told)
 
 
 def arm_config(config: RunConfig, arm: str, seed: int) -> RunConfig:
@@ -91,20 +93,50 @@ def arm_config(config: RunConfig, arm: str, seed: int) -> RunConfig:
             f"study.arms: no arm is called {arm!r}; {closest(arm, config.study.arms)}"
         )
     data = config.model_dump(mode="json", exclude={"study"}) | {"seed": seed}
-    changes = config.study.arms[arm]
+    own: dict[str, Any] = config.study.arms[arm]
+    told: list[str] = []
     try:
-        merged = data
-        if changes.get("method") is not None:
-            merged = {**merged, **load_method(str(changes["method"]))}
-        for key, value in changes.items():
-            merged = _with(merged, key.split("."), value)
-        return RunConfig.model_validate(_with_kinds(merged))
-    except ValidationError as error:
-        raise ConfigError(
-            "\n".join(f"arm {arm}: {_explained(e)}" for e in error.errors())
-        ) from error
+        if own.get("method") is not None:
+            data = _own(config) | {"seed": seed}
+            data, told = _under_row(data, str(own["method"]), [*own.items()])
+        return _changed(data, [*own.items()], told)
     except ConfigError as error:
-        raise ConfigError(f"arm {arm}: {error}") from error
+        lines = (f"arm {arm}: {line}" for line in str(error).splitlines())
+        raise ConfigError("\n".join(lines)) from error
+
+
+def load_method(name: str, beside: Path | None = None) -> dict[str, Any]:
+    """The row of a method: its values on the axes.
+
+    Args:
+        name: of a published method, or the path of a YAML file that holds a row of one's own.
+        beside: a folder in which that path is looked for, after the current one.
+
+    Raises:
+        ConfigError: there is none, or it sets something that is no axis.
+    """
+    if not name.endswith((".yaml", ".yml")):
+        path = FOLDER / "methods" / f"{name}.yaml"
+        if name not in method_names():
+            raise ConfigError(
+                f"method: no method is called {name!r}; {closest(name, method_names())} "
+                "(a row of your own is named by its file, such as my_method.yaml)"
+            )
+    else:
+        path = next((p for p in (Path(name), (beside or Path()) / name) if p.exists()), Path(name))
+    row = read_mapping(path)
+    stray = [key for key in row if key not in AXES]
+    if stray:
+        raise ConfigError(
+            f"method: {path} sets {', '.join(map(str, stray))}, and a row sets axes alone: "
+            f"{', '.join(AXES)}. A configuration of a run is given first: agentopd train {path}"
+        )
+    return row
+
+
+def method_names() -> list[str]:
+    """All methods that have a row."""
+    return sorted(p.stem for p in (FOLDER / "methods").glob("*.yaml"))
 
 
 def parse_override(override: str) -> tuple[str, Any]:
@@ -121,8 +153,143 @@ def parse_override(override: str) -> tuple[str, Any]:
         )
     try:
         return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"the value of {key} is not YAML: {value!r}") from error
+
+
+def _over_its_row(data: Mapping[str, Any], beside: Path | None) -> dict[str, Any]:
+    """A layer's keys over the row that it names itself; what a run has written is complete."""
+    if data.get("method") is None or _is_complete(data):
+        return dict(data)
+    row = _parts(load_method(str(data["method"]), beside))
+    laid = {axis: over(row[axis], data[axis]) for axis in row if axis in data}
+    return {**data, **row, **laid}
+
+
+def _under_row(
+    data: Mapping[str, Any],
+    method: str,
+    given: Sequence[tuple[str, Any]],
+    beside: Path | None = None,
+) -> tuple[dict[str, Any], list[str]]:
+    """An earlier layer's keys under the row of a later one, and what that changes of them, where
+    the later layer says nothing itself.
+    """
+    row = _parts(load_method(method, beside))
+    said = {axis: value for axis, value in _parts(data).items() if axis in row}
+    merged = {axis: over(said.get(axis), value) for axis, value in row.items()}
+    before, after = said.get("rollout"), merged.get("rollout")
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        # How many episodes, and how long, is no rollout's own affair.
+        shared = {key: value for key, value in before.items() if key in Rollout.model_fields}
+        merged["rollout"] = {**shared, **after}
+    itself = tuple(f"{key}." for key, _ in given)
+    changed = [c for c in changes(said, merged) if not f"{c.key}.".startswith(itself)]
+    listed = "; ".join(map(str, changed))
+    told = [f"method: {method} changes what was set before it: {listed}"] if changed else []
+    return {**data, **merged, "method": method}, told
+
+
+def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The axes with their kinds written out, one source or weight as a list of one."""
+    found: dict[str, Any] = {}
+    for axis in (axis for axis in AXES if axis in data):
+        value = data[axis]
+        if axis in _DEFAULT_KINDS and isinstance(value, str):
+            value = {"kind": value}
+        elif axis in _DEFAULT_KINDS and isinstance(value, Mapping):
+            value = {"kind": _DEFAULT_KINDS[axis], **value}
+        elif axis in ("privilege", "weight") and isinstance(value, str | Mapping):
+            value = [value]
+        if axis in ("privilege", "weight") and isinstance(value, list):
+            value = [{"kind": each} if isinstance(each, str) else each for each in value]
+        found[axis] = value
+    return found
+
+
+def _is_complete(data: Mapping[str, Any]) -> bool:
+    """Whether a run or a study has written this: nothing is left to defaults or to a row."""
+    return data.keys() >= Method.model_fields.keys()
+
+
+def _own(config: RunConfig) -> dict[str, Any]:
+    """What a configuration says beyond its own method's row and the defaults, of the axes; of
+    everything else, all.
+    """
+    data = config.model_dump(mode="json", exclude={"study"})
+    row = {} if config.method is None else _parts(_row_if_there(config.method))
+    own: dict[str, Any] = {key: value for key, value in data.items() if key not in AXES}
+    for axis in AXES:
+        value, base = data[axis], _completed(axis, row.get(axis))
+        if axis in _DEFAULT_KINDS and value["kind"] != base["kind"]:
+            base = _completed(axis, {"kind": value["kind"]})
+            own[axis] = {"kind": value["kind"], **(beyond(value, base) or {})}
+        elif value != base:
+            own[axis] = beyond(value, base)
+    return own
+
+
+def _row_if_there(method: str) -> dict[str, Any]:
+    """A method's row; nothing where its file is gone: all it said then counts as said."""
+    try:
+        return load_method(method)
+    except ConfigError:
+        return {}
+
+
+def _completed(axis: str, given: Any) -> Any:
+    """An axis as a run would write it, of what a row says of it; None for the default."""
+    field = Method.model_fields[axis]
+    kind = TypeAdapter(field.rebuild_annotation())
+    try:
+        read = field.get_default(call_default_factory=True) if given is None else given
+        return kind.dump_python(kind.validate_python(read), mode="json")
+    except ValidationError:  # a row may leave to the file what its part cannot do without
+        return given
+
+
+def _changed(
+    data: Mapping[str, Any], given: Sequence[tuple[str, Any]], told: Sequence[str]
+) -> RunConfig:
+    """The configuration of `data` with dotted keys set, which also tells what was done to it."""
+    merged, left_out = _in_another_env(data, given)
+    for key, value in given:
+        merged = _with(merged, key.split("."), value)
+    merged, filled = for_student(_with_kinds(merged))
+    return _validated(merged).telling([*told, *left_out, *filled])
+
+
+def _in_another_env(
+    data: Mapping[str, Any], given: Sequence[tuple[str, Any]]
+) -> tuple[dict[str, Any], list[str]]:
+    """Without the options that belong to another environment than the one that is now named."""
+    env = data.get("env")
+    before = env.get("id") if isinstance(env, Mapping) else env
+    named = [
+        v.get("id") if isinstance(v, Mapping) else v for k, v in given if k in ("env", "env.id")
+    ]
+    if not before or not named or named[-1] == before:
+        return dict(data), []
+    found: dict[str, Any] = {**data}
+    left_out: list[str] = []
+    for group in ("env", "evaluate"):
+        own = data.get(group)
+        if isinstance(own, Mapping) and own.get("options"):
+            found[group] = {key: value for key, value in own.items() if key != "options"}
+            left_out.append(f"{group}.options ({', '.join(map(str, own['options']))})")
+    if not left_out:
+        return found, []
+    return found, [
+        f"env.id: {named[-1]} is another environment than {before}, whose {' and '.join(left_out)} "
+        "are left out; say again what is meant for both, such as evaluate.options.split=test"
+    ]
+
+
+def _validated(data: Mapping[str, Any]) -> RunConfig:
+    try:
+        return RunConfig.model_validate(_with_kinds(data))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explained(e) for e in error.errors())) from error
 
 
 def _with_kinds(data: Mapping[str, Any]) -> dict[str, Any]:

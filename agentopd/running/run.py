@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
+from agentopd.base.files import append_line, read_json, write_whole
 from agentopd.base.types import Lesson, Trajectory
-from agentopd.environment.contract import Summarise, declared
 from agentopd.learning.learner import Learner, Update
 from agentopd.models.model import load_model
-from agentopd.privilege.sources import gather
+from agentopd.privilege.sources import gather, missing_keys
 from agentopd.privilege.view import most_inserted
 from agentopd.probes.collector import jsonable
 from agentopd.probes.rollout import rollout_probes
@@ -42,7 +42,14 @@ from agentopd.running.checkpoint import (
 )
 from agentopd.running.config import RunConfig, thread_count
 from agentopd.running.evaluate import measure
-from agentopd.running.folder import check_folder, is_whole, open_folder
+from agentopd.running.folder import (
+    METRICS,
+    check_environments,
+    check_folder,
+    is_whole,
+    open_folder,
+    past_lines,
+)
 from agentopd.running.storage import save_scores, save_trajectories
 from agentopd.signal.groups import dead_groups
 
@@ -85,10 +92,8 @@ class Run:
         self.errors = Counter[str]()
         self._told: tuple[dict[str, float], dict[str, int]] = ({}, {})
         check_folder(self.config, out, resume, "run", free=("steps", "threads"))
+        self.summarise = check_environments(self.config)
         self.student = load_model(self.config.student)
-        env = self.config.env.build()
-        self.summarise: Summarise | None = declared(env, "summarise", None)
-        env.close()
         self.template = self.student.template
         self.sampler = TransformersSampler(self.student)
         for source in self.config.privilege:
@@ -97,9 +102,9 @@ class Run:
         if self.taught:
             self.config.teacher.prepare(self.student)
         self.learner = Learner(self.student, self.config.teacher, self.config)
-        # Opened only now, so that a mistyped path or option leaves no folder behind.
-        open_folder(self.config, out)
         self._restore(latest(out / "checkpoints"))
+        # Opened only now: a mistyped option leaves no folder behind, a damaged file all as it is.
+        open_folder(self.config, out)
 
     def begin(self, untrained: dict[str, Any] | None = None) -> None:
         """Measure the student before its first step, unless that was done before.
@@ -203,7 +208,7 @@ class Run:
     def finish(self) -> dict[str, Any]:
         """Save the end of the run and its summary; a run that had ended before stays as it was."""
         path = self.out / "summary.json"
-        if path.is_file() and is_whole(ended := json.loads(path.read_text()), self.step):
+        if path.is_file() and is_whole(ended := read_json(path), self.step):
             return ended
         if self.evaluation is None:  # a run that died in between, or is now to end earlier
             self.evaluation = self._measure()
@@ -223,7 +228,7 @@ class Run:
             "seconds": {**self.clock.stages, "total": self._spent()},
             "notices": self.config.notices(),
         }
-        path.write_text(json.dumps(summary, indent=2) + "\n")
+        write_whole(path, json.dumps(summary, indent=2) + "\n")
         return summary
 
     def _roomy(self, rollout: Rollout) -> Rollout:
@@ -248,7 +253,7 @@ class Run:
         temperature = self.config.rollout.temperature or 1.0
         described = describe_episode(self.student, teacher, lessons, unit, temperature)
         if described is not None:
-            (self.out / "episode.json").write_text(json.dumps(described, indent=1) + "\n")
+            write_whole(self.out / "episode.json", json.dumps(described, indent=1) + "\n")
 
     def _since_last_line(self) -> tuple[dict[str, float], dict[str, int]]:
         """Seconds by stage and tokens spent since the last line of metrics."""
@@ -292,22 +297,27 @@ class Run:
             line |= {"failed": failed, "unopened": unopened(trajectories)}
         if self.taught and self.unheard:
             line["unheard"] = self.unheard
-        if step == 0 and (mixed := mixed_groups(trajectories)):
-            line["warnings"] = [mixed]
+        if step == 0 and (warnings := self._first_look(trajectories)):
+            line["warnings"] = warnings
         return line | {"evaluation": self.evaluation} if self.evaluation else line
+
+    def _first_look(self, trajectories: list[Trajectory]) -> list[str]:
+        """What the first step shows to be wrong with the whole run."""
+        untold = missing_keys(self.config.privilege, trajectories) if self.taught else []
+        return [warning for warning in (mixed_groups(trajectories), *untold) if warning]
 
     def _write_line(self, line: dict[str, Any]) -> None:
         line = jsonable(line)
-        with (self.out / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+        append_line(self.out / METRICS, json.dumps(line, allow_nan=False))
         self.watch(line)
 
     def _restore(self, checkpoint: Path | None) -> None:
         """Go on from a checkpoint; without one, start over from the first step."""
         if checkpoint is None:
-            (self.out / "metrics.jsonl").unlink(missing_ok=True)
+            (self.out / METRICS).unlink(missing_ok=True)
             return
         progress = load_progress(checkpoint)
+        past = past_lines(self.out / METRICS, progress.step)
         teacher = restore_weights(checkpoint, self.student, self.learner.optimizer)
         if teacher:
             self.config.teacher.restore(teacher)
@@ -321,14 +331,7 @@ class Run:
         self.learner.moved = self.step > 0
         self.clock = Clock(progress.stages, progress.student_tokens, progress.teacher_tokens)
         self._since_last_line()
-        metrics = self.out / "metrics.jsonl"
-        lines = [
-            line
-            for line in metrics.read_text().splitlines()
-            if json.loads(line)["step"] < self.step
-        ]
-        metrics.write_text("".join(f"{line}\n" for line in lines))
-        past = [json.loads(line) for line in lines]
+        write_whole(self.out / METRICS, "".join(f"{json.dumps(line)}\n" for line in past))
         self.learner.history += [line["train"] for line in past if line["step"] >= 0]
         self.skipped.update(line["skipped"] for line in past if "skipped" in line)
         for line in past:

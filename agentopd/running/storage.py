@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from agentopd.base.files import writing
 from agentopd.base.text import escaped
 from agentopd.base.types import (
     Briefed,
@@ -78,8 +79,8 @@ def save_trajectories(
     if payments:
         judged = [[asdict(p) for p in payments.get(t.episode, ())] for t in trajectories]
         rows["payments"] = pa.array(judged, type=_PAYMENTS)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(rows), path, compression="zstd")
+    with writing(path) as beside:
+        pq.write_table(pa.table(rows), beside, compression="zstd")
 
 
 def load_trajectories(path: Path) -> list[Trajectory]:
@@ -90,7 +91,7 @@ def load_trajectories(path: Path) -> list[Trajectory]:
     """
     if not path.is_file():
         raise ValueError(f"there is no trajectory file {path}")
-    table = pq.read_table(path)
+    table = _table(path)
     missing = {*_ARRAYS, *_PLAIN, *_TEXTS} - set(table.column_names)
     if missing:
         raise ValueError(
@@ -107,10 +108,26 @@ def load_payments(path: Path) -> dict[int, list[Payment]]:
     """
     if not path.is_file():
         raise ValueError(f"there is no trajectory file {path}")
-    if "payments" not in pq.read_schema(path).names:
+    table = _table(path)
+    if "payments" not in table.column_names:
         return {}
-    rows = pq.read_table(path, columns=["episode", "payments"]).to_pylist()
+    rows = table.select(["episode", "payments"]).to_pylist()
     return {row["episode"]: [Payment(**own) for own in row["payments"]] for row in rows}
+
+
+def _table(path: Path) -> pa.Table:
+    """What lies in a Parquet file.
+
+    Raises:
+        ValueError: it is damaged; the message names it.
+    """
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        why = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{path} is damaged ({why}): put a copy of it back, or choose another --step"
+        ) from error
 
 
 def _turn(turn: Turn) -> dict[str, Any]:
@@ -153,8 +170,8 @@ def save_scores(scored: Sequence[Scored], path: Path) -> None:
     for name in dict.fromkeys(name for found in numbers for name in found):
         column = [found.get(name) for found in numbers]
         rows[_MEASURED + name] = [None if x is None else x.flatten().numpy() for x in column]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(rows), path, compression="zstd")
+    with writing(path) as beside:
+        pq.write_table(pa.table(rows), beside, compression="zstd")
 
 
 def load_scores(path: Path, trajectories: Sequence[Trajectory]) -> list[Scored]:
@@ -165,7 +182,7 @@ def load_scores(path: Path, trajectories: Sequence[Trajectory]) -> list[Scored]:
     """
     if not path.is_file():
         raise ValueError(f"there is no file of scores {path}")
-    table = pq.read_table(path)
+    table = _table(path)
     missing = set(_SCORED) - set(table.column_names)
     if missing:
         raise ValueError(f"{path} holds no scores: it has no column {', '.join(sorted(missing))}")

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from agentopd.base.files import read_json, write_whole
 from agentopd.base.statistics import wilson
 from agentopd.base.stopping import Interrupted, interruptible
 from agentopd.running.config import ConfigError, RunConfig, thread_count
 from agentopd.running.evaluate import teacher_success, untrained_success
-from agentopd.running.folder import check_folder, is_whole, open_folder
-from agentopd.running.reading import arm_config
+from agentopd.running.folder import check_environments, check_folder, is_whole, open_folder
+from agentopd.running.reading import arm_config, parse_config
 from agentopd.running.train import train
 from agentopd.running.workers import Job, hired
 
@@ -66,16 +67,35 @@ def compare(
         for key, run in runs.items()
     }
     check_folder(config, out, resume, "study", free=("threads",))
+    _check_environments(runs)
     open_folder(config, out)
+    (out / "arms").mkdir(exist_ok=True)
     teacher = _run_all(config, runs, out, workers, watch or (lambda *_: None))
     summary = _summary(config, out, teacher)
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 
 def run_folder(out: Path, arm: str, seed: int) -> Path:
     """Where one run of a study lies."""
     return out / "arms" / arm / f"seed-{seed}"
+
+
+def _check_environments(runs: Mapping[Key, RunConfig]) -> None:
+    """Build each arm's environments once, before any model is loaded.
+
+    Raises:
+        ConfigError: one refuses its options; the message names the arm.
+    """
+    built: list[Any] = []
+    for (arm, _), config in runs.items():
+        if (place := (config.env, config.evaluate.options)) in built:
+            continue
+        built.append(place)
+        try:
+            check_environments(config)
+        except ValueError as error:
+            raise ConfigError(f"arm {arm}: {error}") from error
 
 
 def _run_all(
@@ -126,7 +146,10 @@ def _run(
     described: dict[str, Any], folder: Path, untrained: dict[str, Any] | None, stop: threading.Event
 ) -> None:
     """One run, in a worker."""
-    config = RunConfig.model_validate(described)
+    try:
+        config = parse_config(described)
+    except ConfigError as error:
+        raise ConfigError(f"arm {folder.parent.name}: {error}") from error
     train(config, folder, _begun(folder), untrained=untrained, stop=stop)
 
 
@@ -257,7 +280,7 @@ def _read_run(out: Path, arm: str, seed: int) -> dict[str, Any]:
     ]
     dead = [line["train"]["dead_groups"] for line in lines if "train" in line]
     return {
-        "summary": json.loads((folder / "summary.json").read_text()),
+        "summary": read_json(folder / "summary.json"),
         "curve": curve,
         "dead_groups": [share for share in dead if share is not None],
     }

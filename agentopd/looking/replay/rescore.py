@@ -15,6 +15,7 @@ from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
 from agentopd.looking.replay.rows import Compared, Rows, compare_rows
 from agentopd.looking.replay.saved import SavedStep, learnable
+from agentopd.models.chat import ChatTemplate
 from agentopd.models.head import Head
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.sources import gather
@@ -106,10 +107,10 @@ def _not_kept(step: SavedStep, what: str, kept: int | None) -> str:
 
 
 def _views(step: SavedStep, parts: RunConfig, student: LanguageModel) -> list[View]:
-    return parts.view.build(_briefed(step, parts), student.template)
+    return parts.view.build(_briefed(step, parts, student.template), student.template)
 
 
-def _briefed(step: SavedStep, parts: RunConfig) -> list[Briefed]:
+def _briefed(step: SavedStep, parts: RunConfig, template: ChatTemplate) -> list[Briefed]:
     path = step.run / "scores" / f"step-{step.number:05d}.parquet"
     known = [source.model_dump(mode="json") for source in step.config.privilege]
     if path.is_file() and known == [s.model_dump(mode="json") for s in parts.privilege]:
@@ -121,6 +122,11 @@ def _briefed(step: SavedStep, parts: RunConfig) -> list[Briefed]:
                 else view.briefed
                 for t in step.trajectories
             ]
+    env = parts.env.build()
+    for source in parts.privilege:
+        source.prepare(template)
+        source.enter(env)
+    env.close()
     for earlier in step.earlier:
         gather(parts.privilege, load_trajectories(earlier))
     return gather(parts.privilege, step.trajectories)

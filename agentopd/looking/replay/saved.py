@@ -11,7 +11,7 @@ import torch
 
 from agentopd.base.types import EndReason, Lesson, Trajectory
 from agentopd.running.config import RunConfig
-from agentopd.running.reading import load_config
+from agentopd.running.reading import load_stored
 from agentopd.running.storage import load_payments, load_scores, load_trajectories
 from agentopd.signal.evidence import Measured, Opinion
 from agentopd.signal.scores import Scored
@@ -91,7 +91,7 @@ def read_step(run: Path, number: int | None, scored: bool) -> SavedStep:
         raise ValueError(f"{run} is a study; name one of its runs, such as {some}")
     if not (run / "config.yaml").is_file():
         raise ValueError(f"{run} is no run's folder: it holds no config.yaml")
-    config = load_config(run / "config.yaml")
+    config = load_stored(run)
     saved = _steps(run, "trajectories")
     if not saved:
         raise ValueError(

@@ -1,0 +1,101 @@
+"""What several commands take: arguments and options, each with its help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NAMED = (
+    "A registered id; module:Class or module:ID of your own, such as maze:Maze or maze:me/Maze-v0; "
+    "or scheme:NAME."
+)
+NAMED_OR_RUN = NAMED + " Of a run's folder, its environment in its wrappers."
+_AS_IN_A_RUN = " If not given, as in a run."
+
+Config = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CONFIG",
+        help="A YAML file of settings, or one that comes with agentopd: quickstart, studies/desk.",
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings in place of the file's, such as steps=50, teacher=ema or learner.clip=0.5.",
+    ),
+]
+RunOut = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="The folder to write; runs/NAME of CONFIG's name if not given."
+    ),
+]
+Workers = Annotated[int, typer.Option(min=1, help="Of a study: runs at a time.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what was interrupted.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A model's folder, zoo:NAME, or a run's folder (its last checkpoint)."
+    ),
+]
+Player = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A model's folder, zoo:NAME, a run's folder, or human: you play."
+    ),
+]
+Environment = Annotated[
+    str | None,
+    typer.Option("--env", metavar="ID", help=NAMED + " If not given, as in MODEL's run."),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", "-o", metavar="KEY=VALUE", help="For the environment's constructor; repeatable."
+    ),
+]
+Wrappers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--wrapper", metavar="YAML",
+        help="Around the environment, as in a config: '{kind: parse, tag: answer}'; repeatable.",
+    ),
+]  # fmt: skip
+Episodes = Annotated[int, typer.Option(min=1, metavar="N", help="Tasks to play, one episode each.")]
+Seed = Annotated[
+    int,
+    typer.Option(
+        min=0, max=2**62, metavar="N", help="The first task's; the others count up from it."
+    ),
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="float32 or bfloat16, of the weights." + _AS_IN_A_RUN),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, max=1_024, metavar="N", help="Of torch; its own choice if not given."),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="T", help="Of sampling; 0 takes the likeliest." + _AS_IN_A_RUN),
+]
+TurnTokens = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Tokens after which an answer is cut." + _AS_IN_A_RUN),
+]
+Turns = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Turns after which an episode is cut." + _AS_IN_A_RUN),
+]
+Context = Annotated[
+    int | None, typer.Option(min=8, metavar="N", help="Tokens that end an episode." + _AS_IN_A_RUN)
+]
+Slots = Annotated[
+    int | None, typer.Option(min=1, help="Environments that are open at once." + _AS_IN_A_RUN)
+]

@@ -1,0 +1,51 @@
+"""Defaults that hang on the student: what suits an embedded model ruins a large one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agentopd.models.model import ModelSettings, model_folder
+
+_EMBEDDED = 64 * 2**20
+"""Bytes of weights up to which a model is like the embedded ones, which have 4 to 15 MB."""
+LARGE: dict[str, dict[str, Any]] = {
+    "rollout": {"max_turn_tokens": 256},
+    "learner": {"learning_rate": 1e-5, "warmup": 5},
+}
+"""What stands in place of the defaults where a student's weights are more than that."""
+
+
+def is_large(path: str) -> bool:
+    """Whether a model's weights are many times those of an embedded one."""
+    try:
+        folder = model_folder(path)
+    except ValueError:  # told when it is loaded
+        return False
+    files = [file for end in ("safetensors", "bin") for file in Path(folder).glob(f"*.{end}")]
+    return sum(file.stat().st_size for file in files) > _EMBEDDED
+
+
+def for_student(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A configuration as it is written, with what it leaves to defaults that its student needs.
+
+    Returns:
+        It, and a line that tells what was filled in; none where nothing was.
+    """
+    student = data.get("student", {})
+    path = student.get("path") if isinstance(student, Mapping) else None
+    if not is_large(path if isinstance(path, str) else ModelSettings().path):
+        return dict(data), []
+    found, filled = dict(data), []
+    for group, defaults in LARGE.items():
+        own = found.get(group, {})
+        own = {"kind": own} if isinstance(own, str) else own
+        if isinstance(own, Mapping) and (missing := defaults.keys() - own.keys()):
+            found[group] = {**{key: defaults[key] for key in defaults if key in missing}, **own}
+            filled += [f"{group}.{key}={defaults[key]}" for key in defaults if key in missing]
+    if not filled:
+        return found, []
+    return found, [
+        f"student: {path} is no embedded model: {', '.join(filled)} unless you say otherwise"
+    ]
