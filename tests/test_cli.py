@@ -225,7 +225,7 @@ def test_what_changes_nothing_is_told_before_and_kept(config: Path, tmp_path: Pa
     ]
     assert result.stderr.splitlines()[:2] == lines  # what follows is of a random model's answers
     assert [line.partition(" ")[0] for line in lines] == ["warning:", "warning:"]
-    assert "unit.budget changes nothing" in lines[0] and TURN_IS_TOKEN in lines[1]
+    assert TURN_IS_TOKEN in lines[0] and "unit.budget changes nothing" in lines[1]
     kept = json.loads((out / "summary.json").read_text())["notices"]
     assert [f"warning: {notice}" for notice in kept] == lines
     page = (out / "report.html").read_text()

@@ -191,4 +191,5 @@ def _step(run: Run, step: int) -> None:
     trajectories = run.roll_out(step)
     update = run.learn(trajectories, run.ask_teacher(trajectories, step), step)
     assert not update.skipped
+    run.record(step, trajectories, update)
     assert update.scalars["sampler_gap"] < 1e-5

@@ -81,7 +81,10 @@ def _simpler(near: Neighbourhood, means: bool) -> Iterator[tuple[str, Unit | Non
         yield "unit: turn", TurnUnit(**same)
     for field in written(unit):
         choices = others(unit, field)
-        if field not in _AVERAGING and choices and all(isinstance(x, str) for x in choices):
+        named = field not in _AVERAGING and all(isinstance(x, str) for x in choices)
+        # Of a choice of which nothing is read it is said that nothing reads it.
+        read = len(choices) == 1 or any(near.moves(near.at(("unit", field), x)) for x in choices)
+        if named and choices and read:
             default = default_of(unit, field)
             yield (
                 f"its {field}: {shown(default)}",

@@ -39,13 +39,17 @@ def check_modulation(weights: Sequence[Weight], unit: Unit) -> None:
     try:
         # A part that draws must not disturb the run's own luck.
         with torch.random.fork_rng(devices=[]):
-            weight_N = weigh(without_models(list(weights)), evidence).weight_N
+            weighed = weigh(without_models(list(weights)), evidence)
+            weight_N, raw = weighed.weight_N, list(weighed.gates.values())
             modulation_N = _modulation(without_models(unit), weight_N, evidence)
             alone_N = _modulation(without_models(unit), torch.ones_like(weight_N), evidence)
     except Exception:
         # Parts are foreign code, which may need more than there is here.
         return
     if not shape.enough or not _is_one(modulation_N - alone_N + 1):
+        return
+    if any(weight.mask and not _is_one(raw_N) for weight, raw_N in zip(weights, raw, strict=True)):
+        # It may remove whole episodes, of which there is none here.
         return
     if _is_one(weight_N):
         if _is_one(alone_N):
