@@ -1,7 +1,5 @@
 """Supervision units: at which granularity the teacher's opinion is measured and credited.
 
-# N tokens of a micro-batch, S spans
-
 A unit cuts a trajectory into spans. A span's value is the reduction of its tokens' values, and
 every token of the span carries it, times the span's weight. Where spans overlap, a token carries
 the sum; a token outside every span carries nothing. The aggregator then averages tokens.
@@ -27,6 +25,8 @@ from agentopd.units.spans import Payment, Reduce, Span, SpanIndex
 if TYPE_CHECKING:
     from agentopd.models.model import LanguageModel
     from agentopd.teacher import Teacher
+
+# N tokens of a micro-batch
 
 
 class Unit(Part, family="unit"):
