@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -277,3 +278,16 @@ def test_a_frozen_teacher_that_knows_nothing_more_teaches_nothing(
         # Not merely small: the optimizer would make full steps of a gradient of 1e-8.
         assert update.scalars["gradient_norm"] == 0.0
     assert torch.equal(weights(run.student), before)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_a_sampler_that_is_another_model_than_the_learner_is_told(
+    tiny_model: Path, tmp_path: Path, shift: float
+) -> None:
+    run = run_of(tiny_model, tmp_path / "run", "evaluate.episodes=2")
+    lines: list[dict[str, Any]] = []
+    run.watch = lines.append
+    played = [replace(t, logprob=t.logprob - shift) for t in run.roll_out(0)]
+    run.record(0, played, run.learn(played, run.ask_teacher(played, 0), 0))
+    told = [x for x in lines[0].get("warnings", ()) if x.startswith("sampler and learner differ by")]
+    assert len(told) == (shift > 0)

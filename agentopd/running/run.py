@@ -53,6 +53,8 @@ from agentopd.running.folder import (
 from agentopd.running.storage import save_scores, save_trajectories
 from agentopd.signal.groups import dead_groups
 
+_GAP = 1e-3
+"""Nats between sampler and learner that are no rounding."""
 Watch = Callable[[dict[str, Any]], None]
 
 
@@ -297,7 +299,8 @@ class Run:
             line |= {"failed": failed, "unopened": unopened(trajectories)}
         if self.taught and self.unheard:
             line["unheard"] = self.unheard
-        if step == 0 and (warnings := self._first_look(trajectories)):
+        first = self._first_look(trajectories) if step == 0 else []
+        if warnings := [*first, *self._disagreement(update)]:
             line["warnings"] = warnings
         return line | {"evaluation": self.evaluation} if self.evaluation else line
 
@@ -305,6 +308,16 @@ class Run:
         """What the first step shows to be wrong with the whole run."""
         untold = missing_keys(self.config.privilege, trajectories) if self.taught else []
         return [warning for warning in (mixed_groups(trajectories), *untold) if warning]
+
+    def _disagreement(self, update: Update) -> list[str]:
+        """That sampler and learner are two models, where only rounding should be between them."""
+        gap = update.scalars.get("sampler_gap", 0.0)
+        if self.config.student.dtype != "float32" or gap < _GAP:
+            return []
+        return [
+            f"sampler and learner differ by {gap:.2g} nats in a token's log-probability, in "
+            "float32: what is learnt from is not what acted. Please report the model's architecture"
+        ]
 
     def _write_line(self, line: dict[str, Any]) -> None:
         line = jsonable(line)
