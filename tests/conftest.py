@@ -1,6 +1,7 @@
 """What holds for every test: one thread, no network, no display, the same examples each time."""
 
 import os
+import signal
 from pathlib import Path
 
 # Before anything imports torch, transformers or matplotlib, which read these once. The tensors of
@@ -12,6 +13,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 # Tables are as wide as in a pipe, whatever terminal the tests are started from.
 os.environ.pop("COLUMNS", None)
+
+# A shell's job in the background is started with Ctrl-C ignored, and so would be all it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from hypothesis import HealthCheck, settings
