@@ -21,6 +21,7 @@ from agentopd.divergences.base import Divergence
 from agentopd.divergences.estimators import Estimator, Importance
 from agentopd.divergences.kl import ForwardKL
 from agentopd.learning.experiment import Laboratory
+from agentopd.learning.method import AXES as METHOD_AXES
 from agentopd.learning.method import Method
 from agentopd.mixes.base import Mix
 from agentopd.mixes.schedules import Constant
@@ -49,18 +50,7 @@ Axis = Literal[
 counts to the teacher."""
 AXES: tuple[Axis, ...] = get_args(Axis)
 
-_TRIED = (
-    "rollout",
-    "privilege",
-    "view",
-    "teacher",
-    "unit",
-    "divergence",
-    "weight",
-    "mix",
-    "schedule",
-    "learner",
-)
+_TRIED = (*METHOD_AXES, "learner")
 
 
 class Neighbourhood:
