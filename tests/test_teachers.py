@@ -150,7 +150,7 @@ def test_a_frozen_teacher_is_found_where_the_run_began_and_not_saved(
     saved = {name: tensor.clone() for name, tensor in student.module.state_dict().items()}
     teacher.restore(saved)
     saved["lm_head.weight"][0, 0] += 1
-    with pytest.raises(ValueError, match="another model .* folder has changed"):
+    with pytest.raises(ValueError, match=r"another model .* folder has changed"):
         teacher.restore(saved)
 
 
