@@ -97,14 +97,15 @@ def with_adapter(
             f"{folder} holds no low-rank adapter in {ADAPTER_WEIGHTS}: other kinds, and weights "
             "that must be unpickled, are not read. Merge it into its base first"
         )
+    wanted = None if settings is None else _described(module, settings)
     try:
         with _without_warnings():
             found = PeftModel.from_pretrained(module, folder, is_trainable=settings is not None)
     except (RuntimeError, TypeError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"the adapter in {folder} does not fit its base: {reason}") from error
-    if settings is not None:
-        _check_same(folder, _described(module, settings), found.peft_config["default"])
+    if wanted is not None:
+        _check_same(folder, wanted, found.peft_config["default"])
     return cast(PreTrainedModel, found)
 
 
