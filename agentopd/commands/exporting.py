@@ -68,8 +68,8 @@ def _merge(run: Path, student: Path, into: Path) -> None:
     from agentopd.running.reading import load_stored
 
     config = load_stored(run).student
-    told = {"trust_remote_code": config.trust_remote_code}
-    model = load_model(ModelSettings(path=str(student), **told))
+    trusted = config.trust_remote_code
+    model = load_model(ModelSettings(path=str(student), trust_remote_code=trusted))
     whole = merged(model.module)
     torch.nn.Module.to(whole, getattr(torch, config.dtype))
     whole.save_pretrained(into)

@@ -148,9 +148,9 @@ def save_adapter(
     save_file(
         {n: w.detach().clone().contiguous() for n, w in named.items()}, folder / ADAPTER_WEIGHTS
     )
-    told = copy.copy(cast(PeftModel, module).peft_config["default"])
+    told = copy.copy(cast(LoraConfig, cast(PeftModel, module).peft_config["default"]))
     told.base_model_name_or_path, told.inference_mode = base, True
-    told.target_modules = sorted(told.target_modules)  # a set, whose order is the process's
+    told.target_modules = sorted(told.target_modules or ())  # a set, of no order of its own
     told.save_pretrained(str(folder))
 
 
