@@ -209,6 +209,15 @@ def test_a_damaged_adapter_is_named(tiny_model: Path, tmp_path: Path) -> None:
         train(_config(tiny_model, LORA), tmp_path / "run", resume=True)
 
 
+def test_an_adapter_that_lacks_a_weight_is_not_filled_up(tiny_model: Path, tmp_path: Path) -> None:
+    folder = _adapter(tiny_model, tmp_path)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    name, _ = tensors.popitem()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=rf"{name}' and 0 more are in one of them alone"):
+        load_model(ModelSettings(path=str(folder)))
+
+
 def _adapter(tiny_model: Path, tmp_path: Path) -> Path:
     """The adapter that a short run has left."""
     train(_config(tiny_model, LORA, "steps=1"), tmp_path / "first")

@@ -19,6 +19,7 @@ from typing import Any, Literal, cast
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from pydantic import Field, field_validator
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -88,8 +89,8 @@ def with_adapter(
     """The model with the adapter in a folder, which goes on learning where there are settings.
 
     Raises:
-        ValueError: it is no low-rank adapter in safetensors, does not fit the model, or is another
-            one than the settings say.
+        ValueError: it is no low-rank adapter in safetensors, does not fit the model, lacks weights,
+            or is another one than the settings say.
     """
     told = read_json(folder / ADAPTER_CONFIG)
     if told.get("peft_type") != "LORA" or not (folder / ADAPTER_WEIGHTS).is_file():
@@ -104,6 +105,7 @@ def with_adapter(
     except (RuntimeError, TypeError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"the adapter in {folder} does not fit its base: {reason}") from error
+    _check_complete(folder, found)
     if wanted is not None:
         _check_same(folder, wanted, found.peft_config["default"])
     return cast(PreTrainedModel, found)
@@ -164,8 +166,11 @@ def as_in_memory(names: Iterable[str], tensors: Mapping[str, torch.Tensor]) -> d
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """peft asks transformers something by a name that is on its way out."""
+    """peft asks transformers something by a name that is on its way out, and warns of what is
+    refused here.
+    """
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         yield
 
@@ -195,6 +200,22 @@ def _targets(module: PreTrainedModel, settings: LoraSettings) -> list[str]:
                 f"there are: {', '.join(known)}"
             )
     return list(settings.targets)
+
+
+def _check_complete(folder: Path, found: PeftModel) -> None:
+    """That nothing of an adapter is left as it was drawn: peft only warns of it.
+
+    Raises:
+        ValueError: a factor stands in the model or in the file alone.
+    """
+    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
+        there = {name for name in file.keys() if ".lora_" in name}  # noqa: SIM118 (no mapping)
+    names = {name.replace(_NAME, ".") for name, _ in found.named_parameters() if is_adapter(name)}
+    if lost := sorted(name for name in there ^ names if name.endswith(".weight")):
+        raise ValueError(
+            f"the adapter in {folder} does not fit its base: {lost[0]!r} and {len(lost) - 1} more "
+            "are in one of them alone"
+        )
 
 
 def _check_same(folder: Path, wanted: LoraConfig, found: Any) -> None:

@@ -156,7 +156,7 @@ class LanguageModel:
 
     def frozen_copy(self) -> LanguageModel:
         """The same weights, without gradients, in memory of their own; a base beneath adapters is
-        not copied, since nothing moves it.
+        not copied, since nothing moves it. Whoever moves a copy moves its `weights` alone.
         """
         own = self.weights()
         shared = [x for n, x in self._tensors().items() if n not in own]
