@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from agentopd.base.console import MistakesToLines
-from agentopd.commands import acting, judging, listing, replaying, running, serving
+from agentopd.commands import acting, exporting, judging, listing, replaying, running, serving
 from agentopd.commands.parameters import (
     NAMED_OR_RUN,
     Config,
@@ -38,6 +38,7 @@ from agentopd.commands.parameters import (
     Wrappers,
 )
 from agentopd.commands.place import place
+from agentopd.commands.zoo import zoo
 from agentopd.environment.contract import HELD_OUT_SEED
 
 app = typer.Typer(
@@ -49,7 +50,6 @@ app = typer.Typer(
 )
 _TRAIN, _LOOK, _ENVIRONMENTS, _MODELS = "Train", "Look", "Environments", "Models"
 """The panels of the help; they stand in the order of their first commands."""
-zoo = typer.Typer(no_args_is_help=True, help="List, build and measure the embedded models.")
 app.add_typer(zoo, name="zoo", rich_help_panel=_MODELS)
 
 
@@ -210,6 +210,32 @@ def report(
     running.report(folder)
 
 
+@app.command(rich_help_panel=_MODELS)
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    to: Annotated[
+        Path, typer.Option("--to", metavar="FOLDER", help="The folder to write; new, or empty.")
+    ],
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Add a student's adapters to the weights of their base.")
+    ] = False,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What others call the model that the run started from; its folder if not given.",
+        ),
+    ] = None,
+) -> None:
+    """Write a run's student, as of its last checkpoint, with a model card.
+
+    transformers and vLLM load the folder: a model, or of a student with adapters these alone.
+
+    agentopd export runs/lora --to exported --merge
+    """
+    exporting.export(run, to, merge, base)
+
+
 @app.command(rich_help_panel=_LOOK)
 def replay(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
@@ -353,36 +379,3 @@ def serve_env(
     """
     env = place(spec, acting.parse_options(option or []), wrapper or [])
     serving.serve_env(env, host, port, sessions, privileged)
-
-
-@zoo.command("list")
-def zoo_list() -> None:
-    """List the embedded models."""
-    listing.zoo()
-
-
-@zoo.command("build")
-def zoo_build(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A model of `agentopd zoo list`.")],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="The folder to write; the embedded one's if not given."
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="In place of the recipe's, for a trial.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of torch.")] = None,
-) -> None:
-    """Train an embedded model again, from its seed."""
-    listing.build(name, out, steps, threads)
-
-
-@zoo.command("measure")
-def zoo_measure(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A model of `agentopd zoo list`.")],
-    episodes: Episodes = 512,
-) -> None:
-    """Measure an embedded model on held-out levels, alone and when told; prints JSON."""
-    listing.measure(name, episodes)

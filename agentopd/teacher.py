@@ -62,9 +62,13 @@ class Teacher(Part, family="teacher"):
     """Whether the teacher is the student itself, or a copy of it."""
     is_student: ClassVar[bool] = False
     """Whether every step of the optimizer moves the teacher too."""
+    is_start: ClassVar[bool] = False
+    """Whether it is the student as the run found it, for good: it is then not saved."""
+    needs_adapters: ClassVar[bool] = False
+    """Whether there is no such teacher of a student without adapters."""
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Weights that must survive a restart."""
+        """Weights that must survive a restart, which no `prepare` would find again."""
         return {}
 
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:

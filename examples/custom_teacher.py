@@ -22,17 +22,17 @@ class AnchoredTeacher(Teacher, kind="anchored"):
 
     @torch.no_grad()
     def sync(self, student: LanguageModel, step: int) -> None:
-        first, now = self._first.module.state_dict(), student.module.state_dict()
-        for name, weight in self.model.module.named_parameters():
+        first, now = self._first.weights(), student.weights()
+        for name, weight in self.model.weights().items():
             weight.copy_(torch.lerp(first[name], now[name], self.share))
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        first = self._first.module.state_dict()
-        return self.model.module.state_dict() | {f"first.{n}": w for n, w in first.items()}
+        first = {f"first.{name}": weight for name, weight in self._first.weights().items()}
+        return self.model.weights() | first
 
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:
-        for start, module in (("", self.model.module), ("first.", self._first.module)):
-            module.load_state_dict({n: tensors[start + n] for n in module.state_dict()})
+        self.model.load_weights(tensors)
+        self._first.load_weights({n: tensors[f"first.{n}"] for n in self._first.weights()})
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ class Learner:
         self.objective, self.settings = Objective(config), config.learner
         self.history: list[Mapping[str, float | None]] = []
         self.moved = False
-        self.reference = student.frozen_copy() if _needs_reference(config) else None
+        self.reference = student.snapshot() if _needs_reference(config) else None
         config.unit.prepare(student, teacher)
         self.parameters = [p for p in student.module.parameters() if p.requires_grad]
         self.optimizer = MasterAdamW(

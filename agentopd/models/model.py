@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
+import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -22,27 +22,35 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from agentopd.base.parts import Settings, closest
+from agentopd.base.parts import Settings
 from agentopd.base.types import Trajectory
+from agentopd.models import adapters
+from agentopd.models.adapters import LoraSettings
 from agentopd.models.batching import padded
+from agentopd.models.folders import base_path, model_folder
 from agentopd.models.head import Head
 from agentopd.models.template import ChatTemplate
 
 # B sequences, T tokens, N trainable tokens, H hidden size, V vocabulary; `...` any leading shape
 
-_ZOO = Path(__file__).parents[1] / "zoo" / "models"
-
 
 class ModelSettings(Settings):
     """Which model, and how it is held.
 
-    `path` is a folder in Hugging Face format, or `zoo:NAME` for an embedded model.
+    `path` is a folder in Hugging Face format, or `zoo:NAME` for an embedded model; the folder of an
+    adapter in peft's format stands for the base that it names, with the adapter on it.
     """
 
     path: str = "zoo:sokoban-easy"
     dtype: str = Field(default="float32", pattern="^(float32|bfloat16)$")
     device: str = "cpu"
     trust_remote_code: bool = False
+
+
+class StudentSettings(ModelSettings):
+    """A model that learns: all its weights, or with `lora` adapters alone."""
+
+    lora: LoraSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,8 @@ class LanguageModel:
     name: str
     stop_ids: frozenset[int] = field(default_factory=frozenset)
     """Tokens that end an answer."""
+    base: str = ""
+    """Of a model with adapters, what they stand on: its weights are shared with every copy."""
 
     @property
     def device(self) -> torch.device:
@@ -113,10 +123,96 @@ class LanguageModel:
         """Next-token logits (..., V) in float32 of hidden states (..., H)."""
         return F.linear(hidden, *self._scored()).float()
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The model's own weights, alive, each once under one name: of a model with adapters these,
+        for they alone ever differ from its copies'.
+        """
+        tensors = self._tensors()
+        return {n: x for n, x in tensors.items() if not self.base or adapters.is_adapter(n)}
+
+    @torch.no_grad()
+    def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take over weights by their names; names that are not the model's are left out.
+
+        Raises:
+            ValueError: one is missing or of another shape.
+        """
+        for name, weight in self.weights().items():
+            if name not in tensors or tensors[name].shape != weight.shape:
+                raise ValueError(f"weights {name!r} of shape {tuple(weight.shape)} are not there")
+            weight.copy_(tensors[name])
+
+    def load_file(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take over the weights that `save` has written.
+
+        Raises:
+            ValueError, RuntimeError: one is missing or of another shape.
+        """
+        if self.base:
+            self.load_weights(adapters.as_in_memory(self.weights(), tensors))
+        else:
+            strict = not self.module.config.tie_word_embeddings
+            self.module.load_state_dict(tensors, strict=strict)
+
     def frozen_copy(self) -> LanguageModel:
-        """The same weights, apart, without gradients."""
-        twin = copy.deepcopy(self.module).requires_grad_(False)
-        return LanguageModel(twin.eval(), self.tokenizer, self.name, self.stop_ids)
+        """The same weights, without gradients, in memory of their own; a base beneath adapters is
+        not copied, since nothing moves it. Whoever moves a copy moves its `weights` alone.
+        """
+        own = self.weights()
+        shared = [x for n, x in self._tensors().items() if n not in own]
+        twin = adapters.sharing(self.module, shared).requires_grad_(False)
+        return LanguageModel(twin.eval(), self.tokenizer, self.name, self.stop_ids, self.base)
+
+    def snapshot(self) -> LanguageModel:
+        """What the model says now, for good; it is not to be moved.
+
+        Adapters that say nothing yet are left away, so that this costs neither memory nor time.
+        """
+        new = self.base and adapters.says_nothing(self.weights())
+        return self.without_adapters() if new else self.frozen_copy()
+
+    def without_adapters(self) -> LanguageModel:
+        """The base alone, in the same memory.
+
+        Raises:
+            ValueError: there are no adapters.
+        """
+        if not self.base:
+            raise ValueError(
+                f"{self.name} has no adapters that could be off: set student.lora={{}}, or ask a "
+                "copy of the student, teacher=frozen"
+            )
+        plain = adapters.without_adapters(self.module)
+        return LanguageModel(plain.eval(), self.tokenizer, self.base, self.stop_ids)
+
+    def digest(self) -> str:
+        """The same for two models that say the same, another where a weight is another: SHA-256
+        over all weights, adapters that say nothing left out.
+        """
+        found, own = hashlib.sha256(), self.weights()
+        new = self.base and adapters.says_nothing(own)
+        for name, tensor in sorted(self._tensors().items()):
+            if not (new and name in own):
+                found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                flat = tensor.detach().cpu().contiguous().reshape(-1)
+                found.update(flat.view(torch.uint8).numpy().data)
+        return found.hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write the model and its tokenizer as `load_model` reads them; of a model with adapters
+        these alone, which name their base.
+        """
+        if self.base:
+            named = self.base if self.base.startswith("zoo:") else str(Path(self.base).resolve())
+            adapters.save_adapter(folder, self.module, self.weights(), named)
+        else:
+            self.module.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """All weights and lasting buffers, alive; what several layers share has one name."""
+        named = {id(x): (n, x) for n, x in reversed(self.module.state_dict(keep_vars=True).items())}
+        return dict(reversed(named.values()))
 
     def _scored(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The output layer's weights (V, H) and bias (V,), padding left out."""
@@ -136,9 +232,10 @@ def load_model(settings: ModelSettings) -> LanguageModel:
             not finite, its tokenizer's ids are not the first of its output rows, its chat template
             closes answers with no token or cannot be encoded exactly, or its logits are not the
             output layer of its last hidden states (then divergences made of hidden states would be
-            wrong).
+            wrong); an adapter does not fit its base, or is another than `lora` says.
     """
     folder = model_folder(settings.path)
+    base = base_path(settings.path)
     device = _device(settings.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
@@ -147,7 +244,7 @@ def load_model(settings: ModelSettings) -> LanguageModel:
     tokenizer = load_tokenizer(settings)
     try:
         module = AutoModelForCausalLM.from_pretrained(
-            folder,
+            model_folder(base),
             dtype=getattr(torch, settings.dtype),
             use_safetensors=True,
             local_files_only=True,
@@ -157,7 +254,14 @@ def load_model(settings: ModelSettings) -> LanguageModel:
         raise _unloadable(settings, error) from error
     torch.nn.Module.to(module, device)
     _let_padding_learn(module)
+    lora = settings.lora if isinstance(settings, StudentSettings) else None
+    if base != settings.path:
+        module = adapters.with_adapter(module, folder, lora)
+    elif lora is not None:
+        module = adapters.adapted(module, lora)
     model = _conversing(module.eval(), tokenizer, settings.path)
+    if lora is not None or base != settings.path:
+        model = replace(model, base=base)
     _check_vocabulary(model)
     _check_finite(model)
     _check_head(model)
@@ -171,6 +275,8 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerFast:
         ValueError: there is no such folder, or it holds no fast tokenizer with a chat template.
     """
     folder = model_folder(settings.path)
+    if not (folder / "tokenizer_config.json").is_file():  # an adapter's folder need not have one
+        folder = model_folder(base_path(settings.path))
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=settings.trust_remote_code
@@ -194,27 +300,6 @@ def _device(name: str) -> torch.device:
         return torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"{name!r} is not a device; use cpu, cuda or cuda:0") from error
-
-
-def model_folder(path: str) -> Path:
-    """The folder that `path` or `zoo:NAME` names.
-
-    Raises:
-        ValueError: it does not exist; the message names the closest embedded model.
-    """
-    if path.startswith("zoo:"):
-        folder = _ZOO / path.removeprefix("zoo:")
-        if not folder.is_dir():
-            known = [p.name for p in _ZOO.iterdir()] if _ZOO.is_dir() else []
-            raise ValueError(f"no embedded model is called {path!r}; {closest(folder.name, known)}")
-        return folder
-    folder = Path(path)
-    if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{path!r} is not a model folder: it holds no config.json. "
-            "Give a local folder, or zoo:NAME"
-        )
-    return folder
 
 
 def _conversing(

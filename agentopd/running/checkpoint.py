@@ -3,7 +3,8 @@
 Random numbers are drawn from generators seeded by the run's seed, the step and the episode, so
 there is no random state to keep. Tensors are safetensors, the rest is JSON; nothing is pickled. A
 checkpoint is written beside the old one, which goes when the new one stands in its place, so that
-at every moment there is a whole one to be found.
+at every moment there is a whole one to be found. What the run started from is not saved but known
+again by its digest: a frozen teacher, a reference, the base beneath adapters.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _MASTER = "master"
 @dataclass(frozen=True)
 class Progress:
     """How far a run is, beside the weights: the next step, what it cost, what sources and the unit
-    remember; `room` is what contexts leave to the teacher's text, in tokens.
+    remember; `room` is what contexts leave to the teacher's text, in tokens; `start` is the digest
+    of the model that the run started from, where that is needed to go on and not saved.
     """
 
     step: int
@@ -42,6 +44,7 @@ class Progress:
     success_before: float | None
     unit: dict[str, Any] = field(default_factory=dict)
     room: int = 0
+    start: str = ""
 
 
 def save_checkpoint(
@@ -55,8 +58,7 @@ def save_checkpoint(
     fresh = folder / "writing"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    student.module.save_pretrained(fresh / "student")
-    student.tokenizer.save_pretrained(fresh / "student")
+    student.save(fresh / "student")
     save_file(_optimizer_tensors(student, optimizer), fresh / "optimizer.safetensors")
     save_file(
         {k: v.detach().clone().contiguous() for k, v in teacher.items()},
@@ -100,6 +102,23 @@ def load_progress(checkpoint: Path) -> Progress:
         raise _damaged(path, error) from error
 
 
+def check_start(progress: Progress, start: str, path: str) -> None:
+    """That the model a run goes on with is the one that it started from.
+
+    Args:
+        start: the digest of what lies at `path` now.
+
+    Raises:
+        ValueError: it is another.
+    """
+    if progress.start and start and progress.start != start:
+        raise ValueError(
+            f"the model at {path} is not the one that the run started from, and the run's frozen "
+            "teacher, its reference or the base of its adapters is that one: put back what lay "
+            "there, or start again in another folder"
+        )
+
+
 def restore_weights(
     checkpoint: Path, student: LanguageModel, optimizer: torch.optim.Optimizer
 ) -> dict[str, torch.Tensor]:
@@ -113,10 +132,9 @@ def restore_weights(
         weights |= _read(shard, student)
     if not weights:
         raise _damaged(checkpoint / "student", "it holds no weights")
-    strict = not student.module.config.tie_word_embeddings
     try:
-        student.module.load_state_dict(weights, strict=strict)
-    except RuntimeError as error:
+        student.load_file(weights)
+    except (RuntimeError, ValueError) as error:
         raise _damaged(checkpoint / "student", error) from error
     _restore_optimizer(checkpoint, student, optimizer)
     return _read(checkpoint / "teacher.safetensors", student)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
 import agentopd.running.kinds  # noqa: F401  (every built-in part is known by its kind)
 from agentopd.base.parts import Settings
@@ -14,7 +14,7 @@ from agentopd.base.written import ConfigError
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.learning.method import Method
 from agentopd.learning.notices import notices_of
-from agentopd.models.model import ModelSettings
+from agentopd.models.model import StudentSettings
 
 __all__ = ["ConfigError", "EvaluationSettings", "RunConfig", "StudySettings"]
 
@@ -47,17 +47,29 @@ class RunConfig(Method):
     """Everything a run depends on.
 
     `threads` are torch's; see `thread_count` for how many there are where it is not given.
+
+    Raises:
+        ValueError: the teacher is the student without adapters, which the student does not have.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**32)
     steps: int = Field(default=25, ge=0, lt=2**31)
     threads: int | None = Field(default=None, ge=1, le=1_024)
-    student: ModelSettings = ModelSettings()
+    student: StudentSettings = StudentSettings()
     env: EnvSettings
     evaluate: EvaluationSettings = EvaluationSettings()
     study: StudySettings | None = None
 
     _told: tuple[str, ...] = PrivateAttr(default=())
+
+    @model_validator(mode="after")
+    def _has_adapters(self) -> RunConfig:
+        if self.teacher.needs_adapters and self.student.lora is None:
+            raise ValueError(
+                f"teacher: {self.teacher.kind} is the student without its adapters, and it has "
+                "none: set student.lora={}, or ask a copy of the student, teacher=frozen"
+            )
+        return self
 
     def fresh(self) -> RunConfig:
         """The same settings, of parts that have not lived: no weights, no memory."""

@@ -16,7 +16,7 @@ import torch
 from agentopd.base.files import append_line, read_json, write_whole
 from agentopd.base.types import Lesson, Trajectory
 from agentopd.learning.learner import Learner, Update
-from agentopd.models.model import load_model
+from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.sources import gather, missing_keys
 from agentopd.privilege.view import most_inserted
 from agentopd.probes.collector import jsonable
@@ -35,6 +35,7 @@ from agentopd.rollout.policies import Rollout
 from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.running.checkpoint import (
     Progress,
+    check_start,
     latest,
     load_progress,
     restore_weights,
@@ -103,7 +104,9 @@ class Run:
         self.taught = bool(self.config.mix.distil_coefficient)
         if self.taught:
             self.config.teacher.prepare(self.student)
+        _refuse_unmoved(self.student)
         self.learner = Learner(self.student, self.config.teacher, self.config)
+        self._start = self.student.digest() if self._needs_start() else ""
         self._restore(latest(out / "checkpoints"))
         # Opened only now: a mistyped option leaves no folder behind, a damaged file all as it is.
         open_folder(self.config, out)
@@ -201,6 +204,7 @@ class Run:
             success_before=self.success_before,
             unit=self.config.unit.state(),
             room=self.room,
+            start=self._start,
         )
         teacher = self.config.teacher.tensors() if self.taught else {}
         save_checkpoint(
@@ -232,6 +236,11 @@ class Run:
         }
         write_whole(path, json.dumps(summary, indent=2) + "\n")
         return summary
+
+    def _needs_start(self) -> bool:
+        """Whether the run stands on what it started from, and does not save it."""
+        frozen = self.taught and self.config.teacher.is_start
+        return bool(self.student.base) or frozen or self.learner.reference is not None
 
     def _roomy(self, rollout: Rollout) -> Rollout:
         """The rollout, whose contexts leave room for the longest text that the teacher was told in
@@ -330,6 +339,7 @@ class Run:
             (self.out / METRICS).unlink(missing_ok=True)
             return
         progress = load_progress(checkpoint)
+        check_start(progress, self._start, self.config.student.path)
         past = past_lines(self.out / METRICS, progress.step)
         teacher = restore_weights(checkpoint, self.student, self.learner.optimizer)
         if teacher:
@@ -349,3 +359,11 @@ class Run:
         self.skipped.update(line["skipped"] for line in past if "skipped" in line)
         for line in past:
             self.errors.update(line.get("failed", {}))
+
+
+def _refuse_unmoved(student: LanguageModel) -> None:
+    if not any(weight.requires_grad for weight in student.module.parameters()):
+        raise ValueError(
+            f"{student.name} is an adapter, and nothing of it would learn: go on with it, "
+            "student.lora={} with its own rank, alpha and targets, or merge it into its base first"
+        )

@@ -19,7 +19,7 @@ from agentopd.models.chat import ChatTemplate
 from agentopd.models.head import Head
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.sources import gather
-from agentopd.running.checkpoint import latest, load_progress, restore_weights
+from agentopd.running.checkpoint import check_start, latest, load_progress, restore_weights
 from agentopd.running.config import RunConfig
 from agentopd.running.storage import load_trajectories
 from agentopd.signal.scores import Scored, join_scores, split_scores
@@ -50,7 +50,7 @@ def rescore(step: SavedStep, parts: RunConfig) -> tuple[list[Scored], Compared |
     if asked:
         parts.teacher.prepare(student)
     parts.unit.prepare(student, parts.teacher)
-    reference = student.frozen_copy()
+    reference = student.snapshot()
     _bring_to(step, parts, student)
     lessons = parts.teacher.score(_views(step, parts, student)) if asked else []
     lessons = [x for x in lessons if learnable(x.trajectory)]
@@ -82,6 +82,7 @@ def _bring_to(step: SavedStep, parts: RunConfig, student: LanguageModel) -> None
     kept = load_progress(checkpoint).step if checkpoint else None
     if checkpoint is None or kept != step.number:
         raise ValueError(_not_kept(step, "the student", kept))
+    check_start(load_progress(checkpoint), student.digest(), parts.student.path)
     optimizer = torch.optim.SGD(student.module.parameters())
     tensors = restore_weights(checkpoint, student, optimizer)
     if _moves(parts.teacher):
