@@ -64,7 +64,10 @@ class LearnerSettings(Settings):
             second on the student is no longer the one that acted: importance ratios make up for it,
             and PPO's clip has something to clip. The teacher is asked once.
         warmup: steps over which the learning rate grows from nothing.
-        tokens_per_batch: padded tokens of one micro-batch; it bounds memory, not the result.
+        tokens_per_batch: tokens of one micro-batch, padding included; it bounds memory, not the
+            result. A single sequence may be longer.
+        checkpoint_layers: keep the inputs of the student's layers alone for the backward pass,
+            which computes what is in them again: a fraction of the memory, a third more time.
     """
 
     learning_rate: float = Field(default=3e-4, gt=0)
@@ -74,6 +77,7 @@ class LearnerSettings(Settings):
     clip: float = Field(default=1.0, gt=0)
     epochs: int = Field(default=1, ge=1)
     tokens_per_batch: int = Field(default=4_096, ge=64)
+    checkpoint_layers: bool = False
 
 
 class SaveSettings(Settings):
