@@ -15,6 +15,7 @@ import torch
 
 from agentopd.base.files import append_line, read_json, write_whole
 from agentopd.base.types import Lesson, Trajectory
+from agentopd.learning.forecast import forecast, memory_room
 from agentopd.learning.learner import Learner, Update
 from agentopd.models.model import load_model
 from agentopd.privilege.sources import gather, missing_keys
@@ -104,6 +105,8 @@ class Run:
         if self.taught:
             self.config.teacher.prepare(self.student)
         self.learner = Learner(self.student, self.config.teacher, self.config)
+        self.memory = forecast(self.learner)
+        self.memory.check(memory_room(self.student.device))
         self._restore(latest(out / "checkpoints"))
         # Opened only now: a mistyped option leaves no folder behind, a damaged file all as it is.
         open_folder(self.config, out)
@@ -119,7 +122,13 @@ class Run:
             self.success_before = self.evaluation["success"]
             self._since_last_line()
             self._write_line(
-                {"step": -1, "episodes": 0, "seconds": 0.0, "evaluation": self.evaluation}
+                {
+                    "step": -1,
+                    "episodes": 0,
+                    "seconds": 0.0,
+                    "evaluation": self.evaluation,
+                    "memory": self.memory.record(),
+                }
             )
 
     def roll_out(self, step: int) -> list[Trajectory]:
