@@ -35,7 +35,9 @@ class MasterAdamW(torch.optim.AdamW):
                 self.masters[parameter] = master
                 parameter.register_post_accumulate_grad_hook(_handing_to(master))
             held.append(master)
-        super().__init__(held, **settings)
+        # A tensor at a time, as torch does on a CPU anyway: all at once, which is its way on a GPU,
+        # takes as much memory again as all weights do.
+        super().__init__(held, foreach=False, **settings)
 
     @property
     def held(self) -> list[torch.nn.Parameter]:
