@@ -31,7 +31,7 @@ class Forecast:
         held: what the process holds before its first step; `student` and `teacher` are in it.
         student: the student's weights.
         teacher: weights of the teacher that are not the student's own.
-        moments: two float32 numbers for each weight that learns.
+        moments: the optimizer's, two numbers for each weight that learns.
         gradients: one float32 number for each weight that learns.
         activations: what the backward pass needs of one micro-batch of `tokens` tokens.
         logits: those of one tile of tokens, of all models that are compared, with the gradient by
@@ -72,8 +72,8 @@ class Forecast:
             return
         raise ValueError(
             f"a step needs about {self.peak / _GIB:.1f} GiB and there are {room / _GIB:.1f}: "
-            f"{self}. Lower learner.tokens_per_batch, set learner.checkpoint_layers: true, give "
-            "the student fewer weights that learn, or take a larger machine"
+            f"{self}. Lower learner.tokens_per_batch, set learner.checkpoint_layers: true or "
+            "learner.optimizer: adamw_8bit, or take a larger machine"
         )
 
     def __str__(self) -> str:
@@ -97,7 +97,7 @@ def forecast(learner: Learner) -> Forecast:
         held=memory_in_use(student.device),
         student=sum(_storages(student).values()),
         teacher=_apart(learner),
-        moments=2 * _FLOAT * learning,
+        moments=learner.optimizer.moments_bytes(),
         gradients=_FLOAT * learning,
         activations=settings.tokens_per_batch * _activations(student, settings.checkpoint_layers),
         tokens=settings.tokens_per_batch,

@@ -16,7 +16,7 @@ from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
 from agentopd.learning.method import Method
 from agentopd.learning.objective import Objective, Plan
-from agentopd.learning.optimizer import MasterAdamW
+from agentopd.learning.optimizer import MasterAdamW, MasterAdamW8bit
 from agentopd.learning.survey import Survey
 from agentopd.mixes.base import Mix
 from agentopd.models.batching import together
@@ -82,7 +82,8 @@ class Learner:
         if self.settings.checkpoint_layers:
             layers_of(student.body)  # refuses a student that has none to recompute
         self.parameters = [p for p in student.module.parameters() if p.requires_grad]
-        self.optimizer = MasterAdamW(
+        adamw = MasterAdamW8bit if self.settings.optimizer == "adamw_8bit" else MasterAdamW
+        self.optimizer = adamw(
             self.parameters,
             lr=self.settings.learning_rate,
             betas=self.settings.betas,

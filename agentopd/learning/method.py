@@ -59,6 +59,7 @@ class LearnerSettings(Settings):
     """The optimizer, and how much is learnt at once.
 
     Args:
+        optimizer: `adamw`, or `adamw_8bit`, whose moments take 2 bytes a weight instead of 8.
         clip: the gradient's norm is clipped to this.
         epochs: passes over a step's episodes, each with an optimizer step of its own. From the
             second on the student is no longer the one that acted: importance ratios make up for it,
@@ -70,6 +71,7 @@ class LearnerSettings(Settings):
             which computes what is in them again: a fraction of the memory, a third more time.
     """
 
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     learning_rate: float = Field(default=3e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(default=0.0, ge=0)
