@@ -7,7 +7,8 @@ alone, by the same model on the tokens of the same episodes: `generate` for each
 frozen copy's forward passes over the teacher's contexts, then forward passes with transformers' own
 loss, backward passes in padded micro-batches of as many tokens, and torch's AdamW.
 
-Times are processor seconds of the step's stages and of the bare ones, in turns in one process.
+Times are processor seconds of the second step's stages and of the bare ones, in turns in one
+process; the first step shows an episode and asks what the teacher would say untold.
 Peaks are those of two other processes, which do nothing else: VmHWM of /proc/self/status.
 """
 
@@ -20,8 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,33 +65,43 @@ def main() -> None:
 
 
 def _time(asked: argparse.Namespace) -> None:
-    run, seconds = _run(asked), defaultdict[str, list[float]](list)
+    run = _run(asked)
     plain = Plain.of(run.student.module, asked.tokens)
     for step in range(STEPS):
-        with _counted(seconds["rollout"]):
+        seconds: dict[str, float] = {}
+        with _counted(seconds, "rollout"):
             trajectories = run.roll_out(step)
-        with _counted(seconds["teacher"]):
+        with _counted(seconds, "teacher"):
             lessons = run.ask_teacher(trajectories, step)
-        with _counted(seconds["bare rollout"]):
+        with _counted(seconds, "bare rollout"):
             plain.generate(trajectories, min(run.student.stop_ids))
-        with _counted(seconds["bare teacher"]):
+        with _counted(seconds, "bare teacher"):
             plain.score(lessons)
-        with _counted(seconds["bare learner"]):
+        with _counted(seconds, "bare learner"):
             plain.learn(trajectories)
-        with _counted(seconds["learner"]):
+        with _counted(seconds, "learner"):
             run.learn(trajectories, lessons, step)
         _save(asked.scratch / f"step-{step}.pickle", (trajectories, lessons))
-    whole = sum(sum(t.stop - t.start for t in x.turns) for x in trajectories)
-    print(
-        f"a step: {len(trajectories)} episodes of {sum(len(t.ids) for t in trajectories):,} "
-        f"tokens, {whole:,} of them answers; processor seconds, and times the bare ones:"
+        if step == STEPS - 1:
+            _print_times(trajectories, lessons, seconds)
+
+
+def _print_times(
+    trajectories: Sequence[Trajectory], lessons: Sequence[Lesson], seconds: dict[str, float]
+) -> None:
+    own, answered, told = (
+        sum(len(t.ids) for t in trajectories),
+        sum(t.student_tokens for t in trajectories),
+        sum(len(x.view.ids) for x in lessons if x.view is not None),
     )
-    total = [0.0, 0.0]
-    for stage in ("rollout", "teacher", "learner"):
-        ours, bare = sum(seconds[stage]), sum(seconds[f"bare {stage}"])
-        total = [total[0] + ours, total[1] + bare]
-        print(f"  {stage:8} {ours / STEPS:6.2f} s, {ours / bare:.2f} times")
-    print(f"  {'step':8} {total[0] / STEPS:6.2f} s, {total[0] / total[1]:.2f} times", flush=True)
+    print(
+        f"a step: {len(trajectories)} episodes of {own:,} tokens, {answered:,} of them answers, "
+        f"{told:,} for the teacher; processor seconds, and times the bare ones:"
+    )
+    stages = ("rollout", "teacher", "learner")
+    for name, some in (*((stage, (stage,)) for stage in stages), ("step", stages)):
+        ours, bare = (sum(seconds[f"{who}{x}"] for x in some) for who in ("", "bare "))
+        print(f"  {name:8} {ours:6.2f} s, {ours / bare:.2f} times", flush=True)
 
 
 def _ours(asked: argparse.Namespace) -> None:
@@ -193,17 +204,12 @@ class Plain:
             yield ids_BT, labels_BT
 
 
-class _counted:
-    """Adds the processor seconds spent inside to a list."""
-
-    def __init__(self, into: list[float]) -> None:
-        self.into = into
-
-    def __enter__(self) -> None:
-        self.began = time.process_time()
-
-    def __exit__(self, *_: object) -> None:
-        self.into.append(time.process_time() - self.began)
+@contextmanager
+def _counted(into: dict[str, float], name: str) -> Iterator[None]:
+    """Notes the processor seconds spent inside."""
+    began = time.process_time()
+    yield
+    into[name] = time.process_time() - began
 
 
 def _run(asked: argparse.Namespace) -> Run:
