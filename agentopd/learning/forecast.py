@@ -56,7 +56,7 @@ class Forecast:
         return self.held + self.moments + self.gradients + self.activations + self.logits
 
     def record(self) -> dict[str, int | str]:
-        """All numbers, and in words, for the run's first line."""
+        """All numbers, and in words."""
         return {**asdict(self), "peak": self.peak, "said": str(self)}
 
     def check(self, room: int | None) -> None:

@@ -122,13 +122,8 @@ class Run:
             self.success_before = self.evaluation["success"]
             self._since_last_line()
             self._write_line(
-                {
-                    "step": -1,
-                    "episodes": 0,
-                    "seconds": 0.0,
-                    "evaluation": self.evaluation,
-                    "memory": self.memory.record(),
-                }
+                {"step": -1, "episodes": 0, "seconds": 0.0, "evaluation": self.evaluation},
+                memory=self.memory.record(),
             )
 
     def roll_out(self, step: int) -> list[Trajectory]:
@@ -328,10 +323,11 @@ class Run:
             "float32: what is learnt from is not what acted. Please report the model's architecture"
         ]
 
-    def _write_line(self, line: dict[str, Any]) -> None:
+    def _write_line(self, line: dict[str, Any], **said: Any) -> None:
+        """Keep a line of metrics; what is said with it is this machine's affair, and not kept."""
         line = jsonable(line)
         append_line(self.out / METRICS, json.dumps(line, allow_nan=False))
-        self.watch(line)
+        self.watch({**line, **said})
 
     def _restore(self, checkpoint: Path | None) -> None:
         """Go on from a checkpoint; without one, start over from the first step."""

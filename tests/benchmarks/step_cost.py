@@ -7,8 +7,8 @@ alone, by the same model on the tokens of the same episodes: `generate` for each
 frozen copy's forward passes over the teacher's contexts, then forward passes with transformers' own
 loss, backward passes in padded micro-batches of as many tokens, and torch's AdamW.
 
-Times are processor seconds of the second step's stages and of the bare ones, in turns in one
-process; the first step shows an episode and asks what the teacher would say untold.
+Times are processor seconds of the second step's stages and of the bare ones, one after the other in
+one process; the first step shows an episode and asks what the teacher would say untold.
 Peaks are those of two other processes, which do nothing else: VmHWM of /proc/self/status.
 """
 
@@ -66,24 +66,24 @@ def main() -> None:
 
 def _time(asked: argparse.Namespace) -> None:
     run = _run(asked)
-    plain = Plain.of(run.student.module, asked.tokens)
     for step in range(STEPS):
         seconds: dict[str, float] = {}
         with _counted(seconds, "rollout"):
             trajectories = run.roll_out(step)
         with _counted(seconds, "teacher"):
             lessons = run.ask_teacher(trajectories, step)
-        with _counted(seconds, "bare rollout"):
-            plain.generate(trajectories, min(run.student.stop_ids))
-        with _counted(seconds, "bare teacher"):
-            plain.score(lessons)
-        with _counted(seconds, "bare learner"):
-            plain.learn(trajectories)
         with _counted(seconds, "learner"):
             run.learn(trajectories, lessons, step)
         _save(asked.scratch / f"step-{step}.pickle", (trajectories, lessons))
-        if step == STEPS - 1:
-            _print_times(trajectories, lessons, seconds)
+    plain = Plain.of(run.student.module, asked.tokens)
+    plain.learn(trajectories[:1])  # the moments
+    with _counted(seconds, "bare rollout"):
+        plain.generate(trajectories, min(run.student.stop_ids))
+    with _counted(seconds, "bare teacher"):
+        plain.score(lessons)
+    with _counted(seconds, "bare learner"):
+        plain.learn(trajectories)
+    _print_times(trajectories, lessons, seconds)
 
 
 def _print_times(
@@ -225,7 +225,7 @@ def _config(asked: argparse.Namespace) -> RunConfig:
             "rollout": {
                 "tasks": asked.episodes,
                 "group": 1,
-                "max_turns": 5,
+                "max_turns": 3,
                 "max_turn_tokens": 16,
             },
             "privilege": PRIVILEGE,
