@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 from live import Live
+from rich.console import Console
 from scenes import ENV, run_of, thawed
 
+from agentopd.commands.progress import run_progress
 from agentopd.learning.forecast import Forecast, forecast, memory_in_use, memory_room
 from agentopd.learning.learner import Learner
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
@@ -155,3 +158,13 @@ def test_a_run_says_it_in_its_first_line_and_is_refused_before_it_leaves_a_folde
     with pytest.raises(ValueError, match="a step needs about"):
         run_of(tiny_model, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_it_is_said_where_it_is_worth_a_thought() -> None:
+    line = {"step": -1, "episodes": 0, "seconds": 0.0, "evaluation": {"success": 0.0}}
+    for gibibytes, told in ((0.5, False), (1.5, True)):
+        console = Console(file=StringIO(), width=40)
+        with run_progress(steps=2, episodes=1, console=console) as watch:
+            watch(line | {"memory": {"peak": gibibytes * 2**30, "said": "1.50 GiB, " * 9}})
+        assert isinstance(console.file, StringIO)
+        assert ("memory: about 1.50 GiB" in console.file.getvalue()) is told

@@ -64,6 +64,7 @@ def hidden_before(
         Reading(t.ids[start:stop], t.trainable[start:stop].nonzero()[0] - 1)
         for t in trajectories
         for start, stop in t.segments
+        if t.trainable[start:stop].any()
     ]
     return torch.cat(hidden_at(model, readings, budget, recompute))
 
