@@ -12,9 +12,9 @@ from pydantic import Field, PrivateAttr
 
 from agentopd.base.parts import Part
 from agentopd.base.types import Lesson, View
-from agentopd.models.batching import by_length, padded
 from agentopd.models.head import Head
 from agentopd.models.model import LanguageModel
+from agentopd.models.passes import Reading, hidden_at
 
 # N trainable tokens, H hidden size, V vocabulary, B sequences, T tokens
 
@@ -97,22 +97,21 @@ class Teacher(Part, family="teacher"):
             for start, stop in views[v].segments
             if fits[v]
         ]
-        states: list[dict[int, torch.Tensor]] = [{} for _ in views]
-        for batch in by_length([stop - start for _, start, stop in pieces], self.tokens_per_batch):
-            chosen = [pieces[i] for i in batch]
-            sequences = [views[v].ids[start:stop] for v, start, stop in chosen]
-            hidden_BTH = self.model.hidden(padded(sequences, self.model.device))
-            for row, (v, start, stop) in enumerate(chosen):
-                states[v][start] = hidden_BTH[
-                    row, torch.from_numpy(_predicting(views[v], start, stop)).to(hidden_BTH.device)
-                ]
+        readings = [
+            Reading(views[v].ids[start:stop], _predicting(views[v], start, stop))
+            for v, start, stop in pieces
+        ]
+        states: list[list[torch.Tensor]] = [[] for _ in views]
+        found = hidden_at(self.model, readings, self.tokens_per_batch)
+        for (v, _, _), hidden_NH in zip(pieces, found, strict=True):
+            states[v].append(hidden_NH)
         return [
             Lesson(
                 trajectory=view.trajectory,
                 view=view,
-                hidden_NH=torch.cat([found[s] for s in sorted(found)]) if fit else None,
+                hidden_NH=torch.cat(parts) if fit else None,
             )
-            for view, found, fit in zip(views, states, fits, strict=True)
+            for view, parts, fit in zip(views, states, fits, strict=True)
         ]
 
 

@@ -160,10 +160,12 @@ def test_a_large_student_has_defaults_of_its_own(tmp_path: Path) -> None:
     data = ENV | {"student": {"path": str(tmp_path)}}
     found = parse_config(data)
     assert (found.learner.learning_rate, found.learner.warmup) == (1e-5, 5)
+    assert found.learner.tokens_per_batch == 2_048
     assert found.rollout.max_turn_tokens == 256
     (notice,) = told(found, "student:")
     assert "learner.learning_rate=1e-05" in notice and "rollout.max_turn_tokens=256" in notice
-    own = ["learner={learning_rate: 1, warmup: 0}", "rollout.max_turn_tokens=9"]
+    learner = "learner={learning_rate: 1, warmup: 0, tokens_per_batch: 99}"
+    own = [learner, "rollout.max_turn_tokens=9"]
     said = parse_config(data, own)
     assert (said.learner.learning_rate, said.learner.warmup) == (1.0, 0)
     assert (said.rollout.max_turn_tokens, told(said, "student:")) == (9, [])

@@ -24,6 +24,8 @@ from agentopd.rollout.failures import outgrown, some_failed, unheard, unusable
 Key = tuple[str, int]
 """An arm of a study and a seed."""
 _PLAIN_LINES = 10
+_WORTH_TELLING = 2**30
+"""Bytes at the peak of a step; what is below, every machine has."""
 
 
 @dataclass
@@ -114,6 +116,7 @@ def run_progress(
         def tell(line: dict[str, Any]) -> None:
             status.take(line)
             _warn(status, line)
+            _tell_memory(line, console)
             if status.worth_a_line(line):
                 typer.echo(f"step {status.done}/{steps}  {status}")
 
@@ -125,6 +128,7 @@ def run_progress(
         def draw(line: dict[str, Any]) -> None:
             status.take(line)
             _warn(status, line)
+            _tell_memory(line, console)
             bars.update(bar, completed=status.done, numbers=str(status))
 
         yield draw
@@ -201,6 +205,13 @@ def build_progress(console: Console) -> Iterator[Callable[[str, int, int, float]
 def _warn(status: Status, line: Mapping[str, Any], whose: str = "") -> None:
     for warning in status.warnings(line):
         warn(f"{whose}{warning}")
+
+
+def _tell_memory(line: Mapping[str, Any], console: Console) -> None:
+    """What a step will take, as a run's first line says, where it is worth a thought."""
+    memory = line.get("memory")
+    if memory and memory["peak"] > _WORTH_TELLING:
+        console.print(f"memory: about {memory['said']}", soft_wrap=True, highlight=False)
 
 
 def _bars(console: Console) -> Progress:

@@ -16,12 +16,14 @@ from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
 from agentopd.learning.method import Method
 from agentopd.learning.objective import Objective, Plan
-from agentopd.learning.optimizer import MasterAdamW
+from agentopd.learning.optimizer import MasterAdamW, MasterAdamW8bit
 from agentopd.learning.survey import Survey
 from agentopd.mixes.base import Mix
-from agentopd.models.batching import by_length
+from agentopd.models.batching import together
 from agentopd.models.head import Head
 from agentopd.models.model import LanguageModel
+from agentopd.models.passes import hidden_before
+from agentopd.models.recompute import layers_of
 from agentopd.probes.collector import Collector
 from agentopd.probes.token import channel_ratios
 from agentopd.signal.evidence import Measured, check_measured
@@ -77,8 +79,11 @@ class Learner:
         self.moved = False
         self.reference = student.snapshot() if _needs_reference(config) else None
         config.unit.prepare(student, teacher)
+        if self.settings.checkpoint_layers:
+            layers_of(student.body)  # refuses a student that has none to recompute
         self.parameters = [p for p in student.module.parameters() if p.requires_grad]
-        self.optimizer = MasterAdamW(
+        adamw = MasterAdamW8bit if self.settings.optimizer == "adamw_8bit" else MasterAdamW
+        self.optimizer = adamw(
             self.parameters,
             lr=self.settings.learning_rate,
             betas=self.settings.betas,
@@ -148,11 +153,9 @@ class Learner:
         return totals | {"gradient_norm": norm}, self._apply(norm, step)
 
     def _batches(self, lessons: list[Lesson]) -> list[list[Lesson]]:
-        lengths = [len(x.trajectory.ids) for x in lessons]
-        return [
-            [lessons[i] for i in batch]
-            for batch in by_length(lengths, self.settings.tokens_per_batch)
-        ]
+        segments = [[stop - start for start, stop in x.trajectory.segments] for x in lessons]
+        batches = together(segments, self.settings.tokens_per_batch)
+        return [[lessons[i] for i in batch] for batch in batches]
 
     @torch.no_grad()
     def _survey(self, taught: list[Lesson], divergence: Divergence) -> Survey:
@@ -160,7 +163,7 @@ class Learner:
         found: dict[int, Scored] = {}
         for batch in self._batches(taught):
             tokens = Tokens.of(batch, self.student.device)
-            hidden_NH = self.student.hidden_before([x.trajectory for x in batch])
+            hidden_NH = self._hidden(self.student, batch)
             measured = self._measure(batch, hidden_NH, tokens, divergence)
             check_measured(measured, tokens, batch)
             scored = split_scores(measured, tokens, batch, self.student.vocabulary)
@@ -173,7 +176,7 @@ class Learner:
     ) -> dict[str, float]:
         """Add one micro-batch's gradient; returns its part of the step's numbers."""
         tokens = Tokens.of(batch, self.student.device)
-        hidden_NH = self.student.hidden_before([x.trajectory for x in batch])
+        hidden_NH = self._hidden(self.student, batch)
         # Cut here: each term's backward pass ends at the hidden states, and only the sum goes on.
         leaf_NH = hidden_NH.detach().requires_grad_(hidden_NH.requires_grad)
         coefficient_N = self.objective.coefficients(tokens, batch, plan)
@@ -201,6 +204,13 @@ class Learner:
             **{f"advantage_{k}": v.norm().item() for k, v in summands.items()},
             **{f"loss_{k}": v.item() for k, v in terms.items()},
         }
+
+    def _hidden(self, model: LanguageModel, batch: Sequence[Lesson]) -> torch.Tensor:
+        """(N, H) a model's hidden states before the trainable tokens, in the student's context."""
+        trajectories, settings = [x.trajectory for x in batch], self.settings
+        return hidden_before(
+            model, trajectories, settings.tokens_per_batch, settings.checkpoint_layers
+        )
 
     def _measure(
         self,
@@ -233,7 +243,7 @@ class Learner:
         """The reference's, in the student's own context."""
         if self.reference is None:
             return None
-        return self.reference.head(self.reference.hidden_before([x.trajectory for x in batch]))
+        return self.reference.head(self._hidden(self.reference, batch))
 
     def _backward(self, terms: dict[str, torch.Tensor], leaf_NH: torch.Tensor) -> dict[str, float]:
         """Differentiate down to the last hidden states, whose gradient becomes that of the terms'

@@ -59,14 +59,19 @@ class LearnerSettings(Settings):
     """The optimizer, and how much is learnt at once.
 
     Args:
+        optimizer: `adamw`, or `adamw_8bit`, whose moments take 2 bytes a weight instead of 8.
         clip: the gradient's norm is clipped to this.
         epochs: passes over a step's episodes, each with an optimizer step of its own. From the
             second on the student is no longer the one that acted: importance ratios make up for it,
             and PPO's clip has something to clip. The teacher is asked once.
         warmup: steps over which the learning rate grows from nothing.
-        tokens_per_batch: padded tokens of one micro-batch; it bounds memory, not the result.
+        tokens_per_batch: tokens of one micro-batch, padding included; it bounds memory, not the
+            result. A single sequence may be longer.
+        checkpoint_layers: keep the inputs of the student's layers alone for the backward pass,
+            which computes what is in them again: a fraction of the memory, a third more time.
     """
 
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     learning_rate: float = Field(default=3e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -74,6 +79,7 @@ class LearnerSettings(Settings):
     clip: float = Field(default=1.0, gt=0)
     epochs: int = Field(default=1, ge=1)
     tokens_per_batch: int = Field(default=4_096, ge=64)
+    checkpoint_layers: bool = False
 
 
 class SaveSettings(Settings):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -23,10 +22,8 @@ from transformers import (
 )
 
 from agentopd.base.parts import Settings
-from agentopd.base.types import Trajectory
 from agentopd.models import adapters
 from agentopd.models.adapters import LoraSettings
-from agentopd.models.batching import padded
 from agentopd.models.folders import base_path, model_folder
 from agentopd.models.head import Head
 from agentopd.models.template import ChatTemplate
@@ -106,14 +103,6 @@ class LanguageModel:
         reaches it: no mask is needed, and none can hide an observation.
         """
         return self.body(input_ids=ids_BT, use_cache=False).last_hidden_state
-
-    def hidden_before(self, trajectories: Sequence[Trajectory]) -> torch.Tensor:
-        """Last hidden states (N, H) before each trainable token, in the student's context."""
-        pieces = [(t, start, stop) for t in trajectories for start, stop in t.segments]
-        hidden_BTH = self.hidden(padded([t.ids[a:b] for t, a, b in pieces], self.device))
-        before = [t.trainable[start:stop].nonzero()[0] - 1 for t, start, stop in pieces]
-        row_N = np.repeat(np.arange(len(pieces)), [len(b) for b in before])
-        return hidden_BTH[torch.from_numpy(row_N), torch.from_numpy(np.concatenate(before))]
 
     def head(self, hidden_NH: torch.Tensor) -> Head:
         """Hidden states with the output layer that makes logits of them."""

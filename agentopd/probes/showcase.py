@@ -15,6 +15,7 @@ from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import LanguageModel
+from agentopd.models.passes import hidden_before
 from agentopd.signal.evidence import Measured
 from agentopd.teacher import Teacher
 
@@ -42,7 +43,7 @@ def describe_episode(
     trajectory, view, hidden_NH = lesson.trajectory, lesson.view, lesson.hidden_NH
     assert view is not None and hidden_NH is not None
     ids_N = torch.from_numpy(trajectory.ids[trajectory.trainable]).to(student.device)
-    own = student.head(student.hidden_before([trajectory]))
+    own = student.head(hidden_before(student, [trajectory], teacher.tokens_per_batch))
     measured = measure(Question(ids_N, ReverseKL(), temperature), own, teacher.head(hidden_NH))
     return {
         "arm": label,

@@ -188,5 +188,9 @@ def _restore_optimizer(
         if held is not parameter:
             held.copy_(master)
         if found:
-            moments = {key: value.to(held.dtype) for key, value in found.items() if key != "step"}
+            moments = {
+                key: value.to(held.dtype) if value.is_floating_point() else value  # codes
+                for key, value in found.items()
+                if key != "step"
+            }
             optimizer.state[held] = {**moments, "step": found["step"].cpu()}

@@ -15,7 +15,7 @@ _EMBEDDED = 64 * 2**20
 """Bytes of weights up to which a model is like the embedded ones, which have 4 to 15 MB."""
 LARGE: dict[str, dict[str, Any]] = {
     "rollout": {"max_turn_tokens": 256},
-    "learner": {"learning_rate": 1e-5, "warmup": 5},
+    "learner": {"learning_rate": 1e-5, "warmup": 5, "tokens_per_batch": 2_048},
 }
 """What stands in place of the defaults where a student's weights are more than that."""
 _ADAPTED = {False: {"learning_rate": 3e-3}, True: {"learning_rate": 1e-4, "warmup": 5}}

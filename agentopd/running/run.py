@@ -15,6 +15,7 @@ import torch
 
 from agentopd.base.files import append_line, read_json, write_whole
 from agentopd.base.types import Lesson, Trajectory
+from agentopd.learning.forecast import forecast, memory_room
 from agentopd.learning.learner import Learner, Update
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.sources import gather, missing_keys
@@ -107,6 +108,8 @@ class Run:
         _refuse_unmoved(self.student)
         self.learner = Learner(self.student, self.config.teacher, self.config)
         self._start = self.student.digest() if self._needs_start() else ""
+        self.memory = forecast(self.learner)
+        self.memory.check(memory_room(self.student.device))
         self._restore(latest(out / "checkpoints"))
         # Opened only now: a mistyped option leaves no folder behind, a damaged file all as it is.
         open_folder(self.config, out)
@@ -122,7 +125,8 @@ class Run:
             self.success_before = self.evaluation["success"]
             self._since_last_line()
             self._write_line(
-                {"step": -1, "episodes": 0, "seconds": 0.0, "evaluation": self.evaluation}
+                {"step": -1, "episodes": 0, "seconds": 0.0, "evaluation": self.evaluation},
+                memory=self.memory.record(),
             )
 
     def roll_out(self, step: int) -> list[Trajectory]:
@@ -328,10 +332,11 @@ class Run:
             "float32: what is learnt from is not what acted. Please report the model's architecture"
         ]
 
-    def _write_line(self, line: dict[str, Any]) -> None:
+    def _write_line(self, line: dict[str, Any], **said: Any) -> None:
+        """Keep a line of metrics; what is said with it is this machine's affair, and not kept."""
         line = jsonable(line)
         append_line(self.out / METRICS, json.dumps(line, allow_nan=False))
-        self.watch(line)
+        self.watch({**line, **said})
 
     def _restore(self, checkpoint: Path | None) -> None:
         """Go on from a checkpoint; without one, start over from the first step."""

@@ -1,0 +1,79 @@
+"""Hidden states of many sequences at the places that are asked for, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from agentopd.base.types import Trajectory
+from agentopd.models.batching import by_length, padded, padded_tokens
+from agentopd.models.model import LanguageModel
+from agentopd.models.recompute import recomputed_layers
+
+# B sequences of a call, T tokens, N places, H hidden size
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A sequence, and the places in it whose hidden states are wanted."""
+
+    ids_T: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+
+
+def hidden_at(
+    model: LanguageModel, readings: Sequence[Reading], budget: int, recompute: bool = False
+) -> list[torch.Tensor]:
+    """Last hidden states (N, H) of each sequence at its places.
+
+    Args:
+        budget: padded tokens of a call. Of sequences that have more together, no activations are
+            kept for the backward pass, which makes them again, one call at a time.
+        recompute: keep the layers' inputs alone for the backward pass.
+    """
+    lengths = [len(reading.ids_T) for reading in readings]
+    again = torch.is_grad_enabled() and padded_tokens(lengths, budget) > budget
+    found: list[torch.Tensor | None] = [None] * len(readings)
+    for call in by_length(lengths, budget):
+        run = partial(_call, model, [readings[i] for i in call], recompute)
+        several = again and len(call) < len(readings)
+        hidden_NH = (
+            checkpoint(run, use_reentrant=False, preserve_rng_state=False) if several else run()
+        )
+        assert isinstance(hidden_NH, torch.Tensor)
+        parts = hidden_NH.split([len(readings[i].places) for i in call])
+        for i, part in zip(call, parts, strict=True):
+            found[i] = part
+    return [part for part in found if part is not None]
+
+
+def hidden_before(
+    model: LanguageModel, trajectories: Sequence[Trajectory], budget: int, recompute: bool = False
+) -> torch.Tensor:
+    """Last hidden states (N, H) before each trainable token, in the student's context; for
+    `budget` and `recompute` see `hidden_at`.
+    """
+    readings = [
+        Reading(t.ids[start:stop], t.trainable[start:stop].nonzero()[0] - 1)
+        for t in trajectories
+        for start, stop in t.segments
+        if t.trainable[start:stop].any()
+    ]
+    return torch.cat(hidden_at(model, readings, budget, recompute))
+
+
+def _call(model: LanguageModel, readings: Sequence[Reading], recompute: bool) -> torch.Tensor:
+    keeping = recompute and torch.is_grad_enabled()
+    with recomputed_layers(model.body) if keeping else nullcontext():
+        hidden_BTH = model.hidden(padded([r.ids_T for r in readings], model.device))
+    row_N = np.repeat(np.arange(len(readings)), [len(r.places) for r in readings])
+    place_N = np.concatenate([r.places for r in readings])
+    rows_N, places_N = (torch.from_numpy(x).to(hidden_BTH.device) for x in (row_N, place_N))
+    return hidden_BTH[rows_N, places_N]
