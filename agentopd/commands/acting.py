@@ -241,12 +241,13 @@ def _play(acting: Acting) -> tuple[list[Any], dict[str, Any], Summarise | None]:
 
         from agentopd.models.model import ModelSettings, load_model
         from agentopd.rollout.policies import Rollout
-        from agentopd.rollout.transformers_sampler import TransformersSampler
+        from agentopd.rollout.transformers_sampler import TransformersSampler, check_actor
         from agentopd.running.evaluate import play_tasks
 
         settings = ModelSettings.model_validate(acting.weights())
         if acting.threads is not None:
             torch.set_num_threads(acting.threads)
+        check_actor(settings)
         student = load_model(settings)
         sampler = TransformersSampler(student)
         rollout = Rollout.model_validate(acting.limits())

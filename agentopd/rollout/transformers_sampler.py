@@ -17,9 +17,10 @@ from threading import Event
 
 import numpy as np
 import torch
-from transformers import PreTrainedConfig
+from transformers import AutoConfig
 
-from agentopd.models.model import LanguageModel
+from agentopd.models.model import LanguageModel, ModelSettings, model_folder
+from agentopd.rollout.attention import masks, narrowed, reach_of
 from agentopd.rollout.cache import RowCache
 from agentopd.rollout.sampler import Answer, Completion, Request, answers
 
@@ -82,24 +83,20 @@ class TransformersSampler:
     rounding alone.
 
     Raises:
-        ValueError: the model uses sliding-window or linear attention, or what it says of two
-            conversations in one cache is not what it says of each by itself.
+        ValueError: the model attends neither to all tokens nor to a window of the last, or what it
+            says of two conversations in one cache is not what it says of each by itself.
     """
 
     def __init__(self, student: LanguageModel) -> None:
-        kinds = _attention(student.module.config)
-        if kinds != {"full_attention"}:
-            raise ValueError(
-                f"{student.name} has layers of kind {', '.join(sorted(kinds))}, whose reach is "
-                "counted in columns of a cache that many conversations share; use a model of full "
-                "attention throughout"
-            )
+        with narrowed(student.module.config):
+            self.sync(student)
+            _refuse_disagreement(self, student)
         self.sync(student)
-        _refuse_disagreement(self, student)
 
     def sync(self, student: LanguageModel) -> None:
         """See `Sampler.sync`; answers under way are forgotten too."""
         self.student = student
+        self._reach = reach_of(student.module.config, student.name)
         self._known: dict[int, _Row] = {}
         self._start()
 
@@ -110,7 +107,8 @@ class TransformersSampler:
         self._waiting: list[_Row] = []
         self._joining: list[_Row] = []
         self._missed = 0
-        self._cache = RowCache(self.student.module.config.num_hidden_layers, self.student.device)
+        layers = self.student.module.config.get_text_config().num_hidden_layers
+        self._cache = RowCache(layers, self.student.device)
 
     def submit(self, requests: Sequence[Request]) -> None:
         """See `Sampler.submit`."""
@@ -244,7 +242,7 @@ class TransformersSampler:
         self._cache.at(first, column_RQ, columns)
         hidden_RQH = self.student.body(
             input_ids=ids_RQ,
-            attention_mask=_mask(position_RQ, columns, self.student.module.dtype),
+            attention_mask=masks(self._reach, position_RQ, columns, self.student.module.dtype),
             position_ids=position_RQ,
             past_key_values=self._cache.cache,
             use_cache=True,
@@ -265,31 +263,28 @@ class TransformersSampler:
         return found
 
 
+def check_actor(settings: ModelSettings) -> None:
+    """Refuse a model that cannot act before its weights are read.
+
+    Raises:
+        ValueError: see `TransformersSampler`; or there is no such folder.
+    """
+    folder = model_folder(settings.path)
+    try:
+        config = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=settings.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError):
+        return  # loading says what is wrong with the folder
+    reach_of(config, settings.path)
+
+
 def _common(some: list[int], others: list[int]) -> int:
     """How many tokens two sequences have in common from their beginning on."""
     if others[: len(some)] == some:
         return len(some)
     pairs = enumerate(zip(some, others, strict=False))
     return next((n for n, (a, b) in pairs if a != b), min(len(some), len(others)))
-
-
-def _mask(position_RQ: torch.Tensor, columns: int, dtype: torch.dtype) -> torch.Tensor:
-    """What is added to the attention's scores (R, 1, Q, C): nothing up to one's own position.
-
-    Numbers and not truth values: eager attention adds what it is given, the fused kinds take both.
-    """
-    seen_RQC = torch.arange(columns, device=position_RQ.device) <= position_RQ[..., None]
-    hidden = torch.full(seen_RQC.shape, torch.finfo(dtype).min, dtype=dtype, device=seen_RQC.device)
-    return hidden.masked_fill_(seen_RQC, 0.0)[:, None]
-
-
-def _attention(config: PreTrainedConfig) -> set[str]:
-    """The kinds of attention of a model's layers; older configs name none, only a window's size."""
-    window = getattr(config, "sliding_window", None) or getattr(
-        config, "attention_chunk_size", None
-    )
-    named = getattr(config, "layer_types", None)
-    return set(named or ["sliding_attention" if window else "full_attention"])
 
 
 def _draw(

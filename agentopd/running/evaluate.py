@@ -18,7 +18,7 @@ from agentopd.rollout.failures import failures, most_frequent, refuse_failures, 
 from agentopd.rollout.policies import Rollout
 from agentopd.rollout.pool import Task
 from agentopd.rollout.sampler import Sampler
-from agentopd.rollout.transformers_sampler import TransformersSampler
+from agentopd.rollout.transformers_sampler import TransformersSampler, check_actor
 from agentopd.running.config import RunConfig
 
 # An evaluation's sampling is apart from any run's, whose seeds count from 0.
@@ -64,6 +64,7 @@ def measure(
 
 def untrained_success(config: RunConfig) -> dict[str, Any]:
     """What `measure` tells of the run's student before any step."""
+    check_actor(config.student)
     student = load_model(config.student)
     env = config.env.build()
     summarise = declared(env, "summarise", None)
