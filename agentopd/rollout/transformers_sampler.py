@@ -22,6 +22,7 @@ from transformers import AutoConfig
 from agentopd.models.model import LanguageModel, ModelSettings, model_folder
 from agentopd.rollout.attention import masks, narrowed, reach_of
 from agentopd.rollout.cache import RowCache
+from agentopd.rollout.drawing import draw
 from agentopd.rollout.sampler import Answer, Completion, Request, answers
 
 # R rows (conversations) of a call, Q columns fed at once, C columns of the cache, V vocabulary
@@ -255,7 +256,7 @@ class TransformersSampler:
         """Draw each row's next token; the answers that end with it."""
         requests = [row.request for row in rows if row.request is not None]
         uniform_R = [row.uniform[len(row.ids)] for row in rows]
-        ids_R, logprob_R = _draw(logits_RV, uniform_R, [r.temperature for r in requests])
+        ids_R, logprob_R = draw(logits_RV, uniform_R, requests)
         found = []
         for row, token, logprob in zip(rows, ids_R.tolist(), logprob_R.tolist(), strict=True):
             if (said := row.say(token, logprob, self.student.stop_ids)) is not None:
@@ -285,24 +286,6 @@ def _common(some: list[int], others: list[int]) -> int:
         return len(some)
     pairs = enumerate(zip(some, others, strict=False))
     return next((n for n, (a, b) in pairs if a != b), min(len(some), len(others)))
-
-
-def _draw(
-    logits_RV: torch.Tensor, uniform_R: Sequence[float], temperature_R: Sequence[float]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sample by inverting the cumulative distribution at given uniform numbers."""
-    scale_R1 = logits_RV.new_tensor([[t or 1.0] for t in temperature_R])
-    logprob_RV = torch.log_softmax(logits_RV / scale_R1, dim=-1)
-    cumulative_RV = logprob_RV.double().exp_().cumsum_(-1)
-    # Scaled by the last sum, which rounding keeps from being exactly 1.
-    uniform_R1 = torch.tensor(uniform_R, dtype=torch.float64, device=logits_RV.device)[:, None]
-    drawn_R1 = torch.searchsorted(cumulative_RV, uniform_R1 * cumulative_RV[:, -1:], right=True)
-    ids_R1 = drawn_R1.clamp_(max=logits_RV.shape[1] - 1)
-    if not all(temperature_R):
-        likeliest_R1 = logprob_RV.argmax(-1, keepdim=True)
-        cold_R1 = torch.tensor([[not t] for t in temperature_R], device=logits_RV.device)
-        ids_R1 = torch.where(cold_R1, likeliest_R1, ids_R1)
-    return ids_R1.squeeze(1), logprob_RV.gather(1, ids_R1).squeeze(1)
 
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}

@@ -54,9 +54,8 @@ def measure(
     Raises:
         EveryEpisodeFailed: no task could be played.
     """
-    settings, rollout = config.evaluate, config.rollout
-    if settings.temperature is not None:
-        rollout = rollout.model_copy(update={"temperature": settings.temperature})
+    settings = config.evaluate
+    rollout = config.rollout.model_copy(update=settings.sampling)
     played = play_tasks(config.env, student, sampler, rollout, settings.episodes, settings.options)
     refuse_failures(played, f"of the evaluation {where}")
     return score(played, summarise)
