@@ -69,8 +69,12 @@ class RowCache:
 
     def swap(self, some: Sequence[int], others: Sequence[int], columns: int) -> None:
         """Exchange rows pairwise; only the first `columns` of each hold anything."""
+        self.copy([*some, *others], [*others, *some], columns)
+
+    def copy(self, target: Sequence[int], source: Sequence[int], columns: int) -> None:
+        """Rows `target` become what rows `source` were, in their first `columns`."""
         for layer in self._layers:
-            layer.swap([*some, *others], [*others, *some], columns)
+            layer.copy(list(target), list(source), columns)
 
 
 def _fitted(held: int, needed: int, room: int) -> int:
@@ -118,8 +122,8 @@ class _Layer(CacheLayerMixin):
                 _resized(buffer, rows, columns) for buffer in (self.keys, self.values)
             )
 
-    def swap(self, target: list[int], source: list[int], columns: int) -> None:
-        """Rows `target` become what rows `source` were."""
+    def copy(self, target: list[int], source: list[int], columns: int) -> None:
+        """See `RowCache.copy`."""
         if self.is_initialized:
             assert self.keys is not None and self.values is not None
             for buffer in (self.keys, self.values):

@@ -1,10 +1,11 @@
 """Continuous batching with the student itself, over one cache that lives across turns.
 
-A caller asks with whole contexts; the sampler knows which part of each it has seen and feeds the
-model the rest. Answers are written a token at a time, all that are under way together: one that
-ends leaves, and what comes anew is read in calls of its own and then joins them. A model of a few
-million parameters spends its time on the number of calls, not on their size, so newcomers wait for
-one another as long as that costs less than another call: see `TransformersSampler._next`.
+A caller asks with whole contexts; the sampler knows which part of each it has seen, of a new one
+which part others have in common with it, and feeds the model the rest. Answers are written a token
+at a time, all that are under way together: one that ends leaves, and what comes anew is read in
+calls of its own and then joins them. A model of a few million parameters spends its time on the
+number of calls, not on their size, so newcomers wait for one another as long as that costs less
+than another call: see `TransformersSampler._next`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from agentopd.rollout.attention import masks, narrowed, reach_of
 from agentopd.rollout.cache import RowCache
 from agentopd.rollout.drawing import draw
 from agentopd.rollout.sampler import Answer, Completion, Request, answers
+from agentopd.rollout.sharing import common, followers, longest_common
 
 # R rows (conversations) of a call, Q columns fed at once, C columns of the cache, V vocabulary
 
@@ -40,11 +42,13 @@ class _Row:
     Attributes:
         fed: ids whose keys and values are in the cache.
         left: ids that the model has yet to read before it says the next token.
+        new: whether it has read nothing itself yet, so that what others have read may serve.
     """
 
     key: int
     fed: list[int] = field(default_factory=list)
     left: list[int] = field(default_factory=list)
+    new: bool = True
     request: Request | None = None
     uniform: np.ndarray = field(default_factory=lambda: np.zeros(0))
     ids: list[int] = field(default_factory=list)
@@ -53,8 +57,8 @@ class _Row:
     def begin(self, request: Request) -> None:
         """The next answer; of a history that was rewritten, what is still the same is kept."""
         ids = list(request.ids)
-        kept = min(_common(self.fed, ids), len(ids) - 1)
-        self.fed, self.left = self.fed[:kept], ids[kept:]
+        kept = min(common(self.fed, ids), len(ids) - 1)
+        self.fed, self.left, self.new = self.fed[:kept], ids[kept:], not kept
         self.request, self.ids, self.logprobs = request, [], []
         self.uniform = np.random.default_rng(request.seed).random(request.max_tokens)
 
@@ -62,6 +66,17 @@ class _Row:
         """The model has read so many of what was left."""
         self.fed += self.left[:most]
         self.left = self.left[most:]
+        self.new = False
+
+    def adopt(self, count: int) -> None:
+        """So many tokens of its context are in the cache, copied from another."""
+        context = self.context
+        self.fed, self.left = context[:count], context[count:]
+
+    @property
+    def context(self) -> list[int]:
+        """All that it has read and is to read."""
+        return self.fed + self.left
 
     def say(self, token: int, logprob: float, stop_ids: frozenset[int]) -> Completion | None:
         """Note the next token; the answer, if that was its last."""
@@ -124,6 +139,7 @@ class TransformersSampler:
                 )
             row.begin(request)
             self._waiting.append(row)
+        self._share([row for row in self._waiting if row.new])
 
     def ready(self, wake: Event | None = None, seconds: float | None = None) -> list[Answer]:
         """See `Sampler.ready`; between two calls of the model it looks whether to come back."""
@@ -195,7 +211,7 @@ class TransformersSampler:
                 self._missed += len(self._waiting)
         if not self._joining:
             return self._writing, 0
-        rows = sorted(self._joining, key=lambda row: len(row.left))
+        rows = sorted(self._readers(), key=lambda row: len(row.left))
         for count, (row, longer) in enumerate(pairwise(rows), start=1):
             if not self._fill(count, len(row.left), len(longer.left)):
                 rows = rows[:count]
@@ -205,6 +221,40 @@ class TransformersSampler:
         if self._fill(len(self._writing), 1, width):
             return [*self._writing, *rows], 0
         return rows, len(self._writing)
+
+    def _readers(self) -> list[_Row]:
+        """Those of who join that read now: what several begin with, one of them reads for all."""
+        new = [row for row in self._joining if row.new]
+        if not new:
+            return self._joining
+        self._share(new)
+        contexts = [row.context for row in self._joining]
+        held, free = zip(*((len(row.fed), row.new) for row in self._joining), strict=True)
+        later = followers(contexts, held, free)
+        if sum(later.values()) <= _CALL:
+            return self._joining
+        return [row for n, row in enumerate(self._joining) if n not in later]
+
+    @torch.inference_mode()
+    def _share(self, rows: list[_Row]) -> None:
+        """Copy what others have read of these rows' contexts."""
+        known = sorted((row for row in self._known.values() if row.fed), key=lambda row: row.fed)
+        read = [row.fed for row in known]
+        found: list[tuple[_Row, _Row, int]] = []
+        for row in rows:
+            number, count = longest_common(context := row.context, read)
+            count = min(count, len(context) - 1)
+            if count > len(row.fed):
+                found.append((row, known[number], count))
+        if not found:
+            return
+        place = {id(row): n for n, row in enumerate(self._places)}
+        most = max(count for _, _, count in found)
+        self._cache.fit(len(self._places), max(most, self._cache.columns))
+        target, source = zip(*((place[id(a)], place[id(b)]) for a, b, _ in found), strict=True)
+        self._cache.copy(target, source, most)
+        for row, _, count in found:
+            row.adopt(count)
 
     @staticmethod
     def _fill(rows: int, tokens: int, width: int) -> bool:
@@ -278,14 +328,6 @@ def check_actor(settings: ModelSettings) -> None:
     except (OSError, ValueError, KeyError):
         return  # loading says what is wrong with the folder
     reach_of(config, settings.path)
-
-
-def _common(some: list[int], others: list[int]) -> int:
-    """How many tokens two sequences have in common from their beginning on."""
-    if others[: len(some)] == some:
-        return len(some)
-    pairs = enumerate(zip(some, others, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(some), len(others)))
 
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
