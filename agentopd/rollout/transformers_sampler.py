@@ -290,7 +290,8 @@ class TransformersSampler:
         columns = int(last_R1.max()) + 1
         # What pads a row gets a position that the model has, and is written where nobody looks.
         position_RQ = column_RQ.minimum(last_R1.to(device))
-        self._cache.at(first, column_RQ, columns)
+        aligned = len({len(row.fed) for row in rows}) == 1
+        self._cache.at(first, column_RQ, columns, aligned)
         hidden_RQH = self.student.body(
             input_ids=ids_RQ,
             attention_mask=masks(self._reach, position_RQ, columns, self.student.module.dtype),
