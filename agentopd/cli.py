@@ -32,6 +32,8 @@ from agentopd.commands.parameters import (
     Slots,
     Temperature,
     Threads,
+    TopK,
+    TopP,
     Turns,
     TurnTokens,
     Workers,
@@ -137,6 +139,8 @@ def evaluate(
     episodes: Episodes = 128,
     seed: Seed = HELD_OUT_SEED,
     temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
     max_turn_tokens: TurnTokens = None,
     max_turns: Turns = None,
     max_context: Context = None,
@@ -158,7 +162,7 @@ def evaluate(
     settings = acting.Acting(
         model=model, env=place(env, options, wrapper or [], run=model, held_out=True),
         episodes=episodes, seed=seed, device=device, dtype=dtype, threads=threads,
-        temperature=temperature, held_out=True,
+        temperature=temperature, top_p=top_p, top_k=top_k, held_out=True,
         max_turn_tokens=max_turn_tokens, max_turns=max_turns, max_context=max_context,
         slots=slots,
     )  # fmt: skip
@@ -180,6 +184,8 @@ def play(
         bool, typer.Option("--raw", help="Do not put what you type into <action></action>.")
     ] = False,
     temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
     max_turn_tokens: TurnTokens = None,
     max_turns: Turns = None,
     max_context: Context = None,
@@ -193,7 +199,8 @@ def play(
     """
     settings = acting.Acting(
         model=model, env=place(env, acting.parse_options(option or []), wrapper or [], run=model),
-        episodes=episodes, seed=seed, device=device, temperature=temperature, held_out=False,
+        episodes=episodes, seed=seed, device=device, held_out=False,
+        temperature=temperature, top_p=top_p, top_k=top_k,
         max_turn_tokens=max_turn_tokens, max_turns=max_turns, max_context=max_context,
     )  # fmt: skip
     if model == "human":

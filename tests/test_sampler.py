@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from scripted import alone, random_model, toy_tokenizer
-from transformers import MistralConfig, MistralForCausalLM
 
 from agentopd.models.model import LanguageModel
 from agentopd.rollout import transformers_sampler
@@ -352,27 +351,3 @@ def test_after_a_sync_answers_come_from_the_new_weights() -> None:
 
 def test_there_is_no_answer_to_no_request(model: LanguageModel) -> None:
     assert TransformersSampler(model).ready() == answers(TransformersSampler(model), []) == []
-
-
-def test_a_sliding_window_is_refused_with_the_reason() -> None:
-    named = random_model(TOKENIZER, use_sliding_window=True, sliding_window=8, max_window_layers=0)
-    with pytest.raises(ValueError, match=r"layers of kind sliding_attention.*use a model of full"):
-        TransformersSampler(named)
-
-
-def test_a_sliding_window_that_no_layer_names_is_refused_too() -> None:
-    config = MistralConfig(
-        vocab_size=len(TOKENIZER),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        sliding_window=8,
-    )
-    module = MistralForCausalLM(config).eval()
-    windowed = LanguageModel(module, TOKENIZER, "windowed", frozenset({0}))
-    with pytest.raises(ValueError, match="sliding_attention"):
-        TransformersSampler(windowed)
-    config.sliding_window = None
-    TransformersSampler(windowed)

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from agentopd.models.model import LanguageModel
-from agentopd.rollout import transformers_sampler
+from agentopd.rollout import attention
 from agentopd.rollout.sampler import Completion, Request
 from agentopd.rollout.transformers_sampler import TransformersSampler
 
@@ -126,10 +126,8 @@ def test_a_model_that_takes_the_mask_otherwise_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As eager attention takes truth values: it adds them."""
-    mask = transformers_sampler._mask
-    monkeypatch.setattr(
-        transformers_sampler, "_mask", lambda *given: (mask(*given) == 0).to(given[2])
-    )
+    mask = attention._mask
+    monkeypatch.setattr(attention, "_mask", lambda *given: (mask(*given) == 0).to(given[2]))
     with pytest.raises(ValueError, match=r"nats off those of a plain forward pass.*\(eager\)"):
         TransformersSampler(_model(BOTH["qwen3"], "eager"))
 

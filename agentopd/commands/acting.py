@@ -30,6 +30,8 @@ _CELLS = {
     "@": "bold cyan",
     "+": "bold cyan",
 }
+_SAMPLING = ("temperature", "top_p", "top_k")
+_SHOWN = (*_SAMPLING, "max_turn_tokens", "max_turns", "max_context")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class Acting:
     device: str
     held_out: bool
     temperature: float | None
+    top_p: float | None
+    top_k: int | None
     max_turn_tokens: int | None
     max_turns: int | None
     max_context: int | None
@@ -58,12 +62,12 @@ class Acting:
 
     def limits(self) -> dict[str, Any]:
         """The settings of the rollout: those given, over those of a run's folder."""
-        names = ("temperature", "max_turn_tokens", "max_turns", "max_context", "slots")
-        given = {name: getattr(self, name) for name in names}
+        given = {name: getattr(self, name) for name in (*_SHOWN, "slots")}
         told = stored(self.model)
         own = dict(told.get("rollout", _rollout_of(self.model)))
-        if told and self.held_out and told["evaluate"]["temperature"] is not None:
-            own["temperature"] = told["evaluate"]["temperature"]
+        if told and self.held_out:
+            of_evaluations = {name: told["evaluate"].get(name) for name in _SAMPLING}
+            own |= {name: value for name, value in of_evaluations.items() if value is not None}
         return own | {name: value for name, value in given.items() if value is not None}
 
 
@@ -241,20 +245,20 @@ def _play(acting: Acting) -> tuple[list[Any], dict[str, Any], Summarise | None]:
 
         from agentopd.models.model import ModelSettings, load_model
         from agentopd.rollout.policies import Rollout
-        from agentopd.rollout.transformers_sampler import TransformersSampler
+        from agentopd.rollout.transformers_sampler import TransformersSampler, check_actor
         from agentopd.running.evaluate import play_tasks
 
         settings = ModelSettings.model_validate(acting.weights())
         if acting.threads is not None:
             torch.set_num_threads(acting.threads)
+        check_actor(settings)
         student = load_model(settings)
         sampler = TransformersSampler(student)
         rollout = Rollout.model_validate(acting.limits())
     with working(f"playing {acting.episodes} episodes"):
         played = play_tasks(acting.env, student, sampler, rollout, acting.episodes, {}, acting.seed)
     used = rollout.model_dump(mode="json")
-    names = ("temperature", "max_turn_tokens", "max_turns", "max_context")
-    return played, {name: used[name] for name in names}, summarise
+    return played, {name: used[name] for name in _SHOWN}, summarise
 
 
 def show_text(console: Console, text: str) -> None:

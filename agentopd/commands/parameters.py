@@ -85,6 +85,20 @@ Temperature = Annotated[
     float | None,
     typer.Option(min=0, metavar="T", help="Of sampling; 0 takes the likeliest." + _AS_IN_A_RUN),
 ]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, metavar="P", help="Sample from the likeliest tokens that hold P alone; 1 for "
+        "all." + _AS_IN_A_RUN,
+    ),
+]  # fmt: skip
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        min=0, metavar="K", help="Sample from the K likeliest tokens alone; 0 for all."
+        + _AS_IN_A_RUN,
+    ),
+]  # fmt: skip
 TurnTokens = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Tokens after which an answer is cut." + _AS_IN_A_RUN),

@@ -196,7 +196,8 @@ class Learner:
         several = _both_channels(self.method.mix) and not summands
         if leaf_NH.grad is not None:
             hidden_NH.backward(leaf_NH.grad)
-        gap_N = (measured.student.logprob_N.detach() - tokens.behaviour_N).abs()
+        own_N, truncation = measured.student.logprob_N.detach(), self.method.rollout.truncation
+        gap_N = truncation.unexplained(own_N, tokens.behaviour_N)
         return {
             "loss": sum(term.item() for term in terms.values()),
             "sampler_gap": gap_N.max().item(),

@@ -20,6 +20,7 @@ from pydantic import (
 
 from agentopd.base.parts import Settings
 from agentopd.divergences.base import Divergence
+from agentopd.divergences.estimators import K1, Clipped
 from agentopd.divergences.kl import ReverseKL
 from agentopd.learning.controls import ControlName, controlled_sources, controlled_teacher
 from agentopd.mixes.base import Mix
@@ -186,6 +187,7 @@ class Method(Settings):
         if "target" in self.schedule:
             self.divergence.aimed(1.0)
         self.mix.check(self.beside)
+        self._check_truncation()
         check_advice(self.mix, self.weight)
         if isinstance(self.mix, Multiplicative):
             check_modulation(self.weight, self.unit)
@@ -197,6 +199,41 @@ class Method(Settings):
                 "use teacher: frozen, ema, {kind: lagged, every: 1}, or epochs: 1"
             )
         return self
+
+    @property
+    def learns_from_samples(self) -> bool:
+        """Whether gradients are averages over the tokens that were sampled."""
+        distils = bool(self.mix.distil_coefficient) and self.mix.distils
+        return self.mix.rl_channel is not None or (distils and self.divergence.sampled)
+
+    def _check_truncation(self) -> None:
+        """An importance ratio begins at the share of probability that sampling keeps: where that
+        lies outside of a clip's bounds, tokens with a negative advantage are never learnt from.
+        """
+        truncation, estimator = self.rollout.truncation, self.divergence.estimated_by
+        if not truncation or not self.learns_from_samples:
+            return
+        rl, clips = self.mix.rl_channel, dict[str, float]()
+        if rl is not None and rl.kind:
+            clips["mix.rl.clip"] = rl.clip
+        if isinstance(estimator, Clipped):
+            clips["divergence.estimator.clip"] = estimator.clip
+        for name, clip in clips.items():
+            if truncation.least < 1 - clip:
+                raise ValueError(
+                    f"rollout.top_p: {truncation.top_p}, top_k: {truncation.top_k} and {name}: "
+                    f"{clip}: importance ratios begin at the share of the student's probability "
+                    f"that is sampled from, which may be as little as {truncation.least:g}, and "
+                    f"below {1 - clip:g} the clip leaves out all tokens of negative advantage. "
+                    f"Without top_k, set top_p to {1 - clip:g} or more; or {name}: 1, which clips "
+                    "nothing below"
+                )
+        if isinstance(estimator, K1) and estimator.stale:
+            raise ValueError(
+                "divergence.estimator.stale takes what tokens were sampled with for the student's "
+                "own log-probability, and under rollout.top_p or top_k that is another "
+                "distribution: leave stale out"
+            )
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -49,6 +49,20 @@ def notices_of(method: Method) -> list[str]:
     return [finding.sentence for finding in findings_of(method)]
 
 
+def truncation_notice(method: Method) -> list[str]:
+    """That gradients are averages over tokens of which sampling leaves out the unlikely, if so."""
+    truncation = method.rollout.truncation
+    if not truncation or not method.learns_from_samples:
+        return []
+    written = [f"top_p: {truncation.top_p}"] if truncation.top_p < 1 else []
+    written += [f"top_k: {truncation.top_k}"] if truncation.top_k else []
+    return [
+        f"rollout.{', '.join(written)}: what is learnt from samples lacks the part of the tokens "
+        "that are never sampled, which no importance ratio brings back; divergences of whole "
+        "distributions (support: full) lack nothing"
+    ]
+
+
 def reads_of(method: Method) -> set[Axis]:
     """What enters the method's loss."""
     near = Neighbourhood(method)

@@ -28,6 +28,7 @@ class Place:
         rows: which rows take part.
         row_R1: their numbers, counted from the first of them.
         column_RQ: the columns their new tokens are written to.
+        together: the same where it is the same for all rows, which is faster written; else None.
         columns: how many columns from the left are read.
         capacity: rows and columns that there is memory for.
     """
@@ -35,6 +36,7 @@ class Place:
     rows: slice
     row_R1: torch.Tensor
     column_RQ: torch.Tensor
+    together: slice | None
     columns: int
     capacity: tuple[int, int]
 
@@ -48,29 +50,38 @@ class RowCache:
     def __init__(self, layers: int, device: torch.device) -> None:
         self.rows = self.columns = 0
         nowhere = torch.zeros(0, 0, dtype=torch.long, device=device)
-        self.place = Place(slice(0, 0), nowhere, nowhere, 0, (0, 0))
+        self.place = Place(slice(0, 0), nowhere, nowhere, None, 0, (0, 0))
         self._layers = [_Layer(self.place) for _ in range(layers)]
         self.cache = Cache(layers=list[CacheLayerMixin](self._layers))  # type: ignore[arg-type]
 
     def fit(self, rows: int, columns: int) -> None:
         """Make room for so many rows and columns, and give back what is far too much."""
-        fitted = _fitted(self.rows, rows, 8), _fitted(self.columns, columns, _ROOM)
+        fitted = _fitted(self.rows, rows, 0), _fitted(self.columns, columns, _ROOM)
         if fitted != (self.rows, self.columns):
             self.rows, self.columns = self.place.capacity = fitted
             for layer in self._layers:
                 layer.resize(*fitted)
 
-    def at(self, first: int, column_RQ: torch.Tensor, columns: int) -> None:
-        """The next call is for the rows from `first` on; see `Place`."""
+    def at(self, first: int, column_RQ: torch.Tensor, columns: int, aligned: bool) -> None:
+        """The next call is for the rows from `first` on; see `Place`.
+
+        Args:
+            aligned: whether `column_RQ` is the same for all rows.
+        """
         assert columns <= self.columns and first + len(column_RQ) <= self.rows
+        self.place.together = slice(columns - column_RQ.shape[1], columns) if aligned else None
         self.place.rows = slice(first, first + len(column_RQ))
         self.place.row_R1 = torch.arange(len(column_RQ), device=column_RQ.device)[:, None]
         self.place.column_RQ, self.place.columns = column_RQ, columns
 
     def swap(self, some: Sequence[int], others: Sequence[int], columns: int) -> None:
         """Exchange rows pairwise; only the first `columns` of each hold anything."""
+        self.copy([*some, *others], [*others, *some], columns)
+
+    def copy(self, target: Sequence[int], source: Sequence[int], columns: int) -> None:
+        """Rows `target` become what rows `source` were, in their first `columns`."""
         for layer in self._layers:
-            layer.swap([*some, *others], [*others, *some], columns)
+            layer.copy(list(target), list(source), columns)
 
 
 def _fitted(held: int, needed: int, room: int) -> int:
@@ -106,8 +117,12 @@ class _Layer(CacheLayerMixin):
         assert self.keys is not None and self.values is not None
         place = self._place
         keys, values = self.keys[place.rows], self.values[place.rows]
-        keys[place.row_R1, :, place.column_RQ] = key_states.transpose(1, 2)
-        values[place.row_R1, :, place.column_RQ] = value_states.transpose(1, 2)
+        if place.together is not None:
+            keys[:, :, place.together] = key_states
+            values[:, :, place.together] = value_states
+        else:
+            keys[place.row_R1, :, place.column_RQ] = key_states.transpose(1, 2)
+            values[place.row_R1, :, place.column_RQ] = value_states.transpose(1, 2)
         return keys[:, :, : place.columns], values[:, :, : place.columns]
 
     def resize(self, rows: int, columns: int) -> None:
@@ -118,8 +133,8 @@ class _Layer(CacheLayerMixin):
                 _resized(buffer, rows, columns) for buffer in (self.keys, self.values)
             )
 
-    def swap(self, target: list[int], source: list[int], columns: int) -> None:
-        """Rows `target` become what rows `source` were."""
+    def copy(self, target: list[int], source: list[int], columns: int) -> None:
+        """See `RowCache.copy`."""
         if self.is_initialized:
             assert self.keys is not None and self.values is not None
             for buffer in (self.keys, self.values):

@@ -20,6 +20,7 @@ from agentopd.environment.contract import recorded, system_prompt
 from agentopd.models.chat import Conversation
 from agentopd.rollout.calls import Call, Caller
 from agentopd.rollout.sampler import Completion, Request
+from agentopd.signal.truncation import Truncation
 
 RAISED = (Exception, SystemExit)
 """What ends an episode alone: environments that call `sys.exit` too, but not Ctrl-C."""
@@ -115,11 +116,17 @@ class Episode:
         if self.end is None:
             self._tell(lambda: self.conversation.observe(observation))
 
-    def request(self, seed: int, temperature: float) -> Request:
+    def request(self, seed: int, temperature: float, truncation: Truncation) -> Request:
         """What the sampler needs for the next answer; `seed` is the run's."""
         random = (seed, self.task.episode, len(self.turns))
-        most = self.limits.turn_tokens
-        return Request(self.task.episode, self.conversation.context, random, most, temperature)
+        return Request(
+            key=self.task.episode,
+            ids=self.conversation.context,
+            seed=random,
+            max_tokens=self.limits.turn_tokens,
+            temperature=temperature,
+            truncation=truncation,
+        )
 
     def close(self) -> Iterator[Call[Any]]:
         """Close the environment."""

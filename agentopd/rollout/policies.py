@@ -14,6 +14,7 @@ from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.pool import EpisodePool, Limits, Task
 from agentopd.rollout.sampler import Sampler
+from agentopd.signal.truncation import WHOLE, Truncation
 
 
 class Rollout(Part, family="rollout"):
@@ -41,6 +42,8 @@ class Rollout(Part, family="rollout"):
         group: episodes of each task; a group shares the environment's seed.
         slots: episodes in play at once.
         temperature: of sampling; 0 takes the likeliest token.
+        top_p, top_k: what may be sampled at all, of the tempered distribution: of the `top_k`
+            likeliest tokens (0 for all) the fewest that hold a share of `top_p` (1 for all).
         max_turns, max_turn_tokens, max_context: where an episode is cut, beside the environment's
             own limits.
         env_seconds: wall-clock seconds after which one call of an environment that blocks (its
@@ -51,6 +54,8 @@ class Rollout(Part, family="rollout"):
     group: int = Field(default=1, ge=1)
     slots: int = Field(default=64, ge=1)
     temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
     max_turns: int = Field(default=64, ge=1)
     max_turn_tokens: int = Field(default=16, ge=1)
     max_context: int = Field(default=2048, ge=8)
@@ -61,6 +66,16 @@ class Rollout(Part, family="rollout"):
         self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
     ) -> list[Trajectory]:
         """The trajectories of one step, in order."""
+
+    @property
+    def truncation(self) -> Truncation:
+        """What of the student's distribution is never sampled; nothing at temperature 0."""
+        return Truncation(self.top_p, self.top_k) if self.temperature else WHOLE
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        cold = {"top_p": "temperature above 0", "top_k": "temperature above 0"}
+        return {} if self.temperature else cold
 
     @property
     def episodes(self) -> int:
@@ -95,6 +110,7 @@ class Rollout(Part, family="rollout"):
             slots=self.slots,
             temperature=self.temperature,
             seed=seed,
+            truncation=self.truncation,
         )
 
 

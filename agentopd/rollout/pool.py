@@ -23,6 +23,7 @@ from agentopd.models.chat import ChatTemplate, Conversation
 from agentopd.rollout.calls import Call, caller
 from agentopd.rollout.episode import RAISED, Episode, Limits, Task, Unbuilt
 from agentopd.rollout.sampler import Sampler
+from agentopd.signal.truncation import WHOLE, Truncation
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class EpisodePool:
     slots: int
     temperature: float
     seed: int
+    truncation: Truncation = WHOLE
 
     def play(self, tasks: Iterable[Task], sampler: Sampler) -> list[Trajectory]:
         """Play every task to its end; results in the order of their episode numbers."""
@@ -143,7 +145,8 @@ class _Play:
         self.asking = []
         if asking:
             pool = self.pool
-            self.sampler.submit([e.request(pool.seed, pool.temperature) for e in asking])
+            drawn = pool.seed, pool.temperature, pool.truncation
+            self.sampler.submit([e.request(*drawn) for e in asking])
 
     def _listen(self) -> None:
         """Wait for whichever comes first: an answer, an environment, or the limit of one."""

@@ -13,6 +13,7 @@ from threading import Event
 from typing import Protocol
 
 from agentopd.models.model import LanguageModel
+from agentopd.signal.truncation import WHOLE, Truncation
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Request:
     """The next answer of conversation `key`, whose context so far is `ids`.
 
     `seed` fixes the random numbers of this answer, whatever else is being answered. The answer is
-    cut after `max_tokens`; a temperature of 0 takes the likeliest token.
+    cut after `max_tokens`; a temperature of 0 takes the likeliest token. What `truncation` cuts
+    off is found after the temperature.
     """
 
     key: int
@@ -28,14 +30,15 @@ class Request:
     seed: tuple[int, ...]
     max_tokens: int
     temperature: float = 1.0
+    truncation: Truncation = WHOLE
 
 
 @dataclass(frozen=True)
 class Completion:
     """An answer: sampled ids, closing token included, and their log-probabilities.
 
-    Log-probabilities are those of the tempered distribution that was sampled from (of the plain
-    one at temperature 0). `cut` tells that the limit of tokens ended it.
+    Log-probabilities are those of the tempered, truncated and renormalised distribution that was
+    sampled from (of the plain one at temperature 0). `cut` tells that the limit of tokens ended it.
     """
 
     ids: list[int]

@@ -1,10 +1,11 @@
 """Continuous batching with the student itself, over one cache that lives across turns.
 
-A caller asks with whole contexts; the sampler knows which part of each it has seen and feeds the
-model the rest. Answers are written a token at a time, all that are under way together: one that
-ends leaves, and what comes anew is read in calls of its own and then joins them. A model of a few
-million parameters spends its time on the number of calls, not on their size, so newcomers wait for
-one another as long as that costs less than another call: see `TransformersSampler._next`.
+A caller asks with whole contexts; the sampler knows which part of each it has seen, of a new one
+which part others have in common with it, and feeds the model the rest. Answers are written a token
+at a time, all that are under way together: one that ends leaves, and what comes anew is read in
+calls of its own and then joins them. A model of a few million parameters spends its time on the
+number of calls, not on their size, so newcomers wait for one another as long as that costs less
+than another call: see `TransformersSampler._next`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from threading import Event
 
 import numpy as np
 import torch
-from transformers import PreTrainedConfig
+from transformers import AutoConfig
 
-from agentopd.models.model import LanguageModel
+from agentopd.models.model import LanguageModel, ModelSettings, model_folder
+from agentopd.rollout.attention import masks, narrowed, reach_of
 from agentopd.rollout.cache import RowCache
+from agentopd.rollout.drawing import draw
 from agentopd.rollout.sampler import Answer, Completion, Request, answers
+from agentopd.rollout.sharing import common, followers, longest_common
 
 # R rows (conversations) of a call, Q columns fed at once, C columns of the cache, V vocabulary
 
@@ -38,11 +42,13 @@ class _Row:
     Attributes:
         fed: ids whose keys and values are in the cache.
         left: ids that the model has yet to read before it says the next token.
+        new: whether it has read nothing itself yet, so that what others have read may serve.
     """
 
     key: int
     fed: list[int] = field(default_factory=list)
     left: list[int] = field(default_factory=list)
+    new: bool = True
     request: Request | None = None
     uniform: np.ndarray = field(default_factory=lambda: np.zeros(0))
     ids: list[int] = field(default_factory=list)
@@ -51,8 +57,8 @@ class _Row:
     def begin(self, request: Request) -> None:
         """The next answer; of a history that was rewritten, what is still the same is kept."""
         ids = list(request.ids)
-        kept = min(_common(self.fed, ids), len(ids) - 1)
-        self.fed, self.left = self.fed[:kept], ids[kept:]
+        kept = min(common(self.fed, ids), len(ids) - 1)
+        self.fed, self.left, self.new = self.fed[:kept], ids[kept:], not kept
         self.request, self.ids, self.logprobs = request, [], []
         self.uniform = np.random.default_rng(request.seed).random(request.max_tokens)
 
@@ -60,6 +66,17 @@ class _Row:
         """The model has read so many of what was left."""
         self.fed += self.left[:most]
         self.left = self.left[most:]
+        self.new = False
+
+    def adopt(self, count: int) -> None:
+        """So many tokens of its context are in the cache, copied from another."""
+        context = self.context
+        self.fed, self.left = context[:count], context[count:]
+
+    @property
+    def context(self) -> list[int]:
+        """All that it has read and is to read."""
+        return self.fed + self.left
 
     def say(self, token: int, logprob: float, stop_ids: frozenset[int]) -> Completion | None:
         """Note the next token; the answer, if that was its last."""
@@ -82,24 +99,20 @@ class TransformersSampler:
     rounding alone.
 
     Raises:
-        ValueError: the model uses sliding-window or linear attention, or what it says of two
-            conversations in one cache is not what it says of each by itself.
+        ValueError: the model attends neither to all tokens nor to a window of the last, or what it
+            says of two conversations in one cache is not what it says of each by itself.
     """
 
     def __init__(self, student: LanguageModel) -> None:
-        kinds = _attention(student.module.config)
-        if kinds != {"full_attention"}:
-            raise ValueError(
-                f"{student.name} has layers of kind {', '.join(sorted(kinds))}, whose reach is "
-                "counted in columns of a cache that many conversations share; use a model of full "
-                "attention throughout"
-            )
+        with narrowed(student.module.config):
+            self.sync(student)
+            _refuse_disagreement(self, student)
         self.sync(student)
-        _refuse_disagreement(self, student)
 
     def sync(self, student: LanguageModel) -> None:
         """See `Sampler.sync`; answers under way are forgotten too."""
         self.student = student
+        self._reach = reach_of(student.module.config, student.name)
         self._known: dict[int, _Row] = {}
         self._start()
 
@@ -110,7 +123,8 @@ class TransformersSampler:
         self._waiting: list[_Row] = []
         self._joining: list[_Row] = []
         self._missed = 0
-        self._cache = RowCache(self.student.module.config.num_hidden_layers, self.student.device)
+        layers = self.student.module.config.get_text_config().num_hidden_layers
+        self._cache = RowCache(layers, self.student.device)
 
     def submit(self, requests: Sequence[Request]) -> None:
         """See `Sampler.submit`."""
@@ -125,6 +139,7 @@ class TransformersSampler:
                 )
             row.begin(request)
             self._waiting.append(row)
+        self._share([row for row in self._waiting if row.new])
 
     def ready(self, wake: Event | None = None, seconds: float | None = None) -> list[Answer]:
         """See `Sampler.ready`; between two calls of the model it looks whether to come back."""
@@ -196,7 +211,7 @@ class TransformersSampler:
                 self._missed += len(self._waiting)
         if not self._joining:
             return self._writing, 0
-        rows = sorted(self._joining, key=lambda row: len(row.left))
+        rows = sorted(self._readers(), key=lambda row: len(row.left))
         for count, (row, longer) in enumerate(pairwise(rows), start=1):
             if not self._fill(count, len(row.left), len(longer.left)):
                 rows = rows[:count]
@@ -206,6 +221,40 @@ class TransformersSampler:
         if self._fill(len(self._writing), 1, width):
             return [*self._writing, *rows], 0
         return rows, len(self._writing)
+
+    def _readers(self) -> list[_Row]:
+        """Those of who join that read now: what several begin with, one of them reads for all."""
+        new = [row for row in self._joining if row.new]
+        if not new:
+            return self._joining
+        self._share(new)
+        contexts = [row.context for row in self._joining]
+        held, free = zip(*((len(row.fed), row.new) for row in self._joining), strict=True)
+        later = followers(contexts, held, free)
+        if sum(later.values()) <= _CALL:
+            return self._joining
+        return [row for n, row in enumerate(self._joining) if n not in later]
+
+    @torch.inference_mode()
+    def _share(self, rows: list[_Row]) -> None:
+        """Copy what others have read of these rows' contexts."""
+        known = sorted((row for row in self._known.values() if row.fed), key=lambda row: row.fed)
+        read = [row.fed for row in known]
+        found: list[tuple[_Row, _Row, int]] = []
+        for row in rows:
+            number, count = longest_common(context := row.context, read)
+            count = min(count, len(context) - 1)
+            if count > len(row.fed):
+                found.append((row, known[number], count))
+        if not found:
+            return
+        place = {id(row): n for n, row in enumerate(self._places)}
+        most = max(count for _, _, count in found)
+        self._cache.fit(len(self._places), max(most, self._cache.columns))
+        target, source = zip(*((place[id(a)], place[id(b)]) for a, b, _ in found), strict=True)
+        self._cache.copy(target, source, most)
+        for row, _, count in found:
+            row.adopt(count)
 
     @staticmethod
     def _fill(rows: int, tokens: int, width: int) -> bool:
@@ -241,10 +290,11 @@ class TransformersSampler:
         columns = int(last_R1.max()) + 1
         # What pads a row gets a position that the model has, and is written where nobody looks.
         position_RQ = column_RQ.minimum(last_R1.to(device))
-        self._cache.at(first, column_RQ, columns)
+        aligned = len({len(row.fed) for row in rows}) == 1
+        self._cache.at(first, column_RQ, columns, aligned)
         hidden_RQH = self.student.body(
             input_ids=ids_RQ,
-            attention_mask=_mask(position_RQ, columns, self.student.module.dtype),
+            attention_mask=masks(self._reach, position_RQ, columns, self.student.module.dtype),
             position_ids=position_RQ,
             past_key_values=self._cache.cache,
             use_cache=True,
@@ -257,7 +307,7 @@ class TransformersSampler:
         """Draw each row's next token; the answers that end with it."""
         requests = [row.request for row in rows if row.request is not None]
         uniform_R = [row.uniform[len(row.ids)] for row in rows]
-        ids_R, logprob_R = _draw(logits_RV, uniform_R, [r.temperature for r in requests])
+        ids_R, logprob_R = draw(logits_RV, uniform_R, requests)
         found = []
         for row, token, logprob in zip(rows, ids_R.tolist(), logprob_R.tolist(), strict=True):
             if (said := row.say(token, logprob, self.student.stop_ids)) is not None:
@@ -265,49 +315,20 @@ class TransformersSampler:
         return found
 
 
-def _common(some: list[int], others: list[int]) -> int:
-    """How many tokens two sequences have in common from their beginning on."""
-    if others[: len(some)] == some:
-        return len(some)
-    pairs = enumerate(zip(some, others, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(some), len(others)))
+def check_actor(settings: ModelSettings) -> None:
+    """Refuse a model that cannot act before its weights are read.
 
-
-def _mask(position_RQ: torch.Tensor, columns: int, dtype: torch.dtype) -> torch.Tensor:
-    """What is added to the attention's scores (R, 1, Q, C): nothing up to one's own position.
-
-    Numbers and not truth values: eager attention adds what it is given, the fused kinds take both.
+    Raises:
+        ValueError: see `TransformersSampler`; or there is no such folder.
     """
-    seen_RQC = torch.arange(columns, device=position_RQ.device) <= position_RQ[..., None]
-    hidden = torch.full(seen_RQC.shape, torch.finfo(dtype).min, dtype=dtype, device=seen_RQC.device)
-    return hidden.masked_fill_(seen_RQC, 0.0)[:, None]
-
-
-def _attention(config: PreTrainedConfig) -> set[str]:
-    """The kinds of attention of a model's layers; older configs name none, only a window's size."""
-    window = getattr(config, "sliding_window", None) or getattr(
-        config, "attention_chunk_size", None
-    )
-    named = getattr(config, "layer_types", None)
-    return set(named or ["sliding_attention" if window else "full_attention"])
-
-
-def _draw(
-    logits_RV: torch.Tensor, uniform_R: Sequence[float], temperature_R: Sequence[float]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sample by inverting the cumulative distribution at given uniform numbers."""
-    scale_R1 = logits_RV.new_tensor([[t or 1.0] for t in temperature_R])
-    logprob_RV = torch.log_softmax(logits_RV / scale_R1, dim=-1)
-    cumulative_RV = logprob_RV.double().exp_().cumsum_(-1)
-    # Scaled by the last sum, which rounding keeps from being exactly 1.
-    uniform_R1 = torch.tensor(uniform_R, dtype=torch.float64, device=logits_RV.device)[:, None]
-    drawn_R1 = torch.searchsorted(cumulative_RV, uniform_R1 * cumulative_RV[:, -1:], right=True)
-    ids_R1 = drawn_R1.clamp_(max=logits_RV.shape[1] - 1)
-    if not all(temperature_R):
-        likeliest_R1 = logprob_RV.argmax(-1, keepdim=True)
-        cold_R1 = torch.tensor([[not t] for t in temperature_R], device=logits_RV.device)
-        ids_R1 = torch.where(cold_R1, likeliest_R1, ids_R1)
-    return ids_R1.squeeze(1), logprob_RV.gather(1, ids_R1).squeeze(1)
+    folder = model_folder(settings.path)
+    try:
+        config = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=settings.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError):
+        return  # loading says what is wrong with the folder
+    reach_of(config, settings.path)
 
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}

@@ -13,7 +13,7 @@ from agentopd.base.parts import Settings
 from agentopd.base.written import ConfigError
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.learning.method import Method
-from agentopd.learning.notices import notices_of
+from agentopd.learning.notices import notices_of, truncation_notice
 from agentopd.models.model import StudentSettings
 
 __all__ = ["ConfigError", "EvaluationSettings", "RunConfig", "StudySettings"]
@@ -26,13 +26,21 @@ class EvaluationSettings(Settings):
         every: steps between evaluations; 0 evaluates before the first step and after the last one
             only.
         options: for the environment, beside the run's own; the held-out split, say.
-        temperature: of sampling; the rollout's if not given.
+        temperature, top_p, top_k: of sampling; the rollout's where not given.
     """
 
     episodes: int = Field(default=256, ge=1)
     every: int = Field(default=0, ge=0)
     options: dict[str, Any] = Field(default_factory=dict)
     temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0)
+
+    @property
+    def sampling(self) -> dict[str, float]:
+        """What is not as in the rollout."""
+        own = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        return {name: value for name, value in own.items() if value is not None}
 
 
 class StudySettings(Settings):
@@ -82,10 +90,10 @@ class RunConfig(Method):
         return found
 
     def notices(self) -> list[str]:
-        """What was put in the place of what was written; and what changes nothing where it stands,
-        see `agentopd.learning.notices`.
+        """What was put in the place of what was written; what changes nothing where it stands, see
+        `agentopd.learning.notices`; and what is learnt with a bias.
         """
-        return [*self._told, *notices_of(self)]
+        return [*self._told, *notices_of(self), *truncation_notice(self)]
 
 
 def thread_count(written: int | None, processes: int = 1) -> int:

@@ -18,7 +18,7 @@ from agentopd.rollout.failures import failures, most_frequent, refuse_failures, 
 from agentopd.rollout.policies import Rollout
 from agentopd.rollout.pool import Task
 from agentopd.rollout.sampler import Sampler
-from agentopd.rollout.transformers_sampler import TransformersSampler
+from agentopd.rollout.transformers_sampler import TransformersSampler, check_actor
 from agentopd.running.config import RunConfig
 
 # An evaluation's sampling is apart from any run's, whose seeds count from 0.
@@ -54,9 +54,8 @@ def measure(
     Raises:
         EveryEpisodeFailed: no task could be played.
     """
-    settings, rollout = config.evaluate, config.rollout
-    if settings.temperature is not None:
-        rollout = rollout.model_copy(update={"temperature": settings.temperature})
+    settings = config.evaluate
+    rollout = config.rollout.model_copy(update=settings.sampling)
     played = play_tasks(config.env, student, sampler, rollout, settings.episodes, settings.options)
     refuse_failures(played, f"of the evaluation {where}")
     return score(played, summarise)
@@ -64,6 +63,7 @@ def measure(
 
 def untrained_success(config: RunConfig) -> dict[str, Any]:
     """What `measure` tells of the run's student before any step."""
+    check_actor(config.student)
     student = load_model(config.student)
     env = config.env.build()
     summarise = declared(env, "summarise", None)

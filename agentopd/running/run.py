@@ -33,7 +33,7 @@ from agentopd.rollout.failures import (
     unopened,
 )
 from agentopd.rollout.policies import Rollout
-from agentopd.rollout.transformers_sampler import TransformersSampler
+from agentopd.rollout.transformers_sampler import TransformersSampler, check_actor
 from agentopd.running.checkpoint import (
     Progress,
     check_start,
@@ -97,6 +97,7 @@ class Run:
         self._told: tuple[dict[str, float], dict[str, int]] = ({}, {})
         check_folder(self.config, out, resume, "run", free=("steps", "threads"))
         self.summarise = check_environments(self.config)
+        check_actor(self.config.student)
         self.student = load_model(self.config.student)
         self.template = self.student.template
         self.sampler = TransformersSampler(self.student)

@@ -90,7 +90,8 @@ def in_rounds(pool: EpisodePool, tasks: Sequence[Task], sampler: Sampler) -> lis
         playing += fresh
         _together([episode.start() for episode in fresh])
         asking = {e.task.episode: e for e in playing if e.end is None}
-        sampler.submit([e.request(pool.seed, pool.temperature) for e in asking.values()])
+        drawn = pool.seed, pool.temperature, pool.truncation
+        sampler.submit([e.request(*drawn) for e in asking.values()])
         said: list[Answer] = []
         while len(said) < len(asking):
             said += sampler.ready()
