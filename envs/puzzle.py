@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
 
-from agentopd.environment.contract import Info, TextEnv, parse_action
+from agentopd.environment.contract import Info, TextEnv, parse_action, written
 from agentopd.environment.splits import split_of
 
 Split = Literal["train", "validation", "test"]
@@ -50,11 +50,12 @@ class Outcome:
     """What became of one action.
 
     `problem` says why it could not be read and `note` what happened otherwise: the student reads
-    both. `mistake`, `feedback` and `facts` are `info`'s, for the teacher.
+    both. `unread` says that it could not be read where the student is told nothing. `mistake`, `feedback` and `facts` are `info`'s, for the teacher.
     """
 
     problem: str = ""
     note: str = ""
+    unread: bool = False
     mistake: str = ""
     feedback: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -138,7 +139,7 @@ class Puzzle(TextEnv, ABC):
         if not self._playing:
             raise ValueError(f"no episode of {self.name} is being played: call reset() first")
         self.turns += 1
-        content = parse_action(action)
+        content = self._read(action)
         if content is None:
             outcome = Outcome(problem="No <action></action> in the answer.")
         else:
@@ -146,9 +147,10 @@ class Puzzle(TextEnv, ABC):
         terminated = self.over
         truncated = not terminated and self.turns >= self.turn_limit
         self._playing = not (terminated or truncated)
-        info: Info = self._info() | {"action_valid": not outcome.problem}
-        info["facts"] |= {"well_formed": not outcome.problem, **self.unread, **outcome.facts}
-        info["mistake"] = "unreadable action" if outcome.problem else outcome.mistake
+        valid = not (outcome.problem or outcome.unread)
+        info: Info = self._info() | {"action_valid": valid}
+        info["facts"] |= {"well_formed": valid, **self.unread, **outcome.facts}
+        info["mistake"] = outcome.mistake if valid else "unreadable action"
         info["feedback"] = outcome.problem or outcome.feedback
         shown = "\n".join(filter(None, (outcome.problem or outcome.note, self._show())))
         return shown, float(self.solved), terminated, truncated, info
@@ -191,9 +193,13 @@ class Puzzle(TextEnv, ABC):
     def _facts(self) -> dict[str, Any]:
         """The facts of the state."""
 
+    def _read(self, answer: str) -> str | None:
+        """The action in an answer, if it holds one."""
+        return parse_action(answer)
+
     def _reference(self) -> str:
         """The solution of the whole task, as it is known at the start."""
-        return " ".join(self._oracle())
+        return written(self, self._oracle())
 
     def _draw(
         self,
@@ -222,7 +228,7 @@ class Puzzle(TextEnv, ABC):
             "metrics": {"turns": float(self.turns)},
         }
         plan = self._oracle()
-        return info | {"oracle": " ".join(plan)} if plan else info
+        return info | {"oracle": written(self, plan)} if plan else info
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:

@@ -176,9 +176,14 @@ class ScriptedEnv(TextEnv):
     """
 
     def __init__(
-        self, first: tuple[str, Info] | Exception, steps: Sequence[Step], system: str = ""
+        self,
+        first: tuple[str, Info] | Exception,
+        steps: Sequence[Step],
+        system: str = "",
+        examples: Sequence[tuple[str, str]] = (),
     ) -> None:
         self.first, self.steps, self.system_prompt = first, list(steps), system
+        self.examples = examples
         self.actions: list[str] = []
         self.closed = False
 
@@ -264,6 +269,7 @@ def play_one(
     *,
     chat_template: str = CHATML,
     system: str = "",
+    examples: Sequence[tuple[str, str]] = (),
     tokenizer: PreTrainedTokenizerFast | None = None,
     stop: str = "<|im_end|>",
     **info: Any,
@@ -272,7 +278,7 @@ def play_one(
     tokenizer = tokenizer or toy_tokenizer(chat_template)
     first, *later = observations
     steps = [*(says(o, **info) for o in later), ends(**info)]
-    env = ScriptedEnv((first, {}), steps, system)
+    env = ScriptedEnv((first, {}), steps, system, examples)
     return play(tokenizer, [env], [answers], stop=stop)[0][0]
 
 

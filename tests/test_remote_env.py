@@ -45,7 +45,14 @@ def test_an_episode_over_the_wire_is_the_episode_in_process(spec: str) -> None:
         for seed in (0, 1):
             seen, expected = remote.reset(seed=seed), local.reset(seed=seed)
             assert seen == expected
-            names = ("system_prompt", "action_form", "action_between", "max_turns", "stochastic")
+            names = (
+                "system_prompt",
+                "examples",
+                "action_form",
+                "action_between",
+                "max_turns",
+                "stochastic",
+            )
             for name in names:
                 assert getattr(remote, name) == local.get_wrapper_attr(name)
             over, info = False, expected[1]

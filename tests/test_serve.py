@@ -58,7 +58,8 @@ def test_an_episode_is_what_it_is_in_process() -> None:
     text, info = env.reset(seed=3)
     with served(HANOI, privileged=True) as url, _client(url) as connection:
         reply = _ask(connection, "reset", seed=3)
-        about = {"system_prompt", "action_form", "action_between", "max_turns", "stochastic"}
+        about = {"system_prompt", "examples", "action_form", "action_between"}
+        about |= {"max_turns", "stochastic"}
         while True:
             assert reply["type"] == "observation"
             data = reply["data"]
@@ -83,6 +84,7 @@ def test_the_first_observation_brings_what_the_protocol_has_no_place_for() -> No
             "task_id": "count/4",
             "success": False,
             "system_prompt": "count",
+            "examples": [],
             "action_form": "<action>{}</action>",
             "action_between": " ",
             "max_turns": 9,

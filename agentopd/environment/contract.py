@@ -16,6 +16,7 @@ flat and JSON-able:
 | `metrics`      | dict[str, float]      | numbers for the log                                    |
 | `skill`        | str, on reset         | tag under which skills are filed                       |
 | `guide`        | str, on reset         | advice that holds for every task of this environment   |
+| `document`     | str                   | the passage of a document on what is asked now         |
 
 Where chance decides what an action does, `stochastic = True` says so: no oracle wins for certain.
 
@@ -44,7 +45,7 @@ import numpy as np
 from agentopd.base.text import check_unicode
 
 PRIVILEGED: frozenset[str] = frozenset(
-    {"feedback", "mistake", "oracle", "reference", "facts", "guide"}
+    {"feedback", "mistake", "oracle", "reference", "facts", "guide", "document"}
 )
 """The keys of `info` that never enter a student's context."""
 
@@ -115,6 +116,9 @@ class TextEnv(gymnasium.Env[str, str]):
     action_space: gymnasium.Space[str] = Text()
     system_prompt: str = ""
     """Rules and action format, shown once at the start; may be empty."""
+    examples: Sequence[tuple[str, str]] = ()
+    """Worked examples, a user's message and its answer each, that stand between the rules and the
+    first observation: models that were never trained on a form of answers take it from them."""
     max_turns: int | None = None
     """Answers after which an episode is truncated; None where there is no such limit."""
     action_form: str = "<action>{}</action>"
@@ -145,6 +149,11 @@ def written(env: gymnasium.Env[str, str], plan: Sequence[str]) -> str:
 def system_prompt(env: gymnasium.Env[str, str]) -> str:
     """The rules that `env`, with its wrappers, shows at the start; may be empty."""
     return declared(env, "system_prompt", "") or ""
+
+
+def examples(env: gymnasium.Env[str, str]) -> list[tuple[str, str]]:
+    """The worked examples that `env`, with its wrappers, shows behind the rules; mostly none."""
+    return [(asked, answer) for asked, answer in declared(env, "examples", ()) or ()]
 
 
 def turn_limit(env: gymnasium.Env[str, str]) -> int | None:

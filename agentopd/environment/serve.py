@@ -11,7 +11,7 @@
 A connection is a session and an episode is an environment of its own: nothing is shared. Of `info`
 the keys in `TOLD` are the observation's `metadata`, or all of them where that is asked for. What
 the protocol has no place for is in there too: `truncated`, and on reset `system_prompt`,
-`action_form`, `action_between`, `max_turns` and `stochastic`. A message that cannot be used is
+`examples`, `action_form`, `action_between`, `max_turns` and `stochastic`. A message that cannot be used is
 answered by an error and the session goes on; so is one on which the environment raises, which ends
 the episode and is logged. Source: the package `openenv`, 0.10. Its stateless HTTP `/reset` and
 `/step` and its tasks by number are left out.
@@ -34,7 +34,15 @@ import gymnasium
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentopd.base.text import escaped, raised
-from agentopd.environment.contract import Info, TextEnv, declared, plain, system_prompt, turn_limit
+from agentopd.environment.contract import (
+    Info,
+    TextEnv,
+    declared,
+    examples,
+    plain,
+    system_prompt,
+    turn_limit,
+)
 from agentopd.environment.wrappers import EnvSettings, Wrapper
 
 if TYPE_CHECKING:
@@ -166,6 +174,7 @@ class Session:
         self.state, self._over = State(episode_id=wanted.episode_id), False
         about = {
             "system_prompt": system_prompt(self._env),
+            "examples": examples(self._env),
             "action_form": declared(self._env, "action_form", TextEnv.action_form),
             "action_between": declared(self._env, "action_between", " "),
             "max_turns": turn_limit(self._env),

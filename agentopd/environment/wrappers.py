@@ -26,6 +26,7 @@ from agentopd.environment.contract import (
     Info,
     actions,
     declared,
+    examples,
     parse_action,
     system_prompt,
     without_reasoning,
@@ -160,6 +161,15 @@ class _Parsed(Reading):
     def system_prompt(self) -> str:
         """The rules of the environment inside, with the tag renamed, and those of the wrapper."""
         return "\n".join(filter(None, (self.show(system_prompt(self.env)), self._rules)))
+
+    @property
+    def examples(self) -> list[tuple[str, str]]:
+        """Those of the environment inside, in this form."""
+        pairs = examples(self.env)
+        if self._tag is not None:
+            return [(self.show(asked), self.show(answer)) for asked, answer in pairs]
+        actions = [(asked, parse_action(answer)) for asked, answer in pairs]
+        return [(asked, self.action_form.replace("{}", a)) for asked, a in actions if a is not None]
 
     def show(self, text: str) -> str:
         if self._tag is None:
@@ -321,6 +331,12 @@ class _Calling(Reading):
         if example:
             lines.append(f"For example {self.action_form.format(example)}")
         return "\n".join(filter(None, (system_prompt(self.env), *lines)))
+
+    @property
+    def examples(self) -> list[tuple[str, str]]:
+        """Those of the environment inside, as calls; without those that no call answers."""
+        calls = [(asked, self._calls.get(parse_action(a) or "")) for asked, a in examples(self.env)]
+        return [(asked, self.action_form.format(call)) for asked, call in calls if call]
 
     def read(self, answer: str) -> str:
         content = parse_action(answer)

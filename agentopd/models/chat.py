@@ -51,13 +51,17 @@ class Conversation:
     _turn: int = -1
     _strays: bool = False
 
-    def begin(self, system: str, observation: str) -> None:
-        """Open with the rules and the first observation.
+    def begin(
+        self, system: str, observation: str, examples: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Open with the rules, worked examples and the first observation.
+
+        The examples' answers are messages of an assistant that nobody sampled, and before turn 0.
 
         Raises:
             ValueError: see `ChatTemplate.pieces`.
         """
-        self._spoken = self.template.messages(system, observation)
+        self._spoken = self.template.messages(system, observation, examples)
         self._opening = len(self._spoken)
         self._rewrite(self.template.pieces(self._spoken))
 
@@ -184,7 +188,7 @@ class Conversation:
             begun, stopped = encoded.bounds(start, place)
             self._grow(ids[done:begun], Owner.TEMPLATE)
             if role == "user":
-                self._turn = (index - self._opening + 1) // 2
+                self._turn = max((index - self._opening + 1) // 2, -1)
             start_of_content = len(self.ids)
             self._grow(ids[begun:stopped], Owner.TEMPLATE)
             self.messages.append(Message(role=role, start=start_of_content, stop=len(self.ids)))

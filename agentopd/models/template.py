@@ -6,6 +6,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import cycle
 
 from transformers import PreTrainedTokenizerFast
 
@@ -31,13 +32,20 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self.has_system = self._takes_system()
 
-    def messages(self, system: str, observation: str) -> list[dict[str, str]]:
-        """The opening messages of a conversation."""
-        if not system:
-            return [{"role": "user", "content": observation}]
-        if self.has_system:
-            return [{"role": "system", "content": system}, {"role": "user", "content": observation}]
-        return [{"role": "user", "content": f"{system}\n\n{observation}"}]
+    def messages(
+        self, system: str, observation: str, examples: Sequence[tuple[str, str]] = ()
+    ) -> list[dict[str, str]]:
+        """The opening messages of a conversation: rules, worked examples, the first observation.
+
+        Rules stand in front of the first user's message where the template has no system message.
+        """
+        first, *others = [*(text for pair in examples for text in pair), observation]
+        apart = bool(system) and self.has_system
+        if system and not apart:
+            first = f"{system}\n\n{first}"
+        roles = cycle(("user", "assistant"))
+        spoken = [{"role": r, "content": c} for r, c in zip(roles, (first, *others), strict=False)]
+        return [{"role": "system", "content": system}, *spoken] if apart else spoken
 
     def render(self, messages: Sequence[Spoken]) -> str:
         """The conversation's text, up to where the model is to answer.

@@ -15,8 +15,8 @@ import gymnasium
 from pydantic import Field, PrivateAttr
 
 from agentopd.base.parts import Part
-from agentopd.base.types import Briefed, EndReason, Privilege, Trajectory
-from agentopd.environment.contract import declared
+from agentopd.base.types import Briefed, EndReason, Privilege, Trajectory, Turn
+from agentopd.environment.contract import Info, declared
 from agentopd.models.chat import ChatTemplate
 from agentopd.privilege import writer
 
@@ -143,11 +143,9 @@ class OracleNext(Source, kind="oracle_next"):
         self, trajectory: Trajectory, batch: Sequence[Trajectory]
     ) -> tuple[Privilege, ...] | None:
         """See `Source.whisper`."""
-        # Each turn begins where the one before it ended, the first where the episode does.
-        before = [trajectory.prompt, *(turn.info for turn in trajectory.turns[:-1])]
         told = tuple(
             Privilege(source=self.kind, text=writer.next_actions(plan), turn=turn.index)
-            for turn, info in zip(trajectory.turns, before, strict=False)
+            for turn, info in _before(trajectory)
             if (plan := self._next(str(info.get("oracle") or "")))
         )
         return told or None
@@ -157,6 +155,29 @@ class OracleNext(Source, kind="oracle_next"):
         parts = [plan] if self._between is None else plan.split(self._between)
         single = [part.strip() for part in parts if part.strip()]
         return (self._between or " ").join(single[: self.actions or len(single)])
+
+
+class Document(Source, kind="document"):
+    """The passage of a document that speaks of what is asked, as the environment found it
+    (`document`): a page of a manual, a retrieved paragraph.
+
+    A passage that comes with an observation is about the turn that answers it: view: every_turn
+    puts it there. One rule that every passage repeats is then learnt by heart, as in on-policy
+    context distillation (2602.12275).
+    """
+
+    @property
+    def reads(self) -> str:
+        """See `Source.reads`."""
+        return "document"
+
+    def whisper(
+        self, trajectory: Trajectory, batch: Sequence[Trajectory]
+    ) -> tuple[Privilege, ...] | None:
+        """See `Source.whisper`."""
+        found = [(turn.index, str(info.get("document") or "")) for turn, info in _before(trajectory)]
+        told = [Privilege(source=self.kind, text=text, turn=turn) for turn, text in found if text]
+        return tuple(told) or None
 
 
 class Reflection(Source, kind="reflection"):
@@ -266,6 +287,12 @@ def missing_keys(sources: Sequence[Source], trajectories: Sequence[Trajectory]) 
         for source in sources
         if source.reads and known and source.reads not in known
     ]
+
+
+def _before(trajectory: Trajectory) -> list[tuple[Turn, Info]]:
+    """Each turn, and the `info` that came with the observation that it answers."""
+    infos = [trajectory.prompt, *(turn.info for turn in trajectory.turns[:-1])]
+    return list(zip(trajectory.turns, infos, strict=False))
 
 
 def _tag(trajectory: Trajectory) -> str:

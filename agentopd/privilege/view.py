@@ -95,7 +95,7 @@ class EveryTurnView(ViewBuilder, kind="every_turn"):
         found = []
         for message in trajectory.messages:
             turn = int(trajectory.turn[message.start])
-            if message.role == "user" and turn < len(trajectory.turns):
+            if message.role == "user" and 0 <= turn < len(trajectory.turns):
                 texts = [p.text for p in briefed.privileges if p.turn in (None, turn)]
                 found += [(message.stop, self._joined(texts))] if texts else []
         return found

@@ -16,7 +16,7 @@ import numpy as np
 
 from agentopd.base.text import check_unicode, raised
 from agentopd.base.types import EndReason, Owner, Trajectory, Turn
-from agentopd.environment.contract import recorded, system_prompt
+from agentopd.environment.contract import examples, recorded, system_prompt
 from agentopd.models.chat import Conversation
 from agentopd.rollout.calls import Call, Caller
 from agentopd.rollout.sampler import Completion, Request
@@ -81,10 +81,11 @@ class Episode:
         try:
             self._observation, self._prompt = reset.result()
             system = _text(system_prompt(self.env), "system prompt")
+            shown = [(_text(a, "example"), _text(b, "example")) for a, b in examples(self.env)]
         except RAISED as error:  # whatever the environment raises ends this episode alone
             self._fail(error)
             return
-        self._tell(lambda: self.conversation.begin(system, self._observation))
+        self._tell(lambda: self.conversation.begin(system, self._observation, shown))
 
     def advance(self, completion: Completion) -> Iterator[Call[Any]]:
         """Hand the answer to the environment and note what it says."""

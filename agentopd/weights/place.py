@@ -112,7 +112,7 @@ class PhraseMask(Weight, kind="phrase_mask"):
             ids, size = trajectory.ids.tolist(), self.length
             secret = inserted_phrases(view, size)
             for message in trajectory.messages:
-                if message.role != "assistant":
+                if not trajectory.trainable[message.start : message.stop].any():
                     secret.difference_update(phrases(ids[message.start : message.stop], size))
             for start, stop in runs(trajectory.trainable):
                 for place, phrase in enumerate(phrases(ids[start:stop], size), start):

@@ -119,6 +119,7 @@ class Remote(TextEnv):
             raise ServerError(f"{self.link.url} refused to reset: {error}") from error
         metadata = _metadata(data)
         self.system_prompt = _of(str, metadata, "system_prompt") or self.system_prompt
+        self.examples = _pairs(metadata.get("examples")) or self.examples
         self.action_form = _of(str, metadata, "action_form") or self.action_form
         self.action_between = metadata.get("action_between", self.action_between)
         self.stochastic = metadata.get("stochastic") is True
@@ -220,6 +221,12 @@ def _metadata(data: Mapping[str, Any]) -> dict[str, Any]:
     inside = seen.get("metadata") if isinstance(seen, dict) else None
     found = data.get("metadata") or inside
     return found if isinstance(found, dict) else {}
+
+
+def _pairs(value: Any) -> list[tuple[str, str]]:
+    """Worked examples as a server sends them; none where it sends anything else."""
+    rows = value if isinstance(value, list) else []
+    return [(row[0], row[1]) for row in rows if isinstance(row, list) and len(row) == 2]
 
 
 def _of(kind: type, metadata: Mapping[str, Any], name: str) -> Any:

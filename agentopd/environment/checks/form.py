@@ -60,12 +60,22 @@ def _count(value: Any) -> bool:
     return value is None or (type(value) is int and value >= 1)
 
 
+def _pairs(value: Any) -> bool:
+    rows = [tuple(row) if isinstance(row, list | tuple) else () for row in value or ()]
+    return all(len(row) == 2 and all(isinstance(x, str) for x in row) for row in rows)
+
+
 _ABSENT = object()
 _DECLARED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "system_prompt",
         lambda value: value is None or (isinstance(value, str) and is_unicode(value)),
         "one str that can be written as UTF-8, the rules shown at the start",
+    ),
+    (
+        "examples",
+        _pairs,
+        "a list of pairs of str, a user's message and its answer each",
     ),
     ("max_turns", _count, "an int of at least 1, or None where there is no limit"),
     (

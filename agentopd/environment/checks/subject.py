@@ -15,7 +15,7 @@ import gymnasium
 
 from agentopd.base.text import raised
 from agentopd.environment.checks.watch import Watch, Watched, short
-from agentopd.environment.contract import Info, actions, declared, system_prompt
+from agentopd.environment.contract import Info, actions, declared, examples, system_prompt
 from agentopd.environment.registry import make
 
 TURNS = 6
@@ -146,7 +146,8 @@ class Subject:
 
     def _play_in(self, env: gymnasium.Env[str, str], way: Way, seed: int) -> Episode:
         observation, info = env.reset(seed=seed)
-        rules = system_prompt(env)
+        shown = (text for pair in examples(env) for text in pair)
+        rules = "\n".join((system_prompt(env), *shown))
         if way == "probe":
             choose, bound = probe, self.turns
         elif way == "unreadable":
