@@ -144,6 +144,13 @@ def evaluate(
     device: Device = "cpu",
     dtype: Dtype = None,
     threads: Threads = None,
+    habits: Annotated[
+        bool,
+        typer.Option(
+            help="Also measure what a random legal action, the best constant and the best two at "
+            "random score, where the environment lists its actions."
+        ),
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure how often a model solves an environment's tasks, as runs are measured.
@@ -154,13 +161,16 @@ def evaluate(
 
     agentopd eval zoo:sokoban-easy --env agentopd/Sokoban-v0 -o prompt=brief
     """
-    options = acting.parse_options(option or []) | ({"split": split} if split else {})
+    own = acting.parse_options(option or [])
+    options = own | ({"split": split} if split else {})
+    others = {key: value for key, value in own.items() if key != "split"}
     settings = acting.Acting(
         model=model, env=place(env, options, wrapper or [], run=model, held_out=True),
         episodes=episodes, seed=seed, device=device, dtype=dtype, threads=threads,
         temperature=temperature, held_out=True,
         max_turn_tokens=max_turn_tokens, max_turns=max_turns, max_context=max_context,
         slots=slots,
+        chosen_on=place(env, others, wrapper or [], run=model) if habits else None,
     )  # fmt: skip
     acting.evaluate(settings, as_json)
 

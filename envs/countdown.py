@@ -112,6 +112,11 @@ class Countdown(Puzzle):
         """Whether the target is there, alone where all numbers must be used."""
         return self.search.done(self.numbers)
 
+    def legal_actions(self) -> Sequence[str]:
+        """The sums that the rules allow, and taking back where there is something to take back."""
+        undo = [UNDO] if self.history else []
+        return [f"{left}{sign}{right}" for (left, sign, right), _ in sums(self.numbers)] + undo
+
     def _choose(self, number: int, text: str | None) -> str:
         if text is None:
             task = self._draw(number, self._propose, _spell, self._admits)

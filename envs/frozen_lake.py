@@ -124,6 +124,10 @@ class FrozenLake(Puzzle):
         """Whether the goal is reached or a hole."""
         return self.solved or self.ice.is_hole(self.cell)
 
+    def legal_actions(self) -> Sequence[str]:
+        """Every move; one off the edge stays where it is."""
+        return MOVES
+
     def _choose(self, number: int, text: str | None) -> str:
         self._slips = number
         if text is not None:

@@ -104,6 +104,11 @@ class Hanoi(Puzzle):
         """Whether every disk is where the goal has it."""
         return self.position == self.goal
 
+    def legal_actions(self) -> Sequence[str]:
+        """The moves that the rules allow."""
+        legal = moves(self.position, self.pegs)
+        return [PEGS[source] + PEGS[target] for (source, target), _ in legal]
+
     def _choose(self, number: int, text: str | None) -> str:
         if text is None:
             task = self._draw(number, self._propose, self._key, self._admits)

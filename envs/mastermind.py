@@ -107,6 +107,10 @@ class Mastermind(Puzzle):
         """Whether the last guess was the secret."""
         return bool(self.guesses) and self.guesses[-1] == self.secret
 
+    def legal_actions(self) -> Sequence[str]:
+        """Every code."""
+        return self.book.codes
+
     def _choose(self, number: int, text: str | None) -> str:
         if text is None:
             self.secret = self._draw(number, self._propose, str, lambda code: True)

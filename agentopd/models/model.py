@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -26,7 +27,7 @@ from agentopd.base.parts import Settings, closest
 from agentopd.base.types import Trajectory
 from agentopd.models.batching import padded
 from agentopd.models.head import Head
-from agentopd.models.template import ChatTemplate
+from agentopd.models.template import RESERVED, ChatTemplate
 
 # B sequences, T tokens, N trainable tokens, H hidden size, V vocabulary; `...` any leading shape
 
@@ -37,12 +38,33 @@ class ModelSettings(Settings):
     """Which model, and how it is held.
 
     `path` is a folder in Hugging Face format, or `zoo:NAME` for an embedded model.
+    `template_options` are keyword arguments of its chat template, wherever that is rendered: what
+    JSON can say, and nothing that a conversation gives itself.
     """
 
     path: str = "zoo:sokoban-easy"
     dtype: str = Field(default="float32", pattern="^(float32|bfloat16)$")
     device: str = "cpu"
     trust_remote_code: bool = False
+    template_options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("template_options")
+    @classmethod
+    def _may_be_said(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(RESERVED & value.keys()):
+            raise ValueError(
+                f"{', '.join(taken)}: the conversation itself says that to the chat template, and "
+                "no option can; leave it out"
+            )
+        for name, option in value.items():
+            try:
+                json.dumps(option, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{name}: {option!r} is no value of JSON: give text, numbers, true, false, null, "
+                    "or lists and mappings of them; a date is a text in quotes"
+                ) from error
+        return value
 
 
 @dataclass(frozen=True)
@@ -54,6 +76,8 @@ class LanguageModel:
     name: str
     stop_ids: frozenset[int] = field(default_factory=frozenset)
     """Tokens that end an answer."""
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    """What every rendering of the chat template is given."""
 
     @property
     def device(self) -> torch.device:
@@ -72,7 +96,7 @@ class LanguageModel:
     @cached_property
     def template(self) -> ChatTemplate:
         """The tokenizer's chat template."""
-        return ChatTemplate(self.tokenizer)
+        return ChatTemplate(self.tokenizer, self.template_options)
 
     @property
     def positions(self) -> float:
@@ -116,7 +140,7 @@ class LanguageModel:
     def frozen_copy(self) -> LanguageModel:
         """The same weights, apart, without gradients."""
         twin = copy.deepcopy(self.module).requires_grad_(False)
-        return LanguageModel(twin.eval(), self.tokenizer, self.name, self.stop_ids)
+        return replace(self, module=twin.eval())
 
     def _scored(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The output layer's weights (V, H) and bias (V,), padding left out."""
@@ -134,9 +158,9 @@ def load_model(settings: ModelSettings) -> LanguageModel:
     Raises:
         ValueError: there is no such folder, it is not a model, its weights are not safetensors or
             not finite, its tokenizer's ids are not the first of its output rows, its chat template
-            closes answers with no token or cannot be encoded exactly, or its logits are not the
-            output layer of its last hidden states (then divergences made of hidden states would be
-            wrong).
+            closes answers with no token, cannot be encoded exactly or never reads one of its
+            options, or its logits are not the output layer of its last hidden states (then
+            divergences made of hidden states would be wrong).
     """
     folder = model_folder(settings.path)
     device = _device(settings.device)
@@ -157,7 +181,7 @@ def load_model(settings: ModelSettings) -> LanguageModel:
         raise _unloadable(settings, error) from error
     torch.nn.Module.to(module, device)
     _let_padding_learn(module)
-    model = _conversing(module.eval(), tokenizer, settings.path)
+    model = _conversing(module.eval(), tokenizer, settings)
     _check_vocabulary(model)
     _check_finite(model)
     _check_head(model)
@@ -218,20 +242,23 @@ def model_folder(path: str) -> Path:
 
 
 def _conversing(
-    module: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str
+    module: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, settings: ModelSettings
 ) -> LanguageModel:
     """The model with all tokens that end its answers; one forgotten, and answers run on.
 
     Raises:
         ValueError: the chat template is not one that conversations can follow.
     """
-    template = ChatTemplate(tokenizer)
+    template = ChatTemplate(tokenizer, settings.template_options)
     try:
+        template.check_options()
         template.check()
         stops = {*_declared_ends(module, tokenizer), template.closing}
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    model = LanguageModel(module, tokenizer, name, frozenset(stops))
+        raise ValueError(f"{settings.path}: {error}") from error
+    model = LanguageModel(
+        module, tokenizer, settings.path, frozenset(stops), settings.template_options
+    )
     model.__dict__["template"] = template  # its tables take a second to build
     return model
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -184,6 +184,11 @@ class Sokoban(TextEnv):
         board = self.level.render(self.state)
         shown = f"{problem}\n{board}" if problem else board
         return shown, float(solved), terminated, truncated, info
+
+    def legal_actions(self) -> Sequence[str]:
+        """The moves that change the board."""
+        ways = DIRECTIONS.items()
+        return [move for move, way in ways if step(self.level, self.state, way) != self.state]
 
     def render(self) -> str:
         """The board as it stands."""
