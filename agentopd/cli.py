@@ -31,6 +31,7 @@ from agentopd.commands.parameters import (
     Seed,
     Slots,
     Temperature,
+    TemplateOptions,
     Threads,
     Turns,
     TurnTokens,
@@ -141,6 +142,7 @@ def evaluate(
     max_turns: Turns = None,
     max_context: Context = None,
     slots: Slots = None,
+    template_option: TemplateOptions = None,
     device: Device = "cpu",
     dtype: Dtype = None,
     threads: Threads = None,
@@ -170,6 +172,7 @@ def evaluate(
         temperature=temperature, held_out=True,
         max_turn_tokens=max_turn_tokens, max_turns=max_turns, max_context=max_context,
         slots=slots,
+        template_options=acting.parse_options(template_option or []),
         chosen_on=place(env, others, wrapper or [], run=model) if habits else None,
     )  # fmt: skip
     acting.evaluate(settings, as_json)
@@ -193,6 +196,7 @@ def play(
     max_turn_tokens: TurnTokens = None,
     max_turns: Turns = None,
     max_context: Context = None,
+    template_option: TemplateOptions = None,
     device: Device = "cpu",
 ) -> None:
     """Watch a model act, or act yourself.
@@ -205,6 +209,7 @@ def play(
         model=model, env=place(env, acting.parse_options(option or []), wrapper or [], run=model),
         episodes=episodes, seed=seed, device=device, temperature=temperature, held_out=False,
         max_turn_tokens=max_turn_tokens, max_turns=max_turns, max_context=max_context,
+        template_options=acting.parse_options(template_option or []),
     )  # fmt: skip
     if model == "human":
         acting.play_yourself(settings, raw)

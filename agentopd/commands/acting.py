@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,12 +57,19 @@ class Acting:
     dtype: str | None = None
     threads: int | None = None
     chosen_on: EnvSettings | None = None
+    template_options: Mapping[str, Any] = field(default_factory=dict)
 
     def weights(self) -> dict[str, Any]:
         """Which model is loaded and how; a run's as it was trained."""
         told = stored(self.model).get("student", {})
         dtype = self.dtype or told.get("dtype", "float32")
-        return {"path": model_path(self.model), "device": self.device, "dtype": dtype}
+        options = {**told.get("template_options", {}), **self.template_options}
+        return {
+            "path": model_path(self.model),
+            "device": self.device,
+            "dtype": dtype,
+            "template_options": options,
+        }
 
     def limits(self) -> dict[str, Any]:
         """The settings of the rollout: those given, over those of a run's folder."""
@@ -243,7 +250,7 @@ def play_yourself(acting: Acting, raw: bool) -> None:
 
 
 def parse_options(given: Sequence[str]) -> dict[str, Any]:
-    """Options of an environment, from `key=value` with a YAML value.
+    """Options of an environment or a chat template, from `key=value` with a YAML value.
 
     Raises:
         ValueError: one is not of that form.

@@ -27,7 +27,7 @@ def verdicts(run: Path, step: int | None, episode: int | None) -> None:
         from agentopd.models.model import load_tokenizer
 
         found = read_verdicts(run, step)
-        chosen = found.episode(episode)
+        chosen, student = found.episode(episode), found.saved.config.student
         template = ChatTemplate(load_tokenizer(student), student.template_options)
     console, judged = stdout(), found.criteria()
     console.print(f"step {found.saved.number}, {len(found.payments)} episodes judged")

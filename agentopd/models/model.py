@@ -61,8 +61,8 @@ class ModelSettings(Settings):
                 json.dumps(option, allow_nan=False)
             except (TypeError, ValueError) as error:
                 raise ValueError(
-                    f"{name}: {option!r} is no value of JSON: give text, numbers, true, false, null, "
-                    "or lists and mappings of them; a date is a text in quotes"
+                    f"{name}: {option!r} is no value of JSON: give text, numbers, true, false, "
+                    "null, or lists and mappings of them; a date is a text in quotes"
                 ) from error
         return value
 
@@ -76,7 +76,7 @@ class LanguageModel:
     name: str
     stop_ids: frozenset[int] = field(default_factory=frozenset)
     """Tokens that end an answer."""
-    template_options: Mapping[str, Any] = field(default_factory=dict)
+    template_options: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """What every rendering of the chat template is given."""
 
     @property
