@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from agentopd.base.console import MistakesToLines
-from agentopd.commands import acting, judging, listing, replaying, running, serving
+from agentopd.commands import acting, judging, listing, preparing, replaying, running, serving
 from agentopd.commands.parameters import (
     NAMED_OR_RUN,
     Config,
@@ -124,6 +124,45 @@ def resume(
     agentopd resume runs/turn steps=100
     """
     running.resume(folder, overrides or [], workers)
+
+
+@app.command(rich_help_panel=_TRAIN)
+def prepare(
+    model: Model,
+    env: Environment = None,
+    option: Options = None,
+    wrapper: Wrappers = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Of the run that is planned, such as privilege=ground_truth; repeatable.",
+        ),
+    ] = None,
+    episodes: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Tasks to play, alone and with each privilege.")
+    ] = 16,
+    step: Annotated[
+        bool, typer.Option(help="Also measure a small step of learning, which needs its memory.")
+    ] = True,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the numbers.")
+    ] = None,
+) -> None:
+    """Measure, before a training, what decides whether it succeeds, and say what to change.
+
+    The chat template's exactness and ends, how many answers can be read and are
+    cut, success alone and told what a teacher may know, by how much that makes
+    the best action likelier, what habits score, tokens, seconds and memory. The
+    exit code is 1 when training would be pointless, else 0.
+
+    agentopd prepare zoo:sokoban-easy --env agentopd/Sokoban-v0 -o prompt=brief
+
+    agentopd prepare ./SmolLM2-135M-Instruct --env agentopd/FrozenLake-v0 --set view=every_turn
+    """
+    place_of = place(env, acting.parse_options(option or []), wrapper or [], run=model)
+    preparing.prepare(model, place_of, change or [], episodes, step, as_json)
 
 
 @app.command("eval", rich_help_panel=_LOOK)

@@ -56,7 +56,8 @@ class Countdown(Puzzle):
         min_steps: sums of the best solution.
         max_steps: the most of them.
         max_turns: answers before the episode is truncated.
-        prompt: the full rules, or one line for models that were trained on the puzzle.
+        prompt: the full rules, one line for models that were trained on the puzzle, or the rules
+            with some turns played well (`fewshot`).
 
     `reset(options={"task": "3 4 8 9 > 24"})` plays a task of your own.
 

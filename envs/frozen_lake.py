@@ -63,7 +63,8 @@ class FrozenLake(Puzzle):
         min_chance: on slippery ice, the least chance with which best play succeeds.
         view: the map in sentences, or drawn.
         max_turns: answers before the episode is truncated.
-        prompt: the full rules, or one line for models that were trained on the game.
+        prompt: the full rules, one line for models that were trained on the game, or the rules
+            with some turns played well (`fewshot`).
 
     `reset(options={"task": "SF HG"})` plays a map of your own, its rows separated by spaces.
 

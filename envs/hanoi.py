@@ -58,7 +58,8 @@ class Hanoi(Puzzle):
         min_moves: moves of the best solution.
         max_moves: the most of them.
         max_turns: answers before the episode is truncated.
-        prompt: the full rules, or one line for models that were trained on the puzzle.
+        prompt: the full rules, one line for models that were trained on the puzzle, or the rules
+            with some turns played well (`fewshot`).
 
     `reset(options={"task": "AAA>CCC"})` plays a task of your own: the peg of each disk from the
     smallest, first at the start, then in the goal.

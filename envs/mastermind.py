@@ -53,7 +53,8 @@ class Mastermind(Puzzle):
         hints: random guesses, answered at the start; one at least makes every seed begin
             differently.
         max_turns: answers before the episode is truncated.
-        prompt: the full rules, or one line for models that were trained on the game.
+        prompt: the full rules, one line for models that were trained on the game, or the rules
+            with some turns played well (`fewshot`).
 
     `reset(options={"task": "3416"})` plays a code of your own.
 

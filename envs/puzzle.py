@@ -6,24 +6,30 @@ rest, from the turn limit to the keys of the contract, is `Puzzle`'s.
 
 from __future__ import annotations
 
+import copy
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
-from agentopd.environment.contract import Info, TextEnv, parse_action
+from agentopd.environment.contract import Info, TextEnv, actions, parse_action
 from agentopd.environment.splits import split_of
 
 Split = Literal["train", "validation", "test"]
-Prompt = Literal["full", "brief"]
+Prompt = Literal["full", "brief", "fewshot"]
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _ATTEMPTS = 5_000
+_EXAMPLE_SEED = 1_000_003
+_EXAMPLE_TURNS = 3
 _ANSWER = """
 You may think first inside <think></think>. End your answer with one {what} inside \
 <action></action>, for example
 <action>{example}</action>."""
+
+MAY_THINK = "You may think first inside <think></think>. "
+"""What rules with examples, which hold no thoughts, leave out."""
 
 _Task = TypeVar("_Task")
 
@@ -42,7 +48,8 @@ class Wording:
         """The system prompt of that kind."""
         if kind == "brief":
             return self.brief
-        return self.rules + _ANSWER.format(what=self.action, example=self.example)
+        text = self.rules + _ANSWER.format(what=self.action, example=self.example)
+        return text.replace(MAY_THINK, "") if kind == "fewshot" else text
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,8 @@ class Puzzle(TextEnv, ABC):
         wording: the puzzle's texts.
         split: which tasks `reset(seed=...)` draws; splits never share one.
         max_turns: answers before the episode is truncated.
-        prompt: the full rules, or one line for models that were trained on the puzzle.
+        prompt: the full rules, one line for models that were trained on the puzzle, or the rules
+            with some turns of a task of the training split, played well (`fewshot`).
         label: what else the drawn tasks depend on: the options that set the difficulty.
 
     Raises:
@@ -89,7 +97,7 @@ class Puzzle(TextEnv, ABC):
         label: str,
     ) -> None:
         check_choice("split", split, SPLITS)
-        check_choice("prompt", prompt, ("full", "brief"))
+        check_choice("prompt", prompt, get_args(Prompt))
         check_number("max_turns", max_turns, 1)
         self.name, self.split, self._label = name, split, label
         self.turn_limit = self.max_turns = max_turns
@@ -97,6 +105,14 @@ class Puzzle(TextEnv, ABC):
         self._guide = wording.guide
         self.turns = 0
         self._playing = False
+        if prompt == "fewshot":
+            self.system_prompt += worked_example(self._apprentice())
+
+    def _apprentice(self) -> Puzzle:
+        """The same puzzle with tasks of the training split, to show how it is played."""
+        twin = copy.copy(self)
+        twin.split = "train"
+        return twin
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -223,6 +239,20 @@ class Puzzle(TextEnv, ABC):
         }
         plan = self._oracle()
         return info | {"oracle": " ".join(plan)} if plan else info
+
+
+def worked_example(env: TextEnv) -> str:
+    """Some turns of a task of `env`, its oracle's actions as answers, as a text for rules."""
+    observation, info = env.reset(seed=_EXAMPLE_SEED)
+    lines, over = ["", "", "Turns of another game, played well:"], False
+    for _ in range(_EXAMPLE_TURNS):
+        if over or not (plan := actions(env, str(info.get("oracle", "")))):
+            break
+        answer = env.action_form.replace("{}", plan[0])
+        lines += [f"You are told:\n{observation}", f"You answer:\n{answer}"]
+        observation, _, terminated, truncated, info = env.step(answer)
+        over = terminated or truncated
+    return "\n".join([*lines, "", "Answer in the same way, with nothing else."])
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:

@@ -45,7 +45,8 @@ def thinking(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path
 
 def test_an_option_reaches_the_rendering_as_the_tokenizer_would_have_it() -> None:
     tokenizer = toy_tokenizer(THINKS)
-    for options in ({}, {"enable_thinking": False}, {"enable_thinking": True}):
+    every: list[dict[str, Any]] = [{}, {"enable_thinking": False}, {"enable_thinking": True}]
+    for options in every:
         template = ChatTemplate(tokenizer, options)
         template.check_options()
         template.check()
@@ -57,7 +58,6 @@ def test_an_option_reaches_the_rendering_as_the_tokenizer_would_have_it() -> Non
             MESSAGES, tokenize=True, add_generation_prompt=True, return_dict=False, **options
         )
         assert template.encoded(template.pieces(MESSAGES)).ids == ids
-    assert text.count("<think>") == 0
     quiet = ChatTemplate(tokenizer, {"enable_thinking": False}).render(MESSAGES)
     assert quiet.endswith("<think>\n\n</think>\n\n")
 

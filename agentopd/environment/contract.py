@@ -151,7 +151,7 @@ def legal_actions(env: gymnasium.Env[str, str]) -> tuple[str, ...]:
     """The actions that `env`, with its wrappers, lists for where it stands; empty where it lists
     none.
     """
-    listing = declared(env, "legal_actions", None)
+    listing: Callable[[], Sequence[str] | None] | None = declared(env, "legal_actions", None)
     return tuple(listing() or ()) if callable(listing) else ()
 
 
