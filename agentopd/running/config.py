@@ -46,7 +46,8 @@ class StudySettings(Settings):
 class RunConfig(Method):
     """Everything a run depends on.
 
-    `threads` are torch's; see `thread_count` for how many there are where it is not given.
+    `threads` are torch's; see `thread_count` for how many there are where it is not given. `track`
+    names trackers that the metrics' numbers go to as well: tensorboard, wandb, trackio.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -56,6 +57,7 @@ class RunConfig(Method):
     env: EnvSettings
     evaluate: EvaluationSettings = EvaluationSettings()
     study: StudySettings | None = None
+    track: tuple[str, ...] = ()
 
     _told: tuple[str, ...] = PrivateAttr(default=())
 
