@@ -11,6 +11,7 @@ import pytest
 from command_line import call
 from scripted import random_model, toy_tokenizer
 
+from agentopd.environment.check import check_env
 from agentopd.environment.contract import (
     HELD_OUT_SEED,
     TextEnv,
@@ -158,3 +159,31 @@ def test_eval_prints_habits_beside_the_model(tiny_model: Path) -> None:
     assert [habit["kind"] for habit in habits] == ["random", "constant", "mixture"]
     assert habits[0]["success"] == 1.0
     assert json.loads(call(*words, "--json", "--no-habits").stdout)["habits"] == []
+
+
+class ListsNumbers(Door):
+    """Lists what is no text."""
+
+    def legal_actions(self) -> Any:
+        return [1, 2]
+
+
+class ListsNoOracle(Door):
+    """Leaves out what its oracle plays."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        observation, info = super().reset(seed=seed)
+        return observation, info | {"oracle": "down"}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("ListsNumbers", "gives [1, 2]"), ("ListsNoOracle", "leaves out 'down'")]
+)
+def test_the_checker_says_what_is_wrong_with_a_list(name: str, said: str) -> None:
+    found = [f for f in check_env(f"test_habits:{name}") if f.name == "legal-actions"]
+    assert [f.level for f in found] == ["error"]
+    assert said in found[0].message
+
+
+def test_the_checker_finds_nothing_wrong_with_a_good_list() -> None:
+    assert "legal-actions" not in {f.name for f in check_env("test_habits:Door")}

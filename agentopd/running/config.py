@@ -56,8 +56,8 @@ class RunConfig(Method):
     student: ModelSettings = ModelSettings()
     env: EnvSettings
     evaluate: EvaluationSettings = EvaluationSettings()
-    study: StudySettings | None = None
     track: tuple[str, ...] = ()
+    study: StudySettings | None = None
 
     _told: tuple[str, ...] = PrivateAttr(default=())
 

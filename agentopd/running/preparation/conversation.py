@@ -23,7 +23,8 @@ from agentopd.models.model import LanguageModel
 
 _TURNS = 4
 _THOUGHT = "<think>\nI look.\n</think>\n\n"
-_AROUND = 24
+_BEFORE, _AROUND = 8, 32
+"""Characters that are shown before a difference, and in all."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def _rewritten(
 ) -> str:
     """What the template makes of what the model has seen."""
     seen, written = model.template.decode(before), model.template.render(messages)
-    at = _first_difference(seen, written)
+    at = max(_first_difference(seen, written) - _BEFORE, 0)
     return f"the template rewrites {seen[at : at + _AROUND]!r} as {written[at : at + _AROUND]!r}"
 
 
