@@ -13,8 +13,8 @@ from typing import Any
 
 from agentopd.envs.puzzle import (
     Outcome,
-    Prompt,
     Puzzle,
+    Rules,
     Split,
     Wording,
     check_band,
@@ -78,7 +78,7 @@ class Countdown(Puzzle):
         min_steps: int = 2,
         max_steps: int = 3,
         max_turns: int = 8,
-        prompt: Prompt = "full",
+        prompt: Rules = "full",
     ) -> None:
         check_number("numbers", numbers, 2, 5)
         check_number("largest", largest, numbers, 1_000)

@@ -17,8 +17,8 @@ from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 
 from agentopd.envs.puzzle import (
     Outcome,
-    Prompt,
     Puzzle,
+    Rules,
     Split,
     Wording,
     check_band,
@@ -87,7 +87,7 @@ class FrozenLake(Puzzle):
         min_chance: float = 0.5,
         view: Literal["words", "grid"] = "words",
         max_turns: int | None = None,
-        prompt: Prompt = "full",
+        prompt: Rules = "full",
     ) -> None:
         turns = (40 if slippery else 12) if max_turns is None else max_turns
         check_number("size", size, 2, 16)

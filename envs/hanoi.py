@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from agentopd.envs.puzzle import (
     Outcome,
-    Prompt,
     Puzzle,
+    Rules,
     Split,
     Wording,
     check_band,
@@ -81,7 +81,7 @@ class Hanoi(Puzzle):
         min_moves: int = 2,
         max_moves: int = 7,
         max_turns: int = 12,
-        prompt: Prompt = "full",
+        prompt: Rules = "full",
     ) -> None:
         check_number("disks", disks, 1, 12)
         check_number("pegs", pegs, 3, len(PEGS))

@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from agentopd.envs.puzzle import (
     Outcome,
-    Prompt,
     Puzzle,
+    Rules,
     Split,
     Wording,
     check_choice,
@@ -75,7 +75,7 @@ class Mastermind(Puzzle):
         repeats: bool = True,
         hints: int = 1,
         max_turns: int = 8,
-        prompt: Prompt = "full",
+        prompt: Rules = "full",
     ) -> None:
         check_number("length", length, 2, 6)
         check_number("digits", digits, 2, 9)

@@ -17,7 +17,9 @@ from agentopd.environment.contract import Info, TextEnv, actions, parse_action
 from agentopd.environment.splits import split_of
 
 Split = Literal["train", "validation", "test"]
-Prompt = Literal["full", "brief", "fewshot"]
+Prompt = Literal["full", "brief"]
+Rules = Literal[Prompt, "fewshot"]
+"""Rules that may also show some turns played well."""
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _ATTEMPTS = 5_000
@@ -44,7 +46,7 @@ class Wording:
     example: str
     guide: str
 
-    def prompt(self, kind: Prompt) -> str:
+    def prompt(self, kind: Rules) -> str:
         """The system prompt of that kind."""
         if kind == "brief":
             return self.brief
@@ -93,11 +95,11 @@ class Puzzle(TextEnv, ABC):
         *,
         split: Split,
         max_turns: int,
-        prompt: Prompt,
+        prompt: Rules,
         label: str,
     ) -> None:
         check_choice("split", split, SPLITS)
-        check_choice("prompt", prompt, get_args(Prompt))
+        check_choice("prompt", prompt, get_args(Rules))
         check_number("max_turns", max_turns, 1)
         self.name, self.split, self._label = name, split, label
         self.turn_limit = self.max_turns = max_turns

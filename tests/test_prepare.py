@@ -271,7 +271,8 @@ def test_the_command_measures_and_writes(tmp_path: Path) -> None:
 
 def test_a_model_whose_answers_nobody_can_read_is_no_student_yet(tiny_model: Path) -> None:
     result = call(
-        "prepare", tiny_model, "--env", "agentopd/FrozenLake-v0", "-o", "max_turns=2", "-o", "max_moves=2",
+        "prepare", tiny_model, "--env", "agentopd/FrozenLake-v0", "-o", "max_turns=2",
+        "-o", "max_moves=2",
         "--episodes", "2", "--set", "rollout.max_turn_tokens=3", "--no-step",
     )  # fmt: skip
     assert result.exit_code == 1

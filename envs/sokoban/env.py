@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any, Literal, get_args
 
 from agentopd.environment.contract import Info, TextEnv, parse_action
-from agentopd.envs.puzzle import MAY_THINK, Prompt, check_choice, check_number, worked_example
+from agentopd.envs.puzzle import MAY_THINK, Rules, check_choice, check_number, worked_example
 from agentopd.envs.sokoban.collection import Collection, Wanted, open_collection
 from agentopd.envs.sokoban.generate import SPLITS, LevelSpec, generate
 from agentopd.envs.sokoban.levels import (
@@ -80,13 +80,13 @@ class Sokoban(TextEnv):
         max_turns: int | None = None,
         moves_per_turn: int = 1,
         stop_when_stuck: bool = False,
-        prompt: Prompt = "full",
+        prompt: Rules = "full",
         search_limit: int = SEARCH_LIMIT,
         **spec: int,
     ) -> None:
         if split is not None:
             check_choice("split", split, SPLITS)
-        check_choice("prompt", prompt, get_args(Prompt))
+        check_choice("prompt", prompt, get_args(Rules))
         if max_turns is not None:
             check_number("max_turns", max_turns, 1)
         check_number("moves_per_turn", moves_per_turn, 1)

@@ -66,15 +66,15 @@ def listed(subject: Subject) -> Findings:
             plan = actions(env, str(info.get("oracle") or ""))
         if given is None:
             return
-        words = isinstance(given, list | tuple) and all(isinstance(a, str) for a in given)
-        if not callable(listing) or not words:
+        several = list(given) if isinstance(given, list | tuple) else [None]
+        if not callable(listing) or not all(isinstance(action, str) for action in several):
             message = (
                 f"legal_actions gives {short(given)}: let it be a method that returns a list of "
                 "str, each an action as the oracle writes it, or None where there is no short list"
             )
             yield Finding("error", "legal-actions", message)
             return
-        if plan and plan[0] not in given:
+        if plan and plan[0] not in several:
             message = (
                 f"legal_actions() leaves out {short(plan[0])}, which the oracle plays next: list "
                 "every action that may be taken from here, each as the oracle writes it"

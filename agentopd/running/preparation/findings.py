@@ -14,6 +14,8 @@ _UNREADABLE = 0.2
 _ALMOST_ALL = 0.95
 _HEARD = 0.1
 """Nats below which being told changes nothing that could teach."""
+_CLEAR = 0.3
+"""Nats from which a gain of so few answers is no chance."""
 _DISARMED = 0.3
 """The share of the first turn's gain below which later turns' is lost."""
 _FAST = 5e-5
@@ -155,9 +157,9 @@ def _chosen(found: Prepared, config: RunConfig) -> Findings:
         told = ", ".join(source.kind for source in config.privilege) or "nothing"
         yield Finding(
             "warning",
-            f"the teacher is told {told} in the view {config.view.kind}, which makes the best "
-            f"action likelier by {heard:.2f} nats; {best.source} before each answer or in the "
-            f"rules ({best.view}) by {best.gain:.2f}",
+            f"the teacher is told {told} in the view {config.view.kind}, which moves the best "
+            f"action by {heard:+.2f} nats; {best.source} in the view {best.view} moves it by "
+            f"{best.gain:+.2f}",
             f"privilege={best.source} view={best.view}",
         )
 
@@ -165,13 +167,13 @@ def _chosen(found: Prepared, config: RunConfig) -> Findings:
 def _disarmed(found: Prepared) -> Findings:
     for told in found.told:
         for shift in told.shifts:
-            if shift.first is None or shift.later is None or shift.first < _HEARD:
+            if shift.first is None or shift.later is None or shift.first < _CLEAR:
                 continue
             if shift.later < _DISARMED * shift.first:
                 yield Finding(
                     "warning",
-                    f"{shift.source} ({shift.view}) raises the best action by {shift.first:.2f} "
-                    f"nats at the first turn and by {shift.later:.2f} behind the model's own "
+                    f"{shift.source} ({shift.view}) moves the best action by {shift.first:+.2f} "
+                    f"nats at the first turn and by {shift.later:+.2f} behind the model's own "
                     "answers: its mistakes disarm what it is told, and late turns teach little",
                 )
 
