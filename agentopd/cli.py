@@ -13,7 +13,16 @@ from typing import Annotated
 import typer
 
 from agentopd.base.console import MistakesToLines
-from agentopd.commands import acting, exporting, judging, listing, replaying, running, serving
+from agentopd.commands import (
+    acting,
+    exporting,
+    judging,
+    listing,
+    preparing,
+    replaying,
+    running,
+    serving,
+)
 from agentopd.commands.parameters import (
     NAMED_OR_RUN,
     Config,
@@ -31,6 +40,7 @@ from agentopd.commands.parameters import (
     Seed,
     Slots,
     Temperature,
+    TemplateOptions,
     Threads,
     TopK,
     TopP,
@@ -127,6 +137,45 @@ def resume(
     running.resume(folder, overrides or [], workers)
 
 
+@app.command(rich_help_panel=_TRAIN)
+def prepare(
+    model: Model,
+    env: Environment = None,
+    option: Options = None,
+    wrapper: Wrappers = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Of the run that is planned, such as privilege=ground_truth; repeatable.",
+        ),
+    ] = None,
+    episodes: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Tasks to play, alone and with each privilege.")
+    ] = 16,
+    step: Annotated[
+        bool, typer.Option(help="Also measure a small step of learning, which needs its memory.")
+    ] = True,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the numbers.")
+    ] = None,
+) -> None:
+    """Measure, before a training, what decides whether it succeeds, and say what to change.
+
+    The chat template's exactness and ends, how many answers can be read and are
+    cut, success alone and told what a teacher may know, by how much that makes
+    the best action likelier, what habits score, tokens, seconds and memory. The
+    exit code is 1 when training would be pointless, else 0.
+
+    agentopd prepare zoo:sokoban-easy --env agentopd/Sokoban-v0 -o prompt=brief
+
+    agentopd prepare ./SmolLM2-135M-Instruct --env agentopd/FrozenLake-v0 --set view=every_turn
+    """
+    place_of = place(env, acting.parse_options(option or []), wrapper or [], run=model)
+    preparing.prepare(model, place_of, change or [], episodes, step, as_json)
+
+
 @app.command("eval", rich_help_panel=_LOOK)
 def evaluate(
     model: Model,
@@ -145,9 +194,17 @@ def evaluate(
     max_turns: Turns = None,
     max_context: Context = None,
     slots: Slots = None,
+    template_option: TemplateOptions = None,
     device: Device = "cpu",
     dtype: Dtype = None,
     threads: Threads = None,
+    habits: Annotated[
+        bool,
+        typer.Option(
+            help="Also measure what a random legal action, the best constant and the best two at "
+            "random score, where the environment lists its actions."
+        ),
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure how often a model solves an environment's tasks, as runs are measured.
@@ -158,13 +215,17 @@ def evaluate(
 
     agentopd eval zoo:sokoban-easy --env agentopd/Sokoban-v0 -o prompt=brief
     """
-    options = acting.parse_options(option or []) | ({"split": split} if split else {})
+    own = acting.parse_options(option or [])
+    options = own | ({"split": split} if split else {})
+    others = {key: value for key, value in own.items() if key != "split"}
     settings = acting.Acting(
         model=model, env=place(env, options, wrapper or [], run=model, held_out=True),
         episodes=episodes, seed=seed, device=device, dtype=dtype, threads=threads,
         temperature=temperature, top_p=top_p, top_k=top_k, held_out=True,
         max_turn_tokens=max_turn_tokens, max_turns=max_turns, max_context=max_context,
         slots=slots,
+        template_options=acting.parse_options(template_option or []),
+        chosen_on=place(env, others, wrapper or [], run=model) if habits else None,
     )  # fmt: skip
     acting.evaluate(settings, as_json)
 
@@ -189,6 +250,7 @@ def play(
     max_turn_tokens: TurnTokens = None,
     max_turns: Turns = None,
     max_context: Context = None,
+    template_option: TemplateOptions = None,
     device: Device = "cpu",
 ) -> None:
     """Watch a model act, or act yourself.
@@ -202,6 +264,7 @@ def play(
         episodes=episodes, seed=seed, device=device, held_out=False,
         temperature=temperature, top_p=top_p, top_k=top_k,
         max_turn_tokens=max_turn_tokens, max_turns=max_turns, max_context=max_context,
+        template_options=acting.parse_options(template_option or []),
     )  # fmt: skip
     if model == "human":
         acting.play_yourself(settings, raw)

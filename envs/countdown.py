@@ -13,8 +13,8 @@ from typing import Any
 
 from agentopd.envs.puzzle import (
     Outcome,
-    Prompt,
     Puzzle,
+    Rules,
     Split,
     Wording,
     check_band,
@@ -56,7 +56,8 @@ class Countdown(Puzzle):
         min_steps: sums of the best solution.
         max_steps: the most of them.
         max_turns: answers before the episode is truncated.
-        prompt: the full rules, or one line for models that were trained on the puzzle.
+        prompt: the full rules, one line for models that were trained on the puzzle, or the rules
+            with some turns played well (`fewshot`).
 
     `reset(options={"task": "3 4 8 9 > 24"})` plays a task of your own.
 
@@ -77,7 +78,7 @@ class Countdown(Puzzle):
         min_steps: int = 2,
         max_steps: int = 3,
         max_turns: int = 8,
-        prompt: Prompt = "full",
+        prompt: Rules = "full",
     ) -> None:
         check_number("numbers", numbers, 2, 5)
         check_number("largest", largest, numbers, 1_000)
@@ -111,6 +112,11 @@ class Countdown(Puzzle):
     def solved(self) -> bool:
         """Whether the target is there, alone where all numbers must be used."""
         return self.search.done(self.numbers)
+
+    def legal_actions(self) -> Sequence[str]:
+        """The sums that the rules allow, and taking back where there is something to take back."""
+        undo = [UNDO] if self.history else []
+        return [f"{left}{sign}{right}" for (left, sign, right), _ in sums(self.numbers)] + undo
 
     def _choose(self, number: int, text: str | None) -> str:
         if text is None:

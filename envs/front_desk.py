@@ -150,6 +150,11 @@ class FrontDesk(Puzzle):
         cases = tuple(rng.choice(field.cases[: self.cases]) for field in self.fields)
         return Ticket(rng.choice(_NUMBERS), cases)
 
+    def legal_actions(self) -> Sequence[str]:
+        """The commands of the field that is asked for."""
+        verb = self.fields[min(len(self.form), len(self.fields) - 1)].command
+        return [command for command in self.manual.values() if command.startswith(verb)]
+
     def _read_ticket(self, text: str) -> Ticket:
         number, *cases = text.split() or [""]
         known = [field.cases[: self.cases] for field in self.fields]

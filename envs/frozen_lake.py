@@ -17,8 +17,8 @@ from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 
 from agentopd.envs.puzzle import (
     Outcome,
-    Prompt,
     Puzzle,
+    Rules,
     Split,
     Wording,
     check_band,
@@ -63,7 +63,8 @@ class FrozenLake(Puzzle):
         min_chance: on slippery ice, the least chance with which best play succeeds.
         view: the map in sentences, or drawn.
         max_turns: answers before the episode is truncated.
-        prompt: the full rules, or one line for models that were trained on the game.
+        prompt: the full rules, one line for models that were trained on the game, or the rules
+            with some turns played well (`fewshot`).
 
     `reset(options={"task": "SF HG"})` plays a map of your own, its rows separated by spaces.
 
@@ -86,7 +87,7 @@ class FrozenLake(Puzzle):
         min_chance: float = 0.5,
         view: Literal["words", "grid"] = "words",
         max_turns: int | None = None,
-        prompt: Prompt = "full",
+        prompt: Rules = "full",
     ) -> None:
         turns = (40 if slippery else 12) if max_turns is None else max_turns
         check_number("size", size, 2, 16)
@@ -123,6 +124,10 @@ class FrozenLake(Puzzle):
     def over(self) -> bool:
         """Whether the goal is reached or a hole."""
         return self.solved or self.ice.is_hole(self.cell)
+
+    def legal_actions(self) -> Sequence[str]:
+        """Every move; one off the edge stays where it is."""
+        return MOVES
 
     def _choose(self, number: int, text: str | None) -> str:
         self._slips = number

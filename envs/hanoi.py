@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from agentopd.envs.puzzle import (
     Outcome,
-    Prompt,
     Puzzle,
+    Rules,
     Split,
     Wording,
     check_band,
@@ -58,7 +58,8 @@ class Hanoi(Puzzle):
         min_moves: moves of the best solution.
         max_moves: the most of them.
         max_turns: answers before the episode is truncated.
-        prompt: the full rules, or one line for models that were trained on the puzzle.
+        prompt: the full rules, one line for models that were trained on the puzzle, or the rules
+            with some turns played well (`fewshot`).
 
     `reset(options={"task": "AAA>CCC"})` plays a task of your own: the peg of each disk from the
     smallest, first at the start, then in the goal.
@@ -80,7 +81,7 @@ class Hanoi(Puzzle):
         min_moves: int = 2,
         max_moves: int = 7,
         max_turns: int = 12,
-        prompt: Prompt = "full",
+        prompt: Rules = "full",
     ) -> None:
         check_number("disks", disks, 1, 12)
         check_number("pegs", pegs, 3, len(PEGS))
@@ -103,6 +104,11 @@ class Hanoi(Puzzle):
     def solved(self) -> bool:
         """Whether every disk is where the goal has it."""
         return self.position == self.goal
+
+    def legal_actions(self) -> Sequence[str]:
+        """The moves that the rules allow."""
+        legal = moves(self.position, self.pegs)
+        return [PEGS[source] + PEGS[target] for (source, target), _ in legal]
 
     def _choose(self, number: int, text: str | None) -> str:
         if text is None:

@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from agentopd.envs.puzzle import (
     Outcome,
-    Prompt,
     Puzzle,
+    Rules,
     Split,
     Wording,
     check_choice,
@@ -53,7 +53,8 @@ class Mastermind(Puzzle):
         hints: random guesses, answered at the start; one at least makes every seed begin
             differently.
         max_turns: answers before the episode is truncated.
-        prompt: the full rules, or one line for models that were trained on the game.
+        prompt: the full rules, one line for models that were trained on the game, or the rules
+            with some turns played well (`fewshot`).
 
     `reset(options={"task": "3416"})` plays a code of your own.
 
@@ -74,7 +75,7 @@ class Mastermind(Puzzle):
         repeats: bool = True,
         hints: int = 1,
         max_turns: int = 8,
-        prompt: Prompt = "full",
+        prompt: Rules = "full",
     ) -> None:
         check_number("length", length, 2, 6)
         check_number("digits", digits, 2, 9)
@@ -106,6 +107,10 @@ class Mastermind(Puzzle):
     def solved(self) -> bool:
         """Whether the last guess was the secret."""
         return bool(self.guesses) and self.guesses[-1] == self.secret
+
+    def legal_actions(self) -> Sequence[str]:
+        """Every code."""
+        return self.book.codes
 
     def _choose(self, number: int, text: str | None) -> str:
         if text is None:

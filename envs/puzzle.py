@@ -6,24 +6,33 @@ rest, from the turn limit to the keys of the contract, is `Puzzle`'s.
 
 from __future__ import annotations
 
+import copy
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
-from agentopd.environment.contract import Info, TextEnv, parse_action, written
+from agentopd.environment.contract import Info, TextEnv, actions, parse_action, written
 from agentopd.environment.splits import split_of
 
 Split = Literal["train", "validation", "test"]
 Prompt = Literal["full", "brief"]
+Rules = Literal[Prompt, "fewshot"]
+"""Rules that may also show some turns played well."""
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _ATTEMPTS = 5_000
+_EXAMPLE_SEED = 1_000_003
+_EXAMPLE_TURNS = 3
 _ANSWER = """
 You may think first inside <think></think>. End your answer with one {what} inside \
 <action></action>, for example
 <action>{example}</action>."""
+
+EXAMPLE_FIRST = "\nFirst some turns of another game, played well: answer in the same way."
+MAY_THINK = "You may think first inside <think></think>. "
+"""What rules with examples, which hold no thoughts, leave out."""
 
 _Task = TypeVar("_Task")
 
@@ -38,11 +47,12 @@ class Wording:
     example: str
     guide: str
 
-    def prompt(self, kind: Prompt) -> str:
+    def prompt(self, kind: Rules) -> str:
         """The system prompt of that kind."""
         if kind == "brief":
             return self.brief
-        return self.rules + _ANSWER.format(what=self.action, example=self.example)
+        text = self.rules + _ANSWER.format(what=self.action, example=self.example)
+        return text.replace(MAY_THINK, "") if kind == "fewshot" else text
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,8 @@ class Outcome:
     """What became of one action.
 
     `problem` says why it could not be read and `note` what happened otherwise: the student reads
-    both. `unread` says that it could not be read where the student is told nothing. `mistake`, `feedback` and `facts` are `info`'s, for the teacher.
+    both. `unread` says that it could not be read where the student is told nothing. `mistake`,
+    `feedback` and `facts` are `info`'s, for the teacher.
     """
 
     problem: str = ""
@@ -69,7 +80,8 @@ class Puzzle(TextEnv, ABC):
         wording: the puzzle's texts.
         split: which tasks `reset(seed=...)` draws; splits never share one.
         max_turns: answers before the episode is truncated.
-        prompt: the full rules, or one line for models that were trained on the puzzle.
+        prompt: the full rules, one line for models that were trained on the puzzle, or the rules
+            with some turns of a task of the training split, played well (`fewshot`).
         label: what else the drawn tasks depend on: the options that set the difficulty.
 
     Raises:
@@ -86,11 +98,11 @@ class Puzzle(TextEnv, ABC):
         *,
         split: Split,
         max_turns: int,
-        prompt: Prompt,
+        prompt: Rules,
         label: str,
     ) -> None:
         check_choice("split", split, SPLITS)
-        check_choice("prompt", prompt, ("full", "brief"))
+        check_choice("prompt", prompt, get_args(Rules))
         check_number("max_turns", max_turns, 1)
         self.name, self.split, self._label = name, split, label
         self.turn_limit = self.max_turns = max_turns
@@ -98,6 +110,15 @@ class Puzzle(TextEnv, ABC):
         self._guide = wording.guide
         self.turns = 0
         self._playing = False
+        if prompt == "fewshot":
+            self.system_prompt += EXAMPLE_FIRST
+            self.examples = worked_example(self._apprentice())
+
+    def _apprentice(self) -> Puzzle:
+        """The same puzzle with tasks of the training split, to show how it is played."""
+        twin = copy.copy(self)
+        twin.split = "train"
+        return twin
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -229,6 +250,20 @@ class Puzzle(TextEnv, ABC):
         }
         plan = self._oracle()
         return info | {"oracle": written(self, plan)} if plan else info
+
+
+def worked_example(env: TextEnv) -> list[tuple[str, str]]:
+    """The first turns of a task of `env`, answered by its oracle."""
+    (observation, info), found = env.reset(seed=_EXAMPLE_SEED), []
+    for _ in range(_EXAMPLE_TURNS):
+        if not (plan := actions(env, str(info.get("oracle", "")))):
+            break
+        answer = env.action_form.replace("{}", plan[0])
+        found.append((observation, answer))
+        observation, _, terminated, truncated, info = env.step(answer)
+        if terminated or truncated:
+            break
+    return found
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:

@@ -376,6 +376,16 @@ def test_a_terminal_is_shown_a_bar_with_the_last_numbers() -> None:
     assert "train  25 %  loss   0.5000  test  50 %  3.0 s/step" in shown
 
 
+def test_tokens_a_second_are_the_last_steps_and_the_rest_takes_what_the_others_took() -> None:
+    status = Status(2_002, 2)
+    status.take(line_of(1) | {"tokens": {"student": 900}, "stages": {"rollout": 9.0}})
+    spent = {"rollout": 1.0, "learner": 2.0, "evaluate": 50.0}
+    status.take(line_of(2) | {"tokens": {"student": 3_600, "teacher": 9}, "stages": spent})
+    assert str(status) == "train  25 %  loss   0.5000  1,200 tokens/s  3.0 s/step  1:40:00 left"
+    status.take(line_of(2_002))
+    assert status.left == ""
+
+
 def test_a_study_shows_a_bar_for_each_run_under_way_and_one_for_all() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     runs = {("one", 0): Status(2, 2), ("one", 1): Status(2, 2)}

@@ -38,9 +38,13 @@ class Shown(TextEnv):
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         right = "up" in action
-        return "", float(right), True, False, {"success": right, "action_valid": True} | {
-            "task_id": ""
-        }
+        return (
+            "",
+            float(right),
+            True,
+            False,
+            {"success": right, "action_valid": True} | {"task_id": ""},
+        )
 
 
 def name_of(way: str) -> str:
@@ -124,9 +128,7 @@ def test_wrappers_show_them_in_their_own_form(wrapper: dict[str, Any], expected:
 
 
 @pytest.mark.parametrize("value", [["up"], [("up",)], [("up", 3)], "up"])
-def test_the_checker_says_what_is_no_example(
-    value: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_checker_says_what_is_no_example(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Shown, "examples", value)
     found = [f for f in check_env(f"{__name__}:Shown") if "examples" in f.message]
     assert [f.name for f in found][:1] == ["declarations"]

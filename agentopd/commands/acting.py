@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,12 @@ from agentopd.base.console import quiet_libraries, stdout, table, warn, working
 from agentopd.commands.place import stored
 
 if TYPE_CHECKING:  # a command without an environment starts sooner
+    from agentopd.base.types import Trajectory
     from agentopd.environment.contract import Summarise
     from agentopd.environment.wrappers import EnvSettings
+    from agentopd.models.model import LanguageModel
+    from agentopd.rollout.policies import Rollout
+    from agentopd.running.preparation.habits import Baseline
 
 _CELLS = {
     "#": "bright_black",
@@ -36,7 +40,10 @@ _SHOWN = (*_SAMPLING, "max_turn_tokens", "max_turns", "max_context")
 
 @dataclass(frozen=True, kw_only=True)
 class Acting:
-    """Who acts where; None stands for what a run would use, `held_out` for its evaluations."""
+    """Who acts where; None stands for what a run would use, `held_out` for its evaluations.
+
+    `chosen_on` are the tasks on which habits are chosen; None where none are played.
+    """
 
     model: str
     env: EnvSettings
@@ -53,12 +60,20 @@ class Acting:
     slots: int | None = None
     dtype: str | None = None
     threads: int | None = None
+    chosen_on: EnvSettings | None = None
+    template_options: Mapping[str, Any] = field(default_factory=dict)
 
     def weights(self) -> dict[str, Any]:
         """Which model is loaded and how; a run's as it was trained."""
         told = stored(self.model).get("student", {})
         dtype = self.dtype or told.get("dtype", "float32")
-        return {"path": model_path(self.model), "device": self.device, "dtype": dtype}
+        options = {**told.get("template_options", {}), **self.template_options}
+        return {
+            "path": model_path(self.model),
+            "device": self.device,
+            "dtype": dtype,
+            "template_options": options,
+        }
 
     def limits(self) -> dict[str, Any]:
         """The settings of the rollout: those given, over those of a run's folder."""
@@ -71,21 +86,37 @@ class Acting:
         return own | {name: value for name, value in given.items() if value is not None}
 
 
+@dataclass(frozen=True)
+class _Played:
+    """Episodes, who played them within which limits, and the environment's `summarise`."""
+
+    trajectories: list[Trajectory]
+    student: LanguageModel
+    rollout: Rollout
+    summarise: Summarise | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the rollout that decide what an evaluation finds."""
+        used = self.rollout.model_dump(mode="json")
+        return {name: used[name] for name in _SHOWN}
+
+
 def evaluate(acting: Acting, as_json: bool) -> None:
-    """Play tasks and print how many were solved.
+    """Play tasks and print how many were solved, and how many by habits that read nothing.
 
     Raises:
         ValueError: there is no such environment or model, one of them refuses what it is given, or
             no episode could be played.
     """
     began = time.perf_counter()
-    trajectories, settings, summarise = _play(acting)
+    played = _play(acting)
     from agentopd.rollout.failures import failures, outgrown, refuse_failures, some_failed
     from agentopd.running.evaluate import score
 
-    found = score(trajectories, summarise)
+    trajectories = played.trajectories
+    found = score(trajectories, played.summarise)
     seconds = time.perf_counter() - began
-    tokens = sum(t.student_tokens for t in trajectories)
     refuse_failures(trajectories, "played")
     for said in (
         some_failed(failures(trajectories), found["episodes"], "played", found["unopened"]),
@@ -93,14 +124,24 @@ def evaluate(acting: Acting, as_json: bool) -> None:
     ):
         if said:
             warn(said)
+    habits = _habits(acting, played)
     if as_json:
         described = acting.env.model_dump(mode="json")
         about = {"model": acting.model, "env": acting.env.id}
         about |= {name: described[name] for name in ("options", "wrappers")}
+        tokens = sum(t.student_tokens for t in trajectories)
         spent = {"student_tokens": tokens, "seconds": round(seconds, 3)}
-        record = about | {"seed": acting.seed} | settings | found | spent
+        beside = {"habits": [habit.described() for habit in habits]}
+        record = about | {"seed": acting.seed} | played.settings | found | spent | beside
         typer.echo(json.dumps(record))
         return
+    _print_measured(acting.model, found, seconds, habits)
+
+
+def _print_measured(
+    model: str, found: Mapping[str, Any], seconds: float, habits: Sequence[Baseline]
+) -> None:
+    """A table with a row for the model and one for each habit, and what it comes to."""
     from agentopd.looking.report.finding import percent, span
 
     headings = (
@@ -108,7 +149,7 @@ def evaluate(acting: Acting, as_json: bool) -> None:
         "seconds",
     )  # fmt: skip
     row = (
-        acting.model,
+        model,
         percent(found["success"]),
         span(found["interval"]),
         found["episodes"],
@@ -118,10 +159,38 @@ def evaluate(acting: Acting, as_json: bool) -> None:
         percent(found["cut"]),
         f"{seconds:.1f}",
     )
-    stdout().print(table(headings, [row], numbers=len(headings) - 1))
+    beside = [(h.name, percent(h.success), span(h.interval), h.episodes, *[""] * 5) for h in habits]
+    stdout().print(table(headings, [row, *beside], numbers=len(headings) - 1))
+    if said := _against_habits(found, habits):
+        stdout().print(said, soft_wrap=True)
     own = [f"{name} {value:.3g}" for name, value in found.items() if name.startswith("env/")]
     if own:
         stdout().print("  ".join(own))
+
+
+def _against_habits(found: Mapping[str, Any], habits: Sequence[Baseline]) -> str:
+    """That the success is no more than a habit's, if so."""
+    from agentopd.looking.report.finding import overlap, percent
+
+    best = max(habits, key=lambda habit: habit.success, default=None)
+    if best is None or found["interval"][0] > best.interval[1]:
+        return ""
+    close = overlap(found["interval"], best.interval)
+    where = "not distinguishable from" if close else "below"
+    return f"The model is {where} a habit: {best.name}, {percent(best.success)}."
+
+
+def _habits(acting: Acting, played: _Played) -> list[Baseline]:
+    """What habits score on the tasks that were played; none where they are not asked for."""
+    if acting.chosen_on is None:
+        return []
+    from agentopd.running.preparation.habits import Baselines
+
+    with working("playing habits"):
+        baselines = Baselines(
+            acting.env, acting.chosen_on, played.student, played.rollout, {}, acting.seed
+        )
+        return baselines.measure(acting.episodes)
 
 
 def watch(acting: Acting, delay: float) -> None:
@@ -130,7 +199,7 @@ def watch(acting: Acting, delay: float) -> None:
     Raises:
         ValueError: see `evaluate`.
     """
-    trajectories, *_ = _play(acting)
+    trajectories = _play(acting).trajectories
     console = stdout()
     pause = delay if console.is_terminal else 0.0
     for trajectory in trajectories:
@@ -184,7 +253,7 @@ def play_yourself(acting: Acting, raw: bool) -> None:
 
 
 def parse_options(given: Sequence[str]) -> dict[str, Any]:
-    """Options of an environment, from `key=value` with a YAML value.
+    """Options of an environment or a chat template, from `key=value` with a YAML value.
 
     Raises:
         ValueError: one is not of that form.
@@ -230,10 +299,8 @@ def _rollout_of(model: str) -> dict[str, Any]:
     return {"kind": "student", **(LARGE["rollout"] if is_large(model) else {})}
 
 
-def _play(acting: Acting) -> tuple[list[Any], dict[str, Any], Summarise | None]:
-    """Trajectories, the rollout's settings that they were played with, and the environment's
-    `summarise`.
-    """
+def _play(acting: Acting) -> _Played:
+    """The episodes that the command asks for."""
     from agentopd.environment.contract import declared
 
     env = acting.env.build()  # a mistake there is told before torch is loaded
@@ -257,8 +324,7 @@ def _play(acting: Acting) -> tuple[list[Any], dict[str, Any], Summarise | None]:
         rollout = Rollout.model_validate(acting.limits())
     with working(f"playing {acting.episodes} episodes"):
         played = play_tasks(acting.env, student, sampler, rollout, acting.episodes, {}, acting.seed)
-    used = rollout.model_dump(mode="json")
-    return played, {name: used[name] for name in _SHOWN}, summarise
+    return _Played(played, student, rollout, summarise)
 
 
 def show_text(console: Console, text: str) -> None:

@@ -27,8 +27,8 @@ def verdicts(run: Path, step: int | None, episode: int | None) -> None:
         from agentopd.models.model import load_tokenizer
 
         found = read_verdicts(run, step)
-        chosen = found.episode(episode)
-        template = ChatTemplate(load_tokenizer(found.saved.config.student))
+        chosen, student = found.episode(episode), found.saved.config.student
+        template = ChatTemplate(load_tokenizer(student), student.template_options)
     console, judged = stdout(), found.criteria()
     console.print(f"step {found.saved.number}, {len(found.payments)} episodes judged")
     console.print(_criteria_table(judged))

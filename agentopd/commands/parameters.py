@@ -58,6 +58,14 @@ Options = Annotated[
         "--option", "-o", metavar="KEY=VALUE", help="For the environment's constructor; repeatable."
     ),
 ]
+TemplateOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template-option",
+        metavar="KEY=VALUE",
+        help="For the chat template, such as enable_thinking=false; repeatable." + _AS_IN_A_RUN,
+    ),
+]
 Wrappers = Annotated[
     list[str] | None,
     typer.Option(

@@ -32,6 +32,8 @@ _WORTH_TELLING = 2**30
 class Status:
     """The last numbers of one run, read from its lines of metrics.
 
+    Tokens a second are the student's own of the last step, by all that the step took.
+
     Args:
         steps: of the whole run.
         episodes: of one step.
@@ -44,12 +46,16 @@ class Status:
     loss: float | None = None
     test: float | None = None
     seconds: float = 0.0
+    tokens_a_second: float | None = None
     told: set[str] = field(default_factory=set)
 
     def take(self, line: Mapping[str, Any]) -> None:
         """Take in one line of `metrics.jsonl`; the first may hold an evaluation alone."""
         self.done = line["episodes"] // self.episodes
         self.seconds = line["seconds"]
+        if "tokens" in line:
+            spent = sum(took for stage, took in line["stages"].items() if stage != "evaluate")
+            self.tokens_a_second = line["tokens"]["student"] / spent if spent else None
         if "train" in line:
             self.train, self.loss = line["train"]["success"], line["loss"]
         if line.get("evaluation"):
@@ -95,9 +101,22 @@ class Status:
             "" if self.train is None else f"train {100 * self.train:3.0f} %",
             "" if self.loss is None else f"loss {self.loss:8.4f}",
             "" if self.test is None else f"test {100 * self.test:3.0f} %",
+            "" if self.tokens_a_second is None else f"{self.tokens_a_second:,.0f} tokens/s",
             f"{self.seconds / self.done:.1f} s/step" if self.done else "",
+            self.left,
         ]
         return "  ".join(part for part in parts if part)
+
+    @property
+    def left(self) -> str:
+        """The time that the steps to come will take if they take what the others did, without
+        evaluations; empty where nothing is known or left.
+        """
+        if not 0 < self.done < self.steps:
+            return ""
+        minutes, seconds = divmod(round(self.seconds / self.done * (self.steps - self.done)), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{seconds:02} left"
 
     def worth_a_line(self, line: Mapping[str, Any]) -> bool:
         """Whether a reader without bars should be told: at evaluations and some ten times a run."""

@@ -28,6 +28,7 @@ _FORM: tuple[_Check, ...] = (
     form.spaces,
     form.arguments,
     form.declarations,
+    form.listed,
     form.results,
     form.infos,
     form.values,

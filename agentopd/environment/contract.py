@@ -20,6 +20,8 @@ flat and JSON-able:
 
 Where chance decides what an action does, `stochastic = True` says so: no oracle wins for certain.
 
+Where an action is one of a short list, `legal_actions()` gives those that may be taken from here.
+
 `metrics` are averaged over episodes, each with those of its last step, as `env/NAME`. What can only
 be said of many episodes an environment says in `summarise`, a `Summarise`, which it may declare.
 
@@ -128,6 +130,14 @@ class TextEnv(gymnasium.Env[str, str]):
     stochastic: bool = False
     """Whether chance decides what an action does, so that the best play may fail."""
 
+    def legal_actions(self) -> Sequence[str] | None:
+        """The actions that may be taken from here, each written as in `oracle`.
+
+        None where they are no short list. What scores without reading anything is played of them:
+        see `agentopd.running.preparation.habits`.
+        """
+        return None
+
 
 def declared(env: gymnasium.Env[str, str], name: str, default: Any) -> Any:
     """What `env` declares under `name`, the outermost wrapper first; `default` where none does."""
@@ -139,6 +149,14 @@ def actions(env: gymnasium.Env[str, str], plan: str) -> list[str]:
     between = declared(env, "action_between", " ")
     parts = [plan] if between is None else plan.split(between)
     return [part.strip() for part in parts if part.strip()]
+
+
+def legal_actions(env: gymnasium.Env[str, str]) -> tuple[str, ...]:
+    """The actions that `env`, with its wrappers, lists for where it stands; empty where it lists
+    none.
+    """
+    listing: Callable[[], Sequence[str] | None] | None = declared(env, "legal_actions", None)
+    return tuple(listing() or ()) if callable(listing) else ()
 
 
 def written(env: gymnasium.Env[str, str], plan: Sequence[str]) -> str:

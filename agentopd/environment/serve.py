@@ -11,10 +11,10 @@
 A connection is a session and an episode is an environment of its own: nothing is shared. Of `info`
 the keys in `TOLD` are the observation's `metadata`, or all of them where that is asked for. What
 the protocol has no place for is in there too: `truncated`, and on reset `system_prompt`,
-`examples`, `action_form`, `action_between`, `max_turns` and `stochastic`. A message that cannot be used is
-answered by an error and the session goes on; so is one on which the environment raises, which ends
-the episode and is logged. Source: the package `openenv`, 0.10. Its stateless HTTP `/reset` and
-`/step` and its tasks by number are left out.
+`examples`, `action_form`, `action_between`, `max_turns` and `stochastic`. A message that cannot be
+used is answered by an error and the session goes on; so is one on which the environment raises,
+which ends the episode and is logged. Source: the package `openenv`, 0.10. Its stateless HTTP
+`/reset` and `/step` and its tasks by number are left out.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from agentopd.environment.contract import (
     actions,
     declared,
     examples,
+    legal_actions,
     parse_action,
     system_prompt,
     without_reasoning,
@@ -346,6 +347,10 @@ class _Calling(Reading):
             return Tool.call(content, self._syntax, self._tools)
         except ToolError as error:
             raise Unreadable(str(error)) from error
+
+    def legal_actions(self) -> list[str]:
+        """The calls that return an action which the environment inside lists."""
+        return [self._calls[a] for a in legal_actions(self.env) if a in self._calls]
 
     def tell(self, info: Info) -> Info:
         told = dict(info)

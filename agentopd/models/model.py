@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -26,7 +27,7 @@ from agentopd.models import adapters
 from agentopd.models.adapters import LoraSettings
 from agentopd.models.folders import base_path, model_folder
 from agentopd.models.head import Head
-from agentopd.models.template import ChatTemplate
+from agentopd.models.template import RESERVED, ChatTemplate
 
 # B sequences, T tokens, N trainable tokens, H hidden size, V vocabulary; `...` any leading shape
 
@@ -36,12 +37,33 @@ class ModelSettings(Settings):
 
     `path` is a folder in Hugging Face format, or `zoo:NAME` for an embedded model; the folder of an
     adapter in peft's format stands for the base that it names, with the adapter on it.
+    `template_options` are keyword arguments of its chat template, wherever that is rendered: what
+    JSON can say, and nothing that a conversation gives itself.
     """
 
     path: str = "zoo:sokoban-easy"
     dtype: str = Field(default="float32", pattern="^(float32|bfloat16)$")
     device: str = "cpu"
     trust_remote_code: bool = False
+    template_options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("template_options")
+    @classmethod
+    def _may_be_said(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(RESERVED & value.keys()):
+            raise ValueError(
+                f"{', '.join(taken)}: the conversation itself says that to the chat template, and "
+                "no option can; leave it out"
+            )
+        for name, option in value.items():
+            try:
+                json.dumps(option, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{name}: {option!r} is no value of JSON: give text, numbers, true, false, "
+                    "null, or lists and mappings of them; a date is a text in quotes"
+                ) from error
+        return value
 
 
 class StudentSettings(ModelSettings):
@@ -61,6 +83,8 @@ class LanguageModel:
     """Tokens that end an answer."""
     base: str = ""
     """Of a model with adapters, what they stand on: its weights are shared with every copy."""
+    template_options: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What every rendering of the chat template is given."""
 
     @property
     def device(self) -> torch.device:
@@ -79,7 +103,7 @@ class LanguageModel:
     @cached_property
     def template(self) -> ChatTemplate:
         """The tokenizer's chat template."""
-        return ChatTemplate(self.tokenizer)
+        return ChatTemplate(self.tokenizer, self.template_options)
 
     @property
     def positions(self) -> float:
@@ -150,7 +174,7 @@ class LanguageModel:
         own = self.weights()
         shared = [x for n, x in self._tensors().items() if n not in own]
         twin = adapters.sharing(self.module, shared).requires_grad_(False)
-        return LanguageModel(twin.eval(), self.tokenizer, self.name, self.stop_ids, self.base)
+        return replace(self, module=twin.eval())
 
     def snapshot(self) -> LanguageModel:
         """What the model says now, for good; it is not to be moved.
@@ -172,7 +196,7 @@ class LanguageModel:
                 "copy of the student, teacher=frozen"
             )
         plain = adapters.without_adapters(self.module)
-        return LanguageModel(plain.eval(), self.tokenizer, self.base, self.stop_ids)
+        return replace(self, module=plain.eval(), name=self.base, base="")
 
     def digest(self) -> str:
         """The same for two models that say the same, another where a weight is another: SHA-256
@@ -219,9 +243,10 @@ def load_model(settings: ModelSettings) -> LanguageModel:
     Raises:
         ValueError: there is no such folder, it is not a model, its weights are not safetensors or
             not finite, its tokenizer's ids are not the first of its output rows, its chat template
-            closes answers with no token or cannot be encoded exactly, or its logits are not the
-            output layer of its last hidden states (then divergences made of hidden states would be
-            wrong); an adapter does not fit its base, or is another than `lora` says.
+            closes answers with no token, cannot be encoded exactly or never reads one of its
+            options, or its logits are not the output layer of its last hidden states (then
+            divergences made of hidden states would be wrong); an adapter does not fit its base, or
+            is another than `lora` says.
     """
     folder = model_folder(settings.path)
     base = base_path(settings.path)
@@ -248,7 +273,7 @@ def load_model(settings: ModelSettings) -> LanguageModel:
         module = adapters.with_adapter(module, folder, lora)
     elif lora is not None:
         module = adapters.adapted(module, lora)
-    model = _conversing(module.eval(), tokenizer, settings.path)
+    model = _conversing(module.eval(), tokenizer, settings)
     if lora is not None or base != settings.path:
         model = replace(model, base=base)
     _check_vocabulary(model)
@@ -292,20 +317,23 @@ def _device(name: str) -> torch.device:
 
 
 def _conversing(
-    module: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str
+    module: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, settings: ModelSettings
 ) -> LanguageModel:
     """The model with all tokens that end its answers; one forgotten, and answers run on.
 
     Raises:
         ValueError: the chat template is not one that conversations can follow.
     """
-    template = ChatTemplate(tokenizer)
+    template = ChatTemplate(tokenizer, settings.template_options)
     try:
+        template.check_options()
         template.check()
         stops = {*_declared_ends(module, tokenizer), template.closing}
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    model = LanguageModel(module, tokenizer, name, frozenset(stops))
+        raise ValueError(f"{settings.path}: {error}") from error
+    model = LanguageModel(
+        module, tokenizer, settings.path, frozenset(stops), settings.template_options
+    )
     model.__dict__["template"] = template  # its tables take a second to build
     return model
 

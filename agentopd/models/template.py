@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import cycle
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
@@ -20,16 +22,28 @@ _MARK = re.compile("\ufdd0([0-9]+)\ufdd1")
 _BLANK = "\ufdd0blank\ufdd1"
 _THINK = ("<think>", "</think>")
 _DECLARED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+RESERVED = frozenset(inspect.signature(PreTrainedTokenizerFast.apply_chat_template).parameters) | {
+    "messages"
+}
+"""What a template is given by the conversation, and no option may say otherwise."""
+_OTHERS = (True, False, None, "\ufdd0other\ufdd1", 7)
+"""Values that tell whether a template reads an option: one of them shows in what it writes."""
+_UNSET: Any = object()
 
 
 class ChatTemplate:
     """The text a tokenizer's chat template writes, and its encoding.
 
     A template without a system role gets the system prompt in front of the first user message.
+
+    Args:
+        options: keyword arguments that every rendering is given, such as `enable_thinking: false`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, options: Mapping[str, Any] | None = None
+    ) -> None:
+        self.tokenizer, self.options = tokenizer, dict(options or {})
         self.has_system = self._takes_system()
 
     def messages(
@@ -207,6 +221,38 @@ class ChatTemplate:
             if (ours := self.encoded(self.pieces(shown)).ids) != theirs:
                 raise ValueError(self._difference(ours, theirs))
 
+    def check_options(self) -> None:
+        """Refuse options that change nothing, whatever their value.
+
+        Raises:
+            ValueError: the template writes the same with and without one of them.
+        """
+        for name in self.options:
+            written = {self._written_with(name, value) for value in (_UNSET, *_OTHERS)}
+            if len(written) == 1 and self._written_with(name, self.options[name]) in written:
+                raise ValueError(
+                    f"template_options: the chat template never reads {name!r}: conversations "
+                    "without tools are written the same whatever its value; look for its name in "
+                    "the model's chat_template.jinja, or leave it out"
+                )
+
+    def _written_with(self, name: str, value: Any) -> str:
+        """What the template writes of some conversations, if an option has another value.
+
+        Where it fails, that is what it wrote.
+        """
+        rest = {key: own for key, own in self.options.items() if key != name}
+        other = ChatTemplate(self.tokenizer, rest if value is _UNSET else {**rest, name: value})
+        opening = other.messages("rules", "hello")
+        thought = {"role": "assistant", "content": "<think>\nwhy\n</think>\n\nup"}
+        found = []
+        for messages in (opening, [*opening, thought, {"role": "user", "content": "on"}]):
+            try:
+                found.append(other.render(messages))
+            except ValueError as error:
+                found.append(str(error))
+        return "\ufdd0".join(found)
+
     def _difference(self, ours: Sequence[int], theirs: Sequence[int]) -> str:
         pairs = enumerate(zip(ours, theirs, strict=False))
         first = next((n for n, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
@@ -273,7 +319,7 @@ class ChatTemplate:
 
     def _rendered(self, messages: Sequence[Spoken]) -> str:
         text = self.tokenizer.apply_chat_template(
-            [dict(m) for m in messages], tokenize=False, add_generation_prompt=True
+            [dict(m) for m in messages], tokenize=False, add_generation_prompt=True, **self.options
         )
         assert isinstance(text, str)
         return text

@@ -175,9 +175,12 @@ class Document(Source, kind="document"):
         self, trajectory: Trajectory, batch: Sequence[Trajectory]
     ) -> tuple[Privilege, ...] | None:
         """See `Source.whisper`."""
-        found = [(turn.index, str(info.get("document") or "")) for turn, info in _before(trajectory)]
-        told = [Privilege(source=self.kind, text=text, turn=turn) for turn, text in found if text]
-        return tuple(told) or None
+        told = tuple(
+            Privilege(source=self.kind, text=str(info["document"]), turn=turn.index)
+            for turn, info in _before(trajectory)
+            if info.get("document")
+        )
+        return told or None
 
 
 class Reflection(Source, kind="reflection"):

@@ -54,7 +54,8 @@ class StudySettings(Settings):
 class RunConfig(Method):
     """Everything a run depends on.
 
-    `threads` are torch's; see `thread_count` for how many there are where it is not given.
+    `threads` are torch's; see `thread_count` for how many there are where it is not given. `track`
+    names trackers that the metrics' numbers go to as well: tensorboard, wandb, trackio.
 
     Raises:
         ValueError: the teacher is the student without adapters, which the student does not have.
@@ -66,6 +67,7 @@ class RunConfig(Method):
     student: StudentSettings = StudentSettings()
     env: EnvSettings
     evaluate: EvaluationSettings = EvaluationSettings()
+    track: tuple[str, ...] = ()
     study: StudySettings | None = None
 
     _told: tuple[str, ...] = PrivateAttr(default=())

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from agentopd.base.files import UNFINISHED, read_text, write_whole
+from agentopd.base.trackers import check_trackers
 from agentopd.base.written import STORED, read_mapping
 from agentopd.environment.contract import Summarise, declared
 from agentopd.learning.method import Method
@@ -94,14 +95,15 @@ def starts_over(out: Path) -> bool:
 
 def check_environments(config: RunConfig) -> Summarise | None:
     """Build the environment once as it is trained in, once as it is evaluated in; the sources learn
-    what it declares.
+    what it declares. What is to track the run must be installed.
 
     Returns:
         What the environment declares as `summarise`.
 
     Raises:
-        ValueError: it refuses its options; the message says which.
+        ValueError: it refuses its options, or a tracker is not installed; the message says which.
     """
+    check_trackers(config.track)
     env = config.env.build()
     summarise: Summarise | None = declared(env, "summarise", None)
     for source in config.privilege:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from agentopd.base.files import append_line, read_json, write_whole
+from agentopd.base.trackers import Trackers
 from agentopd.base.types import Lesson, Trajectory
 from agentopd.learning.forecast import forecast, memory_room
 from agentopd.learning.learner import Learner, Update
@@ -114,6 +115,13 @@ class Run:
         self._restore(latest(out / "checkpoints"))
         # Opened only now: a mistyped option leaves no folder behind, a damaged file all as it is.
         open_folder(self.config, out)
+        self.trackers = Trackers()
+
+    def tracked(self) -> Trackers:
+        """The trackers of this run, open to the end of the `with` block."""
+        settings = self.config.model_dump(mode="json", exclude={"study"})
+        self.trackers = Trackers.start(self.config.track, self.out, settings)
+        return self.trackers
 
     def begin(self, untrained: dict[str, Any] | None = None) -> None:
         """Measure the student before its first step, unless that was done before.
@@ -337,6 +345,7 @@ class Run:
         """Keep a line of metrics; what is said with it is this machine's affair, and not kept."""
         line = jsonable(line)
         append_line(self.out / METRICS, json.dumps(line, allow_nan=False))
+        self.trackers.log(line)
         self.watch({**line, **said})
 
     def _restore(self, checkpoint: Path | None) -> None:

@@ -39,7 +39,7 @@ def train(
         EveryEpisodeFailed: no episode of a step, or of an evaluation, could be played.
     """
     run = Run(config, out, resume, watch or (lambda _: None))
-    with interruptible(stop) as asked:
+    with interruptible(stop) as asked, run.tracked():
         if asked.is_set():  # nothing was done that is not saved
             raise Interrupted(run.step)
         run.begin(untrained)

@@ -19,7 +19,7 @@ import inspect
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from agentopd.base.objects import load_object
@@ -188,6 +188,10 @@ class Arena(TextEnv):
             info["facts"]["well_formed"] = not outcome.problem
         info |= {"mistake": outcome.mistake, "feedback": outcome.problem or outcome.feedback}
         return shown, score, over and not truncated, truncated, info
+
+    def legal_actions(self) -> Sequence[str] | None:
+        """The moves of a game that is known; see `agentopd.envs.adapters.arena_oracles`."""
+        return self._knowledge.legal() if self._knowledge else None
 
     def _play(self, content: str) -> tuple[str, Outcome]:
         """What the game says to a move, and what became of it."""

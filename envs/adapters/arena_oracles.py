@@ -54,6 +54,10 @@ class Knowledge(ABC):
     def plan(self) -> Sequence[str]:
         """The best next moves from here."""
 
+    @abstractmethod
+    def legal(self) -> Sequence[str]:
+        """The moves that the rules allow from here."""
+
     def solution(self) -> Sequence[str]:
         """The moves that solve the whole task, as they are known at the start."""
         return self.plan()
@@ -95,6 +99,9 @@ class GuessTheNumber(Knowledge):
 
     def plan(self) -> Sequence[str]:
         return (str((self.low + self.high) // 2),)
+
+    def legal(self) -> Sequence[str]:
+        return [str(n) for n in range(int(self.game.min_number), int(self.game.max_number) + 1)]
 
     def solution(self) -> Sequence[str]:
         low, high, path = self.low, self.high, list[int]()
@@ -173,6 +180,9 @@ class TowerOfHanoi(Knowledge):
             )
             plan.append(PEGS[source] + PEGS[target])
         return plan
+
+    def legal(self) -> Sequence[str]:
+        return [PEGS[a] + PEGS[b] for (a, b), _ in moves(self._position, self._pegs)]
 
     def facts(self) -> dict[str, Any]:
         return {"moves_left": self._distances[self._position]}

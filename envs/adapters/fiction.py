@@ -272,6 +272,10 @@ class Fiction(TextEnv):
         feedback = f"{command!r} {judged}; {left} to go."
         return Outcome(mistake=mistake, feedback=feedback, facts={"nearer": nearer})
 
+    def legal_actions(self) -> Sequence[str]:
+        """The commands that do something here."""
+        return list(self._state["admissible_commands"])
+
     def render(self) -> str:
         """What was read last."""
         return self._observed()

@@ -12,7 +12,7 @@ The oracle of a tabular environment (`env.unwrapped.P` and `.s`, as in Gymnasium
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -187,6 +187,10 @@ class Textualize(TextEnv):
         mistake = "" if good else "not the best"
         outcome = Outcome(mistake=mistake, feedback=feedback, facts={"best": good})
         return float(reward), bool(terminated), bool(truncated), outcome
+
+    def legal_actions(self) -> Sequence[str]:
+        """The words."""
+        return list(self.actions)
 
     def render(self) -> str:
         """The state as it stands."""

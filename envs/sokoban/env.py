@@ -6,12 +6,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from agentopd.environment.contract import Info, TextEnv, parse_action
-from agentopd.envs.puzzle import check_choice, check_number
+from agentopd.envs.puzzle import (
+    EXAMPLE_FIRST,
+    MAY_THINK,
+    Rules,
+    check_choice,
+    check_number,
+    worked_example,
+)
 from agentopd.envs.sokoban.collection import Collection, Wanted, open_collection
 from agentopd.envs.sokoban.generate import SPLITS, LevelSpec, generate
 from agentopd.envs.sokoban.levels import (
@@ -57,7 +64,8 @@ class Sokoban(TextEnv):
             search finds no plan. A rollout has a limit of its own beside it, `rollout.max_turns`.
         moves_per_turn: the most moves one answer may hold; those after the solving one are left.
         stop_when_stuck: end the episode, as lost, when the level provably can no longer be solved.
-        prompt: the full rules, or one line for models that were trained on the game.
+        prompt: the full rules, one line for models that were trained on the game, or the rules with
+            some turns of a generated level of the training split, played well (`fewshot`).
         search_limit: states that the search for the oracle looks at before it gives up. From where
             it does, `info` has no oracle and says nothing on whether the level can be solved. With
             0 it never begins, and a step costs microseconds on a board of any size.
@@ -79,13 +87,13 @@ class Sokoban(TextEnv):
         max_turns: int | None = None,
         moves_per_turn: int = 1,
         stop_when_stuck: bool = False,
-        prompt: Literal["full", "brief"] = "full",
+        prompt: Rules = "full",
         search_limit: int = SEARCH_LIMIT,
         **spec: int,
     ) -> None:
         if split is not None:
             check_choice("split", split, SPLITS)
-        check_choice("prompt", prompt, ("full", "brief"))
+        check_choice("prompt", prompt, get_args(Rules))
         if max_turns is not None:
             check_number("max_turns", max_turns, 1)
         check_number("moves_per_turn", moves_per_turn, 1)
@@ -106,6 +114,10 @@ class Sokoban(TextEnv):
         example = "up" if moves_per_turn == 1 else "up left"
         full = _RULES.format(amount=amount, example=example)
         self.system_prompt = _BRIEF if prompt == "brief" else full
+        if prompt == "fewshot":
+            plain = full.replace(MAY_THINK, "")
+            self.system_prompt = plain + EXAMPLE_FIRST
+            self.examples = worked_example(Sokoban(max_turns=_TURNS))
         self.playing = False
 
     def reset(
@@ -184,6 +196,11 @@ class Sokoban(TextEnv):
         board = self.level.render(self.state)
         shown = f"{problem}\n{board}" if problem else board
         return shown, float(solved), terminated, truncated, info
+
+    def legal_actions(self) -> Sequence[str]:
+        """The moves that change the board."""
+        ways = DIRECTIONS.items()
+        return [move for move, way in ways if step(self.level, self.state, way) != self.state]
 
     def render(self) -> str:
         """The board as it stands."""

@@ -21,7 +21,7 @@ from agentopd.environment.checks.subject import (
     steps,
 )
 from agentopd.environment.checks.watch import short
-from agentopd.environment.contract import Info, declared
+from agentopd.environment.contract import Info, actions, declared
 
 _STRINGS = ("feedback", "mistake", "oracle", "reference", "skill", "guide")
 _TABLES = ("facts", "metrics")
@@ -54,6 +54,33 @@ def declarations(subject: Subject) -> Findings:
             if value is not _ABSENT and not fits(value):
                 message = f"{name} is {short(value)}: set it to {wanted}"
                 yield Finding("error", "declarations", message)
+
+
+def listed(subject: Subject) -> Findings:
+    """What is listed as legal is a list of actions, the oracle's next one among them."""
+    for seed in subject.few:
+        with subject.opened() as env:
+            _, info = env.reset(seed=seed)
+            listing = declared(env, "legal_actions", None)
+            given = listing() if callable(listing) else listing
+            plan = actions(env, str(info.get("oracle") or ""))
+        if given is None:
+            return
+        several = list(given) if isinstance(given, list | tuple) else [None]
+        if not callable(listing) or not all(isinstance(action, str) for action in several):
+            message = (
+                f"legal_actions gives {short(given)}: let it be a method that returns a list of "
+                "str, each an action as the oracle writes it, or None where there is no short list"
+            )
+            yield Finding("error", "legal-actions", message)
+            return
+        if plan and plan[0] not in several:
+            message = (
+                f"legal_actions() leaves out {short(plan[0])}, which the oracle plays next: list "
+                "every action that may be taken from here, each as the oracle writes it"
+            )
+            yield Finding("error", "legal-actions", message)
+            return
 
 
 def _count(value: Any) -> bool:
