@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from killed import assert_same_runs, checkpoint_of, lines_of, tensors_of, train_and_die
 from safetensors.torch import load_file, save_file
 
 from agentopd.models.model import ModelSettings, StudentSettings, load_model
-from agentopd.running.checkpoint import latest
 from agentopd.running.config import RunConfig
 from agentopd.running.reading import parse_config
 from agentopd.running.run import Run
@@ -42,22 +39,6 @@ def _config(model: Path, *overrides: str) -> RunConfig:
     return parse_config(_data(model), overrides)
 
 
-def _checkpoint(out: Path) -> Path:
-    found = latest(out / "checkpoints")
-    assert found is not None
-    return found
-
-
-def _tensors(out: Path) -> dict[str, torch.Tensor]:
-    files = sorted(_checkpoint(out).rglob("*.safetensors"))
-    return {f"{file.stem}/{name}": t for file in files for name, t in load_file(file).items()}
-
-
-def _lines(out: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "stages")} for line in lines]
-
-
 class PowerCut(Exception):
     """The run dies here."""
 
@@ -73,45 +54,17 @@ def _begun(config: RunConfig, out: Path) -> None:
         train(config, out, watch=die)
 
 
-def _assert_same_runs(one: Path, other: Path) -> None:
-    found, expected = _tensors(one), _tensors(other)
-    assert found.keys() == expected.keys()
-    assert [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)] == []
-    assert _lines(one) == _lines(other)
-
-
-KILLED = """
-import json, os, signal, sys
-from pathlib import Path
-from agentopd.learning.learner import Learner
-from agentopd.running.reading import parse_config
-from agentopd.running.train import train
-
-apply = Learner._apply
-
-def dying(self, norm, step):
-    if step == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return apply(self, norm, step)
-
-Learner._apply = dying
-train(parse_config(json.loads(sys.argv[1]), sys.argv[3:]), Path(sys.argv[2]))
-"""
-
-
 @pytest.mark.parametrize("lora", [(LORA,), ()], ids=["lora", "full"])
 def test_killed_in_the_middle_of_a_step_a_run_goes_on_as_if_it_had_not_been(
     tiny_model: Path, tmp_path: Path, lora: tuple[str, ...]
 ) -> None:
     """Gradients are there and the optimizer is about to step."""
-    command = [sys.executable, "-c", KILLED, json.dumps(_data(tiny_model)), tmp_path / "killed"]
-    died = subprocess.run([*map(str, command), *lora], capture_output=True, text=True)
-    assert died.returncode == -signal.SIGKILL, died.stderr
-    assert len(_lines(tmp_path / "killed")) == 3
+    train_and_die(_data(tiny_model), tmp_path / "killed", lora)
+    assert len(lines_of(tmp_path / "killed")) == 3
     config = _config(tiny_model, *lora)
     train(config, tmp_path / "killed", resume=True)
     train(config, tmp_path / "whole")
-    _assert_same_runs(tmp_path / "killed", tmp_path / "whole")
+    assert_same_runs(tmp_path / "killed", tmp_path / "whole")
 
 
 TEACHERS = {
@@ -130,11 +83,11 @@ def test_a_resumed_run_is_the_whole_one_and_saves_adapters_alone(
 ) -> None:
     settings = (LORA, f"teacher={teacher}")
     _begun(_config(tiny_model, *settings), tmp_path / "halves")
-    before = _tensors(tmp_path / "halves")
+    before = tensors_of(tmp_path / "halves")
     train(_config(tiny_model, *settings), tmp_path / "halves", resume=True)
     train(_config(tiny_model, *settings), tmp_path / "whole")
-    _assert_same_runs(tmp_path / "halves", tmp_path / "whole")
-    saved = _tensors(tmp_path / "whole")
+    assert_same_runs(tmp_path / "halves", tmp_path / "whole")
+    saved = tensors_of(tmp_path / "whole")
     assert any(not torch.equal(before[name], tensor) for name, tensor in saved.items())
     assert all(".lora_" in name for name in saved)
     counts = {kind: sum(n.startswith(f"{kind}/") for n in saved) for kind in FILES}
@@ -156,7 +109,7 @@ def test_a_full_run_saves_each_weight_once_and_no_frozen_teacher(
     for teacher, copies in (("frozen", 0), ("{kind: ema, rate: 0.3}", 1)):
         out = tmp_path / teacher[:5]
         train(_config(tmp_path / "tied", f"teacher={teacher}", "steps=1"), out)
-        saved = {n: t for n, t in _tensors(out).items() if t.dim()}
+        saved = {n: t for n, t in tensors_of(out).items() if t.dim()}
         assert sum(t.numel() for t in saved.values()) == (1 + 2 + copies) * size
         train(_config(tmp_path / "tied", f"teacher={teacher}"), out, resume=True)
 
@@ -188,7 +141,7 @@ def test_a_checkpoint_that_holds_its_frozen_teacher_still_goes_on(
     """As earlier versions wrote them: with the teacher's weights, and no digest."""
     config, out = _config(tiny_model), tmp_path / "old"
     _begun(config, out)
-    folder = _checkpoint(out)
+    folder = checkpoint_of(out)
     start = load_model(ModelSettings(path=str(tiny_model))).module.state_dict()
     save_file({n: t.clone() for n, t in start.items()}, folder / "teacher.safetensors")
     progress = json.loads((folder / "progress.json").read_text())
@@ -196,12 +149,12 @@ def test_a_checkpoint_that_holds_its_frozen_teacher_still_goes_on(
     (folder / "progress.json").write_text(json.dumps(progress))
     train(config, out, resume=True)
     train(config, tmp_path / "whole")
-    _assert_same_runs(out, tmp_path / "whole")
+    assert_same_runs(out, tmp_path / "whole")
 
 
 def test_a_damaged_adapter_is_named(tiny_model: Path, tmp_path: Path) -> None:
     train(_config(tiny_model, LORA, "steps=1"), tmp_path / "run")
-    file = _checkpoint(tmp_path / "run") / "student" / "adapter_model.safetensors"
+    file = checkpoint_of(tmp_path / "run") / "student" / "adapter_model.safetensors"
     tensors = load_file(file)
     tensors.popitem()
     save_file(tensors, file)
@@ -221,7 +174,7 @@ def test_an_adapter_that_lacks_a_weight_is_not_filled_up(tiny_model: Path, tmp_p
 def _adapter(tiny_model: Path, tmp_path: Path) -> Path:
     """The adapter that a short run has left."""
     train(_config(tiny_model, LORA, "steps=1"), tmp_path / "first")
-    return _checkpoint(tmp_path / "first") / "student"
+    return checkpoint_of(tmp_path / "first") / "student"
 
 
 def test_a_run_may_go_on_with_the_adapter_of_another(tiny_model: Path, tmp_path: Path) -> None:
@@ -235,7 +188,7 @@ def test_a_run_may_go_on_with_the_adapter_of_another(tiny_model: Path, tmp_path:
         n: w.tolist() for n, w in run.student.weights().items()
     }
     train(_config(folder, LORA, "steps=1"), tmp_path / "second")
-    again = _checkpoint(tmp_path / "second") / "student" / "adapter_config.json"
+    again = checkpoint_of(tmp_path / "second") / "student" / "adapter_config.json"
     assert json.loads(again.read_text())["base_model_name_or_path"] == str(tiny_model)
 
 

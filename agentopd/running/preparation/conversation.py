@@ -14,6 +14,7 @@ from agentopd.environment.contract import (
     Info,
     actions,
     declared,
+    examples,
     legal_actions,
     system_prompt,
 )
@@ -87,9 +88,9 @@ def _converse(model: LanguageModel, settings: EnvSettings, thought: str) -> Conv
     form: str = declared(env, "action_form", "<action>{}</action>")
     conversation = Conversation(template, model.stop_ids)
     observation, info = env.reset(seed=HELD_OUT_SEED)
-    system = system_prompt(env)
-    messages = template.messages(system, observation)
-    conversation.begin(system, observation)
+    opening = (system_prompt(env), observation, examples(env))
+    messages = template.messages(*opening)
+    conversation.begin(*opening)
     exact, difference, over, turns = True, "", False, 0
     while not over and turns < _TURNS:
         exact, difference = _compared(model, messages, conversation, difference)
