@@ -190,7 +190,7 @@ def test_the_two_prompts(name: str) -> None:
     ("options", "message"),
     [
         ({"split": "dev"}, "split is one of train, validation, test, not 'dev'"),
-        ({"prompt": "long"}, "prompt is one of full, brief, not 'long'"),
+        ({"prompt": "long"}, "prompt is one of full, brief, fewshot, not 'long'"),
         ({"max_turns": 0}, "0"),
         ({"max_turns": 2.5}, "2.5"),
         ({"depth": 3}, "depth"),

@@ -289,7 +289,7 @@ def test_a_copy_plays_on_by_itself_on_the_same_level() -> None:
     ("options", "message"),
     [
         ({"split": "dev"}, "split is one of train, validation, test, not 'dev'"),
-        ({"prompt": "long"}, "prompt is one of full, brief, not 'long'"),
+        ({"prompt": "long"}, "prompt is one of full, brief, fewshot, not 'long'"),
         ({"max_turns": 0}, "max_turns is a whole number at least 1, not 0"),
         ({"max_turns": True}, "max_turns is a whole number at least 1, not True"),
         ({"max_turns": 2.5}, r"max_turns is a whole number at least 1, not 2\.5"),

@@ -28,10 +28,10 @@ _FORM: tuple[_Check, ...] = (
     form.spaces,
     form.arguments,
     form.declarations,
-    form.listed,
     form.results,
     form.infos,
     form.values,
+    form.listed,
 )
 _REPEAT: tuple[_Check, ...] = (
     repeat.seeding,

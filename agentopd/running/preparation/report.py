@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.sources import GroundTruth, OracleNext, SkillSummary, Source
 from agentopd.privilege.view import EveryTurnView, SystemView, ViewBuilder
 from agentopd.privilege.whispered import Told, Whispered
+from agentopd.rollout.failures import EveryEpisodeFailed
 from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.running.config import RunConfig
 from agentopd.running.defaults import is_large
@@ -173,7 +174,8 @@ def _acting_on(
         return None
     source.prepare(player.model.template)
     settings = Whispered(**dict(config.env), sources=(source,), view=view)
-    with contextlib.suppress(ValueError):  # the source has nothing to say of these tasks
+    # Where a source has nothing to say of any task, no episode begins.
+    with contextlib.suppress(EveryEpisodeFailed):
         return player.play(settings, episodes, config.evaluate.options)[1]
     return None
 
@@ -187,10 +189,3 @@ def _fewshot(env: EnvSettings) -> str | None:
     except ValueError:  # it has none
         return None
     return "env.options.prompt=fewshot"
-
-
-def listed(sources: Sequence[ToldSource]) -> list[ToldSource]:
-    """The sources, those that make the best action likeliest first."""
-    return sorted(
-        sources, key=lambda told: max((s.gain for s in told.shifts), default=0.0), reverse=True
-    )
