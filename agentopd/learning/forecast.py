@@ -25,7 +25,8 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Forecast:
-    """Bytes at the peak of a step, which is in the learner; keys and values come on their own.
+    """Bytes at the peak of a step, which is in the learner: that of full micro-batches with a full
+    tile of logits. Keys and values come on their own.
 
     Attributes:
         held: what the process holds before its first step; `student` and `teacher` are in it.

@@ -69,7 +69,7 @@ class LearnerSettings(Settings):
         tokens_per_batch: tokens of one micro-batch, padding included; it bounds memory, not the
             result. A single sequence may be longer.
         checkpoint_layers: keep the inputs of the student's layers alone for the backward pass,
-            which computes what is in them again: a fraction of the memory, a third more time.
+            which computes what is in them again: a fraction of the memory, up to a third more time.
     """
 
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"

@@ -94,7 +94,8 @@ def _print_row(
     known = [
         form
         for form in forms
-        if form not in ("trl", "liger") or (config["support"] == "full" and config["kind"] in BETA)
+        if form not in ("trl", "liger")
+        or (config["support"] == "full" and config["kind"] in BETA)
     ]
     found: dict[str, list[tuple[float, float]]] = {form: [] for form in known}
     for _ in range(options.repeats):

@@ -66,15 +66,10 @@ def main() -> None:
 
 def _time(asked: argparse.Namespace) -> None:
     run = _run(asked)
-    for step in range(STEPS):
-        seconds: dict[str, float] = {}
-        with _counted(seconds, "rollout"):
-            trajectories = run.roll_out(step)
-        with _counted(seconds, "teacher"):
-            lessons = run.ask_teacher(trajectories, step)
-        with _counted(seconds, "learner"):
-            run.learn(trajectories, lessons, step)
-        _save(asked.scratch / f"step-{step}.pickle", (trajectories, lessons))
+    _save(asked.scratch / "step-0.pickle", _step(run, 0, {}))
+    seconds: dict[str, float] = {}
+    trajectories, lessons = _step(run, 1, seconds)
+    _save(asked.scratch / "step-1.pickle", (trajectories, lessons))
     plain = Plain.of(run.student.module, asked.tokens)
     plain.learn(trajectories[:1])  # the moments
     with _counted(seconds, "bare rollout"):
@@ -84,6 +79,16 @@ def _time(asked: argparse.Namespace) -> None:
     with _counted(seconds, "bare learner"):
         plain.learn(trajectories)
     _print_times(trajectories, lessons, seconds)
+
+
+def _step(run: Run, step: int, seconds: dict[str, float]) -> tuple[list[Trajectory], list[Lesson]]:
+    with _counted(seconds, "rollout"):
+        trajectories = run.roll_out(step)
+    with _counted(seconds, "teacher"):
+        lessons = run.ask_teacher(trajectories, step)
+    with _counted(seconds, "learner"):
+        run.learn(trajectories, lessons, step)
+    return trajectories, lessons
 
 
 def _print_times(
@@ -107,8 +112,7 @@ def _print_times(
 def _ours(asked: argparse.Namespace) -> None:
     run = _run(asked)
     for step in range(STEPS):
-        trajectories = run.roll_out(step)
-        run.learn(trajectories, run.ask_teacher(trajectories, step), step)
+        _step(run, step, {})
     _save(asked.scratch / "ours.pickle", {"peak": _peak(), "forecast": run.memory})
 
 
