@@ -159,7 +159,8 @@ def test_no_command_is_silent_about_a_damaged_file(
 
 
 def line(step: int) -> str:
-    return json.dumps({"step": step}) + "\n"
+    said = dict.fromkeys(("episodes", "seconds", "loss", "train", "probes", "stages", "tokens"))
+    return json.dumps({"step": step, **said}) + "\n"
 
 
 def test_what_follows_the_checkpoint_is_left_out(tmp_path: Path) -> None:
