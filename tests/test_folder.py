@@ -220,6 +220,9 @@ def test_a_full_disk_leaves_the_file_as_it_was(
         ("a: 2026-99-99\n", "is not YAML"),
         ("".join(f"k{i}: &k{i} [{', '.join([f'*k{i - 1}'] * 9)}]\n" if i else "k0: &k0 [1]\n"
                  for i in range(9)), "too large once its aliases"),
+        ("m0: &m0 {a: 1}\n" + "".join(f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 9)}]}}\n"
+                                      for i in range(1, 9)), "merged keys are too many"),
+        (f"a: {':'.join(['59'] * 20_000)}\n", "the number is too large"),
         ("#" * 1_000_001, "larger than 1,000,000 bytes"),
     ],
 )  # fmt: skip

@@ -88,15 +88,19 @@ def append_line(path: Path, line: str) -> None:
         ) from error
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most: int = -1) -> str:
     """The text of a UTF-8 file; a byte-order mark is left out.
+
+    Args:
+        most: characters that are read; all if negative.
 
     Raises:
         ValueError: it is of another encoding; the message names the file.
         OSError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            return file.read(most)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 (byte {error.start}): save it in that encoding"

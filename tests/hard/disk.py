@@ -14,12 +14,12 @@ SHARE = {"train": 1, "report": 1, "compare": 9}
 """One in so many of a command's changes."""
 
 
-def full() -> list[Row]:
-    """All places."""
+def full(every: int = 1) -> list[Row]:
+    """All places, or one in so many."""
     rows: list[Row] = []
     with TemporaryDirectory() as name, crew() as pool:
         for of in subjects(pool, Path(name)).values():
-            places = of.telling[:: SHARE[of.subject.name]]
+            places = of.telling[:: SHARE[of.subject.name] * every]
             rows += _rows(of, disturb(pool, of, [Fault(at) for at in places]))
     return rows
 

@@ -89,8 +89,8 @@ def command(
         _live([str(word) for word in words], out, err, before, megabytes)
     code, seconds, peak = _ended(pid)
     left, waited = _left()
-    told = [path.read_text(errors="replace") for path in (out, err)]
-    return Ended(code, *told, seconds, peak, left, waited)
+    said, told = (path.read_text(errors="replace") for path in (out, err))
+    return Ended(code, said, told, seconds, peak, left, waited)
 
 
 def _live(
@@ -157,14 +157,15 @@ def _left() -> tuple[int, float]:
         except ChildProcessError:
             return 0, time.monotonic() - began
         time.sleep(0.01)
-    orphans = _children()
+    orphans = children()
     for pid in orphans:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     return len(orphans), _MINUTE
 
 
-def _children() -> list[int]:
+def children() -> list[int]:
+    """The processes that this one has started or adopted."""
     found: list[int] = []
     for path in Path("/proc").glob("[0-9]*"):
         try:

@@ -42,14 +42,14 @@ class Tried:
         return f"{self.what}: code {self.ended.code}, {said[:150]}"
 
 
-def attacks() -> list[Row]:
-    """Configurations, numbers, then models."""
+def attacks(every: int = 1) -> list[Row]:
+    """Configurations, numbers (all, or one in so many), then models."""
     with TemporaryDirectory() as name, crew() as pool:
         folder = Path(name)
         model = small.make_model(folder / "model")
         return [
             *_rows("configurations", configurations(pool, folder)),
-            *_rows("numbers out of range", numbers(pool)),
+            *_rows("numbers out of range", numbers(pool, every)),
             *_rows("model folders", models(pool, model)),
         ]
 
@@ -75,10 +75,10 @@ def _configured(what: str, path: Path, marker: Path) -> Tried:
     return Tried(what, ended, marker.exists())
 
 
-def numbers(pool: ProcessPoolExecutor) -> list[Tried]:
+def numbers(pool: ProcessPoolExecutor, every: int = 1) -> list[Tried]:
     """Each number under each key; what can be read ends by the model that is missing."""
     pairs = [(key, value) for key in hostile_files.KEYS for value in hostile_files.NUMBERS]
-    return list(pool.map(_numbered, pairs))
+    return list(pool.map(_numbered, pairs[::every]))
 
 
 def _numbered(pair: tuple[str, str]) -> Tried:
@@ -113,13 +113,15 @@ def _rows(of: str, found: Sequence[Tried]) -> list[Row]:
     slowest = max(found, key=lambda t: t.ended.seconds)
     largest = max(found, key=lambda t: t.ended.megabytes)
     slow, large = slowest.ended.seconds, largest.ended.megabytes
-    bars = (
+    rows = (
         ("not told in one line", _first(untold), "none", not untold),
         ("code run or folders made", _first(ran), "none", not ran),
         ("longest", f"{slow:.1f} s ({slowest.what})", f"{SECONDS:g} s", slow <= SECONDS),
         ("largest", f"{large:.0f} MB ({largest.what})", f"{MEGABYTES} MB", large <= MEGABYTES),
     )
-    return [Row("hostile", f"{tried}: {what}", *rest) for what, *rest in bars]
+    return [
+        Row("hostile", f"{tried}: {what}", said, bound, held) for what, said, bound, held in rows
+    ]
 
 
 def _first(bad: Sequence[Tried]) -> str:

@@ -121,8 +121,10 @@ def _edited(name: str, **more: Any) -> Change:
 
 
 def _written(name: str, data: bytes | str) -> Change:
-    raw = data.encode() if isinstance(data, str) else data
-    return lambda folder, _: (folder / name).write_bytes(raw) and None
+    def change(folder: Path, _: Path) -> None:
+        (folder / name).write_bytes(data.encode() if isinstance(data, str) else data)
+
+    return change
 
 
 def _looped(name: str) -> Change:

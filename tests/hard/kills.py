@@ -7,6 +7,7 @@ from pathlib import Path
 from signal import SIGHUP, SIGKILL, SIGTERM
 from tempfile import TemporaryDirectory
 
+from hard import orphans
 from hard.faults import Fault, Whom
 from hard.row import Row
 from hard.trials import Disturbed, Undisturbed, crew, disturb, subjects
@@ -17,12 +18,13 @@ SHARE = 4
 of a study, one in so many, each by another of nine ways."""
 
 
-def everywhere() -> list[Row]:
-    """All kills."""
+def everywhere(every: int = 1) -> list[Row]:
+    """All kills, or one in so many."""
     rows: list[Row] = []
     with TemporaryDirectory() as name, crew() as pool:
         for of in subjects(pool, Path(name)).values():
-            rows += _rows(of, disturb(pool, of, list(_chosen(of))))
+            rows += _rows(of, disturb(pool, of, _chosen(of)[::every]))
+        rows.append(orphans.row(pool, Path(name)))
     return rows
 
 

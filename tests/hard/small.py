@@ -51,9 +51,14 @@ def write_config(path: Path, model: Path, **more: Any) -> Path:
     return path
 
 
+def emptied(place: Path) -> None:
+    """Take away what lies at a place."""
+    shutil.rmtree(place, ignore_errors=True)
+
+
 def copied(folder: Path, to: Path) -> Path:
     """A folder in the place of another, with its links as they are."""
-    shutil.rmtree(to, ignore_errors=True)
+    emptied(to)
     return Path(shutil.copytree(folder, to, symlinks=True))
 
 

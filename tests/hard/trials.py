@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -37,7 +36,7 @@ class Subject:
 
     def prepare(self, out: Path) -> None:
         """What is there before the command is given."""
-        shutil.rmtree(out, ignore_errors=True)
+        small.emptied(out)
         if self.name == "report":
             small.copied(self.folder / KEPT["train"], out)
 

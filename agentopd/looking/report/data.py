@@ -288,8 +288,7 @@ def _checked(kind: type[R], value: Any, where: Path | str) -> R:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise ValueError(
-            f"{where} is not what agentopd writes there ({place}: {first['msg']}): put a copy of it "
-            "back"
+            f"{where} is not what agentopd writes there ({place}: {first['msg']}): put a copy back"
         ) from error
 
 
