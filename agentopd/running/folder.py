@@ -64,11 +64,20 @@ def check_folder(
         )
 
 
-def open_folder(config: RunConfig, out: Path) -> None:
-    """Make the folder if need be, and note the complete configuration in it."""
+def open_folder(config: RunConfig, out: Path, kind: Kind = "run") -> None:
+    """Make the folder if need be, and note the complete configuration in it.
+
+    A study's folder is known by its `arms`: they are there before the configuration is.
+    """
     make_folder(out)
-    if (out / "arms").is_dir() and not _holds_something(out):
-        shutil.rmtree(out / "arms")  # of a study that never began, perhaps with other settings
+    arms = out / "arms"
+    if arms.is_dir() != (kind == "study") and not _holds_something(out):
+        with naming(out):  # of a start of the other kind that came to nothing
+            for path in [*_files(out)]:
+                path.unlink()
+            shutil.rmtree(arms, ignore_errors=True)
+    if kind == "study":
+        make_folder(arms)
     described = config.model_dump(mode="json")
     write_whole(out / STORED, yaml.safe_dump(described, sort_keys=False))
 

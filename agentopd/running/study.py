@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agentopd.base.files import make_folder, read_json, write_whole
+from agentopd.base.files import read_json, write_whole
 from agentopd.base.statistics import wilson
 from agentopd.base.stopping import Interrupted, interruptible
 from agentopd.running.config import ConfigError, RunConfig, thread_count
@@ -76,8 +76,7 @@ def compare(
     }
     check_folder(config, out, resume, "study", free=("threads",))
     _check_environments(runs)
-    open_folder(config, out)
-    make_folder(out / "arms")
+    open_folder(config, out, "study")
     teacher = _run_all(config, runs, out, workers, watch or (lambda *_: None))
     summary = _summary(config, out, teacher)
     write_whole(out / SUMMARY, json.dumps(summary, indent=2) + "\n")

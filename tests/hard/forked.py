@@ -29,7 +29,7 @@ class Ended:
     Attributes:
         code: its exit code, or minus a signal; None where it had to be stopped.
         seconds: of processor time.
-        megabytes: by which it grew beyond the interpreter it was forked from.
+        megabytes: by which it grew at most, beyond the interpreter it was forked from.
         left: how many of its processes were there a minute later.
         waited: seconds until the last of them was gone.
     """
@@ -131,7 +131,8 @@ def _run(words: Sequence[str]) -> int:
 
 def _ended(pid: int) -> tuple[int | None, float, float]:
     """Wait for a fork: its exit code, the seconds it took and the megabytes by which it grew."""
-    own, end = _status("VmRSS"), time.monotonic() + _LIMIT
+    # What the fork has of our files' pages counts as grown: the bound is an upper one.
+    own, end = _status("RssAnon"), time.monotonic() + _LIMIT
     while time.monotonic() < end:
         found, status, usage = os.wait4(pid, os.WNOHANG)
         if found:
