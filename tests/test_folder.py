@@ -15,6 +15,7 @@ from command_line import SOKOBAN, call, problem
 from agentopd.base import files
 from agentopd.base.files import UNFINISHED, append_line, write_whole
 from agentopd.base.written import find_config, read_mapping
+from agentopd.running import folder
 from agentopd.running.config import ConfigError, RunConfig
 from agentopd.running.folder import METRICS, check_folder, open_folder, past_lines
 from agentopd.running.reading import parse_config
@@ -60,6 +61,29 @@ def test_a_start_that_came_to_nothing_may_be_made_again(tiny_model: Path, tmp_pa
     (out / METRICS).write_text('{"step": -1')
     train(small(tiny_model, "steps=1"), out)
     assert json.loads((out / "summary.json").read_text())["steps"] == 1
+
+
+@pytest.mark.parametrize(("before", "kind"), [("run", "study"), ("study", "run")])
+def test_a_kill_at_the_start_leaves_no_other_kind_to_resume(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: folder.Kind,
+    kind: folder.Kind,
+) -> None:
+    """Whatever was there before, a configuration lies beside what tells its kind."""
+    out = tmp_path / "out"
+    open_folder(small(tiny_model, "steps=7"), out, before)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+        dying.setattr(folder, "write_whole", killed)
+        open_folder(small(tiny_model), out, kind)
+    assert not (out / "config.yaml").exists()
+    open_folder(small(tiny_model), out, kind)
+    assert folder.kind_of(out) == kind
 
 
 def test_a_file_of_somebody_elses_is_never_overwritten(tiny_model: Path, tmp_path: Path) -> None:
@@ -159,7 +183,8 @@ def test_no_command_is_silent_about_a_damaged_file(
 
 
 def line(step: int) -> str:
-    return json.dumps({"step": step}) + "\n"
+    said = dict.fromkeys(("episodes", "seconds", "loss", "train", "probes", "stages", "tokens"))
+    return json.dumps({"step": step, **said}) + "\n"
 
 
 def test_what_follows_the_checkpoint_is_left_out(tmp_path: Path) -> None:
@@ -219,6 +244,9 @@ def test_a_full_disk_leaves_the_file_as_it_was(
         ("a: 2026-99-99\n", "is not YAML"),
         ("".join(f"k{i}: &k{i} [{', '.join([f'*k{i - 1}'] * 9)}]\n" if i else "k0: &k0 [1]\n"
                  for i in range(9)), "too large once its aliases"),
+        ("m0: &m0 {a: 1}\n" + "".join(f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 9)}]}}\n"
+                                      for i in range(1, 9)), "merged keys are too many"),
+        (f"a: {':'.join(['59'] * 20_000)}\n", "the number is too large"),
         ("#" * 1_000_001, "larger than 1,000,000 bytes"),
     ],
 )  # fmt: skip
@@ -250,7 +278,11 @@ def test_configurations_are_found_by_name_anywhere(
         find_config("../pyproject")
 
 
-@pytest.mark.parametrize("override", ["seed=18446744073709551616", "threads=100000", "steps=1e30"])
+@pytest.mark.parametrize(
+    "override",
+    ["seed=18446744073709551616", "threads=100000", "steps=1e30", "rollout.temperature=1e999",
+     "learner.clip=.inf", "learner.learning_rate=.nan"],
+)  # fmt: skip
 def test_a_number_out_of_range_is_named_by_its_key(override: str) -> None:
     with pytest.raises(ConfigError, match=f"^{override.partition('=')[0]}: "):
         parse_config({"env": {"id": SOKOBAN}}, [override])

@@ -14,6 +14,37 @@ UNFINISHED = ".writing"
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn a system's refusal to write into one line that names the file.
+
+    Raises:
+        ValueError: the disk is full or the folder refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error.strerror or error) from error
+
+
+def unwritable(path: Path, why: object) -> ValueError:
+    """What a person is told of a file that cannot be written."""
+    return ValueError(
+        f"{path} cannot be written ({why}): make room or choose another folder; what was there "
+        "before is as it was"
+    )
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises:
+        ValueError: it cannot be; the message names it.
+    """
+    with naming(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; it takes its place once everything is on the disk.
 
@@ -22,20 +53,16 @@ def writing(path: Path) -> Iterator[Path]:
     Raises:
         ValueError: the disk is full or the folder refuses; the message names the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     beside = path.with_name(path.name + UNFINISHED)
-    try:
-        yield beside
-        sync(beside)
-        beside.replace(path)
-        sync(path.parent)
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be written ({error.strerror or error}): make room or choose another "
-            "folder; what was there before is as it was"
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
+    with naming(path):
+        try:
+            yield beside
+            sync(beside)
+            beside.replace(path)
+            sync(path.parent)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -61,15 +88,19 @@ def append_line(path: Path, line: str) -> None:
         ) from error
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most: int = -1) -> str:
     """The text of a UTF-8 file; a byte-order mark is left out.
+
+    Args:
+        most: characters that are read; all if negative.
 
     Raises:
         ValueError: it is of another encoding; the message names the file.
         OSError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            return file.read(most)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 (byte {error.start}): save it in that encoding"

@@ -45,7 +45,12 @@ _OURS = __name__.partition(".")[0]
 class Settings(BaseModel):
     """A frozen group of settings; an unknown key is an error that names the closest known one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,  # what a run writes of itself is JSON, which has neither
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -19,6 +19,8 @@ STORED = "config.yaml"
 _LAST = "study"
 """The last key that a run or a study writes."""
 _LARGEST = 1_000_000  # bytes; and nodes, once aliases are written out
+_MOST_KEYS = 10_000  # of one mapping, once merged ones are written out
+_MOST_BITS = 128  # of an integer; nothing here is that large, and to print it may take for ever
 
 
 class ConfigError(ValueError):
@@ -55,9 +57,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
         ConfigError: it cannot be read, or holds something else; one line that names the file.
     """
     try:
-        if path.stat().st_size > _LARGEST:
+        text = read_text(path, _LARGEST + 1)  # not all of it: there are files without an end
+        if len(text) > _LARGEST:
             raise ConfigError(f"{path} is larger than {_LARGEST:,} bytes: it is no configuration")
-        text = read_text(path)
         data = yaml.load(text, _Loader)
         _bounded(data, path)
     except OSError as error:
@@ -95,7 +97,24 @@ def read_stored(folder: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key stands once: of two, one would win without a word."""
+    """YAML in which a key stands once: of two, one would win without a word. Merged keys and
+    numbers have bounds.
+    """
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_KEYS:
+            raise yaml.constructor.ConstructorError(
+                None, None, "its merged keys are too many", node.start_mark
+            )
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value = super().construct_yaml_int(node)
+        if value.bit_length() > _MOST_BITS:
+            raise yaml.constructor.ConstructorError(
+                None, None, "the number is too large", node.start_mark
+            )
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
@@ -106,6 +125,9 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key.value if isinstance(key.value, str) else id(key))
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _bounded(data: Any, path: Path) -> None:

@@ -80,8 +80,8 @@ class Acting:
         given = {name: getattr(self, name) for name in (*_SHOWN, "slots")}
         told = stored(self.model)
         own = dict(told.get("rollout", _rollout_of(self.model)))
-        if told and self.held_out:
-            of_evaluations = {name: told["evaluate"].get(name) for name in _SAMPLING}
+        if self.held_out:
+            of_evaluations = {name: told.get("evaluate", {}).get(name) for name in _SAMPLING}
             own |= {name: value for name, value in of_evaluations.items() if value is not None}
         return own | {name: value for name, value in given.items() if value is not None}
 
@@ -275,15 +275,16 @@ def model_path(named: str) -> str:
     student.
 
     Raises:
-        ValueError: it is the folder of a run without a checkpoint, or of a study.
+        ValueError: it is the folder of a run without a checkpoint, or of a study; or the checkpoint
+            is damaged.
     """
-    from agentopd.running.checkpoint import latest
+    from agentopd.running.checkpoint import latest, student_folder
 
     folder = Path(named)
     if named.startswith("zoo:") or (folder / "config.json").is_file():
         return named
     if (checkpoint := latest(folder / "checkpoints")) is not None:
-        return str(checkpoint / "student")
+        return str(student_folder(checkpoint))
     if (folder / "config.yaml").is_file():
         raise ValueError(
             f"{named} holds no checkpoint: let the run get that far, or name a run of the study, "

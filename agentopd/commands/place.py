@@ -10,6 +10,9 @@ import yaml
 
 from agentopd.base.written import STORED, read_stored
 
+_ACTED = ("env", "evaluate", "rollout", "student")
+"""What is asked of a run by whoever acts as it does."""
+
 if TYPE_CHECKING:  # a command without an environment starts sooner
     from agentopd.environment.wrappers import EnvSettings
 
@@ -39,7 +42,7 @@ def place(
     if named is None and not told:
         raise ValueError("name an environment with --env: only a run's folder brings its own")
     env: dict[str, Any] = dict(told["env"]) if told else {"id": named}
-    test = told["evaluate"]["options"] if told and held_out else {}
+    test = told["evaluate"].get("options", {}) if told and held_out else {}
     env["options"] = {**env.get("options", {}), **test, **options}
     if wrappers:
         env["wrappers"] = [_read(wrapper) for wrapper in wrappers]
@@ -50,13 +53,18 @@ def stored(folder: str) -> dict[str, Any]:
     """The complete configuration in a run's folder; empty where `folder` is none.
 
     Raises:
-        ValueError: it is damaged; the message names the file.
+        ValueError: it is damaged or lacks something; the message names the file.
     """
     path = Path(folder) / STORED
     if not folder or not path.is_file():
         return {}
     read = read_stored(path.parent)
-    return read if {"env", "evaluate", "rollout"} <= read.keys() else {}
+    if missing := [key for key in _ACTED if key not in read]:
+        raise ValueError(
+            f"{path} lacks {', '.join(missing)}: another version of agentopd wrote it, or a hand "
+            "has changed it; put a copy back"
+        )
+    return read
 
 
 def _read(wrapper: str) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from agentopd.base.console import quiet_libraries, stdout, table, warn, working
+from agentopd.base.files import write_whole
 
 
 def replay(
@@ -55,7 +56,7 @@ def replay(
     if rows:
         typer.echo(f"{', '.join(rows)}: without the row's rollout; the episodes are the run's own")
     if as_json is not None:
-        as_json.write_text(json.dumps(found, indent=1) + "\n")
+        write_whole(as_json, json.dumps(found, indent=1) + "\n")
         typer.echo(f"the numbers: {as_json}")
     if plot:
         from agentopd.looking.replay.plot import draw_replay

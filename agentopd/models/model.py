@@ -14,7 +14,6 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from pydantic import Field, field_validator
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -264,7 +263,7 @@ def load_model(settings: ModelSettings) -> LanguageModel:
             local_files_only=True,
             trust_remote_code=settings.trust_remote_code,
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except Exception as error:  # transformers raises anything where a folder is not as it expects
         raise _unloadable(settings, error) from error
     torch.nn.Module.to(module, device)
     _let_padding_learn(module)
@@ -295,7 +294,7 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerFast:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=settings.trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # as in `load_model`
         raise _unloadable(settings, error) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or not tokenizer.chat_template:
         raise ValueError(
@@ -305,7 +304,7 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerFast:
 
 
 def _unloadable(settings: ModelSettings, error: Exception) -> ValueError:
-    reason = str(error).split("\n")[0]
+    reason = str(error).split("\n")[0] or repr(error)
     return ValueError(f"{settings.path} cannot be loaded as a causal language model: {reason}")
 
 

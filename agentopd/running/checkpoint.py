@@ -3,12 +3,14 @@
 Random numbers are drawn from generators seeded by the run's seed, the step and the episode, so
 there is no random state to keep. Tensors are safetensors, the rest is JSON; nothing is pickled. A
 checkpoint is written beside the old one, which goes when the new one stands in its place, so that
-at every moment there is a whole one to be found. What the run started from is not saved but known
-again by its digest: a frozen teacher, a reference, the base beneath adapters.
+at every moment there is a whole one to be found. It holds the SHA-256 of each of its files: what a
+disk has lost later is known before anything is made of it. What the run started from is not saved
+but known again by its digest: a frozen teacher, a reference, the base beneath adapters.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -19,12 +21,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from agentopd.base.files import read_text, sync
+from agentopd.base.files import make_folder, naming, read_json, read_text, sync, unwritable
 from agentopd.learning.optimizer import held_for
 from agentopd.models.model import LanguageModel
 
 _LATEST = "latest"
 _PROGRESS = "progress.json"
+_SUMS = "sums.json"
+_STUDENT = "student"
 _MASTER = "master"
 
 
@@ -54,19 +58,44 @@ def save_checkpoint(
     teacher: dict[str, torch.Tensor],
     progress: Progress,
 ) -> None:
-    """Replace the checkpoint in `folder`."""
+    """Replace the checkpoint in `folder`.
+
+    Raises:
+        ValueError: it cannot be written; the one before is as it was.
+    """
     fresh = folder / "writing"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    student.save(fresh / "student")
-    save_file(_optimizer_tensors(student, optimizer), fresh / "optimizer.safetensors")
-    save_file(
-        {k: v.detach().clone().contiguous() for k, v in teacher.items()},
-        fresh / "teacher.safetensors",
-    )
-    (fresh / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2))
-    for file in (path for path in fresh.rglob("*") if path.is_file()):
-        sync(file)  # a power cut must not leave the new name and old, empty content
+    with naming(folder):
+        shutil.rmtree(fresh, ignore_errors=True)
+        make_folder(fresh)
+        _save_student(student, fresh / _STUDENT)
+        _save_tensors(_optimizer_tensors(student, optimizer), fresh / "optimizer.safetensors")
+        copied = {k: v.detach().clone().contiguous() for k, v in teacher.items()}
+        _save_tensors(copied, fresh / "teacher.safetensors")
+        (fresh / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2))
+        (fresh / _SUMS).write_text(json.dumps(_sums(fresh), indent=2))
+        for path in (fresh, *fresh.rglob("*")):
+            sync(path)  # a power cut must not leave the new name and old, empty content
+        _exchange(fresh, folder)
+
+
+def _save_student(student: LanguageModel, folder: Path) -> None:
+    try:
+        student.save(folder)
+    except OSError:
+        raise
+    except Exception as error:  # a full disk is a bare Exception where Rust meets it
+        raise unwritable(folder, error) from error
+
+
+def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise unwritable(path, error) from error
+
+
+def _exchange(fresh: Path, folder: Path) -> None:
+    """Put the new checkpoint in the old one's place."""
     old = folder / "old"
     # After a crash between the two moves below, the old one is all there is: it stays until then.
     if (folder / _LATEST).exists():
@@ -75,6 +104,48 @@ def save_checkpoint(
     fresh.rename(folder / _LATEST)
     sync(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _sums(checkpoint: Path) -> dict[str, str]:
+    """The SHA-256 of each file, by its name in the checkpoint."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    return {str(path.relative_to(checkpoint)): _sum(path) for path in files}
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_files(checkpoint: Path, within: str = "") -> None:
+    """See that a checkpoint's files are those that were saved; of one by a version that kept no
+    sums, nothing is known.
+
+    Args:
+        within: how the names of the files that matter begin.
+
+    Raises:
+        ValueError: one is missing or holds something else; the message names it.
+    """
+    path = checkpoint / _SUMS
+    for name, known in (read_json(path) if path.is_file() else {}).items():
+        file = checkpoint / name
+        if not name.startswith(within):
+            continue
+        if not file.is_file():
+            raise _damaged(file, "it is not there")
+        if _sum(file) != known:
+            raise _damaged(file, "it is not what was saved")
+
+
+def student_folder(checkpoint: Path) -> Path:
+    """Where a checkpoint's student lies, as a model to be loaded.
+
+    Raises:
+        ValueError: one of its files is damaged or missing; the message names it.
+    """
+    check_files(checkpoint, _STUDENT)
+    return checkpoint / _STUDENT
 
 
 def latest(folder: Path) -> Path | None:
@@ -92,6 +163,7 @@ def load_progress(checkpoint: Path) -> Progress:
         ValueError: the file is damaged; the message names it.
     """
     path = checkpoint / _PROGRESS
+    check_files(checkpoint, _PROGRESS)
     try:
         return Progress(**json.loads(read_text(path)))
     except TypeError as error:
@@ -127,15 +199,16 @@ def restore_weights(
     Raises:
         ValueError: a file is damaged or missing; the message names it.
     """
+    check_files(checkpoint)
     weights: dict[str, torch.Tensor] = {}
-    for shard in sorted((checkpoint / "student").glob("*.safetensors")):  # large models have many
+    for shard in sorted((checkpoint / _STUDENT).glob("*.safetensors")):  # large models have many
         weights |= _read(shard, student)
     if not weights:
-        raise _damaged(checkpoint / "student", "it holds no weights")
+        raise _damaged(checkpoint / _STUDENT, "it holds no weights")
     try:
         student.load_file(weights)
     except (RuntimeError, ValueError) as error:
-        raise _damaged(checkpoint / "student", error) from error
+        raise _damaged(checkpoint / _STUDENT, error) from error
     _restore_optimizer(checkpoint, student, optimizer)
     return _read(checkpoint / "teacher.safetensors", student)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from agentopd.base.files import UNFINISHED, read_text, write_whole
+from agentopd.base.files import UNFINISHED, make_folder, naming, read_json, read_text, write_whole
 from agentopd.base.trackers import check_trackers
 from agentopd.base.written import STORED, read_mapping
 from agentopd.environment.contract import Summarise, declared
@@ -20,6 +20,11 @@ from agentopd.running.config import ConfigError, RunConfig
 from agentopd.running.reading import load_stored
 
 METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+_SAID = ("success_before", "success_after", "episodes", "steps", "student_tokens", "teacher_tokens",
+         "seconds")  # fmt: skip
+"""What a run's summary always says."""
+_SAID_OF_A_STEP = ("episodes", "seconds", "loss", "train", "probes", "stages", "tokens")
 Kind = Literal["run", "study"]
 
 
@@ -60,20 +65,53 @@ def check_folder(
         )
 
 
-def open_folder(config: RunConfig, out: Path) -> None:
-    """Make the folder if need be, and note the complete configuration in it."""
-    out.mkdir(parents=True, exist_ok=True)
-    if (out / "arms").is_dir() and not _holds_something(out):
-        shutil.rmtree(out / "arms")  # of a study that never began, perhaps with other settings
+def open_folder(config: RunConfig, out: Path, kind: Kind = "run") -> None:
+    """Make the folder if need be, and note the complete configuration in it.
+
+    A study's folder is known by its `arms`: they are there before the configuration is.
+    """
+    make_folder(out)
+    arms = out / "arms"
+    if arms.is_dir() != (kind == "study") and not _holds_something(out):
+        with naming(out):  # of a start of the other kind that came to nothing
+            for path in [*_files(out)]:
+                path.unlink()
+            shutil.rmtree(arms, ignore_errors=True)
+    if kind == "study":
+        make_folder(arms)
     described = config.model_dump(mode="json")
     write_whole(out / STORED, yaml.safe_dump(described, sort_keys=False))
 
 
-def is_whole(summary: Mapping[str, Any], steps: int | None = None) -> bool:
-    """Whether a run's summary tells its end, after `steps` steps where that is known; one of a run
-    that was resumed later, or was cut off, may not.
+def ended(out: Path, steps: int) -> dict[str, Any] | None:
+    """The summary of a run that has ended after so many steps; None where it has not: one that was
+    resumed later, or was cut off, may have another.
+
+    Raises:
+        ConfigError: it is damaged, or lacks something; the message names the file.
     """
-    return bool(summary.get("evaluation")) and steps in (None, summary["steps"])
+    path = out / SUMMARY
+    if not path.is_file():
+        return None
+    summary = read_json(path)
+    if not summary.get("evaluation"):
+        return None
+    if missing := [key for key in _SAID if key not in summary]:
+        raise ConfigError(
+            f"{path} lacks {', '.join(missing)}: another version of agentopd wrote it, or a hand "
+            "has changed it. Delete it and resume: it is made again"
+        )
+    return summary if summary["steps"] == steps else None
+
+
+def forget_lines(out: Path) -> None:
+    """Delete the metrics of a run that starts over.
+
+    Raises:
+        ValueError: the folder refuses.
+    """
+    with naming(out / METRICS):
+        (out / METRICS).unlink(missing_ok=True)
 
 
 def kind_of(out: Path) -> Kind:
@@ -116,15 +154,20 @@ def check_environments(config: RunConfig) -> Summarise | None:
     return summarise
 
 
-def past_lines(metrics: Path, steps: int) -> list[dict[str, Any]]:
+def past_lines(
+    metrics: Path, steps: int, what: str = "and the run goes on from a checkpoint after step {}"
+) -> list[dict[str, Any]]:
     """The lines of a run's metrics up to the step at which its checkpoint goes on.
 
     What follows them, a line that was cut off while it was written too, is left out.
 
+    Args:
+        what: why there have to be lines of so many steps.
+
     Raises:
         ConfigError: a line of an earlier step is missing or damaged.
     """
-    what = f"and the run goes on from a checkpoint after step {steps}"
+    what = what.format(steps)
     advice = "put a copy of the file back, or start again in another folder"
     if not metrics.is_file():
         raise ConfigError(f"{metrics} is not there, {what}: {advice}")
@@ -135,6 +178,13 @@ def past_lines(metrics: Path, steps: int) -> list[dict[str, Any]]:
             raise ConfigError(f"{metrics} has step {at + 1} where {step + 1} follows: {advice}")
     if len(have) < steps:
         raise ConfigError(f"{metrics} ends at step {len(have)}, {what}: {advice}")
+    for line in found:
+        missing = [key for key in _SAID_OF_A_STEP if key not in line and line["step"] >= 0]
+        if missing:
+            raise ConfigError(
+                f"{metrics}, step {line['step'] + 1} lacks {', '.join(missing)}: another version "
+                f"of agentopd wrote it, or a hand has changed it; {advice}"
+            )
     return found
 
 

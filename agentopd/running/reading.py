@@ -8,7 +8,7 @@ takes the place of what was said before, key by key, and says what that was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,9 @@ def load_stored(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: it is not there, is damaged, or cannot be used; the message names the file.
     """
     try:
-        return parse_config(read_stored(folder), overrides)
+        read = read_stored(folder)
+        config = parse_config(read, overrides)
+        return config.telling([*config._told, *_unsaid(folder / STORED, read, config)])
     except ConfigError as error:
         path = str(folder / STORED)
         lines = [ln if path in ln else f"{path}: {ln}" for ln in str(error).splitlines()]
@@ -155,6 +157,25 @@ def parse_override(override: str) -> tuple[str, Any]:
         return key, yaml.safe_load(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"the value of {key} is not YAML: {value!r}") from error
+
+
+def _unsaid(path: Path, read: Mapping[str, Any], config: RunConfig) -> list[str]:
+    """What a complete configuration would say and this one does not."""
+    missing = list(_lacking(read, config.model_dump(mode="json")))
+    if not missing:
+        return []
+    return [
+        f"{path} lacks {', '.join(missing)}: another version of agentopd wrote it, or a hand has "
+        "changed it; the defaults are taken"
+    ]
+
+
+def _lacking(read: Mapping[str, Any], whole: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in whole.items():
+        if key not in read:
+            yield f"{above}{key}"
+        elif isinstance(value, Mapping) and isinstance(read[key], Mapping):
+            yield from _lacking(read[key], value, f"{above}{key}.")
 
 
 def _over_its_row(data: Mapping[str, Any], beside: Path | None) -> dict[str, Any]:

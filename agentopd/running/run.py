@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from agentopd.base.files import append_line, read_json, write_whole
+from agentopd.base.files import append_line, write_whole
 from agentopd.base.trackers import Trackers
 from agentopd.base.types import Lesson, Trajectory
 from agentopd.learning.forecast import forecast, memory_room
@@ -47,9 +47,11 @@ from agentopd.running.config import RunConfig, thread_count
 from agentopd.running.evaluate import measure
 from agentopd.running.folder import (
     METRICS,
+    SUMMARY,
     check_environments,
     check_folder,
-    is_whole,
+    ended,
+    forget_lines,
     open_folder,
     past_lines,
 )
@@ -226,9 +228,8 @@ class Run:
 
     def finish(self) -> dict[str, Any]:
         """Save the end of the run and its summary; a run that had ended before stays as it was."""
-        path = self.out / "summary.json"
-        if path.is_file() and is_whole(ended := read_json(path), self.step):
-            return ended
+        if (before := ended(self.out, self.step)) is not None:
+            return before
         if self.evaluation is None:  # a run that died in between, or is now to end earlier
             self.evaluation = self._measure()
         self.save()
@@ -247,7 +248,7 @@ class Run:
             "seconds": {**self.clock.stages, "total": self._spent()},
             "notices": self.config.notices(),
         }
-        write_whole(path, json.dumps(summary, indent=2) + "\n")
+        write_whole(self.out / SUMMARY, json.dumps(summary, indent=2) + "\n")
         return summary
 
     def _needs_start(self) -> bool:
@@ -351,7 +352,7 @@ class Run:
     def _restore(self, checkpoint: Path | None) -> None:
         """Go on from a checkpoint; without one, start over from the first step."""
         if checkpoint is None:
-            (self.out / METRICS).unlink(missing_ok=True)
+            forget_lines(self.out)
             return
         progress = load_progress(checkpoint)
         check_start(progress, self._start, self.config.student.path)

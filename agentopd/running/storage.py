@@ -79,8 +79,7 @@ def save_trajectories(
     if payments:
         judged = [[asdict(p) for p in payments.get(t.episode, ())] for t in trajectories]
         rows["payments"] = pa.array(judged, type=_PAYMENTS)
-    with writing(path) as beside:
-        pq.write_table(pa.table(rows), beside, compression="zstd")
+    _write(rows, path)
 
 
 def load_trajectories(path: Path) -> list[Trajectory]:
@@ -115,6 +114,12 @@ def load_payments(path: Path) -> dict[int, list[Payment]]:
     return {row["episode"]: [Payment(**own) for own in row["payments"]] for row in rows}
 
 
+def _write(rows: Mapping[str, Any], path: Path) -> None:
+    """One file of columns; each page of it knows its checksum."""
+    with writing(path) as beside:
+        pq.write_table(pa.table(rows), beside, compression="zstd", write_page_checksum=True)
+
+
 def _table(path: Path) -> pa.Table:
     """What lies in a Parquet file.
 
@@ -122,7 +127,7 @@ def _table(path: Path) -> pa.Table:
         ValueError: it is damaged; the message names it.
     """
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         why = str(error).partition("\n")[0]
         raise ValueError(
@@ -170,8 +175,7 @@ def save_scores(scored: Sequence[Scored], path: Path) -> None:
     for name in dict.fromkeys(name for found in numbers for name in found):
         column = [found.get(name) for found in numbers]
         rows[_MEASURED + name] = [None if x is None else x.flatten().numpy() for x in column]
-    with writing(path) as beside:
-        pq.write_table(pa.table(rows), beside, compression="zstd")
+    _write(rows, path)
 
 
 def load_scores(path: Path, trajectories: Sequence[Trajectory]) -> list[Scored]:

@@ -21,7 +21,15 @@ from agentopd.base.statistics import wilson
 from agentopd.base.stopping import Interrupted, interruptible
 from agentopd.running.config import ConfigError, RunConfig, thread_count
 from agentopd.running.evaluate import teacher_success, untrained_success
-from agentopd.running.folder import check_environments, check_folder, is_whole, open_folder
+from agentopd.running.folder import (
+    METRICS,
+    SUMMARY,
+    check_environments,
+    check_folder,
+    ended,
+    open_folder,
+    past_lines,
+)
 from agentopd.running.reading import arm_config, parse_config
 from agentopd.running.train import train
 from agentopd.running.workers import Job, hired
@@ -68,11 +76,10 @@ def compare(
     }
     check_folder(config, out, resume, "study", free=("threads",))
     _check_environments(runs)
-    open_folder(config, out)
-    (out / "arms").mkdir(exist_ok=True)
+    open_folder(config, out, "study")
     teacher = _run_all(config, runs, out, workers, watch or (lambda *_: None))
     summary = _summary(config, out, teacher)
-    write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_whole(out / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
 
 
@@ -194,12 +201,11 @@ def _begun(folder: Path) -> bool:
 
 
 def _finished(folder: Path, config: RunConfig) -> bool:
-    summary = folder / "summary.json"
-    return summary.is_file() and is_whole(json.loads(summary.read_text()), config.steps)
+    return ended(folder, config.steps) is not None
 
 
 def _pass_on(folder: Path, seen: int, arm: str, seed: int, watch: Watch) -> int:
-    metrics = folder / "metrics.jsonl"
+    metrics = folder / METRICS
     # The last piece has no newline yet while a line is being written.
     lines = metrics.read_text().split("\n")[:-1] if metrics.is_file() else []
     for line in lines[seen:]:
@@ -266,7 +272,8 @@ def _arm(config: RunConfig, out: Path, arm: str) -> dict[str, Any]:
 
 def _read_run(out: Path, arm: str, seed: int) -> dict[str, Any]:
     folder = run_folder(out, arm, seed)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    summary = read_json(folder / SUMMARY)
+    lines = past_lines(folder / METRICS, summary["steps"], "and the run has ended after step {}")
     curve = [
         {
             "step": line["step"] + 1,
@@ -280,7 +287,7 @@ def _read_run(out: Path, arm: str, seed: int) -> dict[str, Any]:
     ]
     dead = [line["train"]["dead_groups"] for line in lines if "train" in line]
     return {
-        "summary": read_json(folder / "summary.json"),
+        "summary": summary,
         "curve": curve,
         "dead_groups": [share for share in dead if share is not None],
     }

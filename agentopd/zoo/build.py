@@ -27,6 +27,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from agentopd.base.files import write_whole
 from agentopd.zoo.demonstrations.episode import Demonstrator, Piece
 from agentopd.zoo.demonstrations.sokoban import SokobanDemonstrator
 from agentopd.zoo.demonstrations.told import ToldDemonstrator
@@ -34,6 +35,9 @@ from agentopd.zoo.recipes import PLAYERS, Recipe, find_recipe
 from agentopd.zoo.tokenizer import CELLS, END, PAD, train_tokenizer
 
 # R rows, L tokens a row, N learnt tokens, V vocabulary
+
+_RECORD = "recipe.json"
+"""Written last: a model without it was not finished."""
 
 
 def build(
@@ -61,7 +65,7 @@ def build(
     recipe = find_recipe(name)
     if steps is not None:
         recipe = replace(recipe, steps=steps)
-    if recipe.start is not None and not (out.parent / recipe.start).is_dir():
+    if recipe.start is not None and not (out.parent / recipe.start / _RECORD).is_file():
         build(recipe.start, out.parent / recipe.start, steps, report)
     began = time.perf_counter()
     torch.manual_seed(recipe.seed)
@@ -74,7 +78,7 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    (out / "recipe.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_whole(out / _RECORD, json.dumps(record, indent=2) + "\n")
     return record
 
 

@@ -1,9 +1,10 @@
 """The long forms of what the tests hold in short: attacks, kills, damaged files, sweeps.
 
     make hard                                   # all, at most half an hour on two cores
-    python tests/hard sandbox gradients         # some
+    python tests/hard sandbox kills:4           # some, and of the kills a quarter
 
-Prints one table, and ends with exit code 1 where a bound is not kept.
+Prints one table, and ends with exit code 1 where a bound is not kept. Kills and full disks need
+Linux and a C compiler.
 """
 
 from __future__ import annotations

@@ -121,9 +121,9 @@ class _Worst:
         ]
 
 
-def attacks() -> list[Row]:
-    """All attacks, then the random programs."""
-    return [*_attacked(), *_random()]
+def attacks(every: int = 1) -> list[Row]:
+    """All attacks, then the random programs, or one in so many of these."""
+    return [*_attacked(), *_random(every)]
 
 
 def _attacked() -> list[Row]:
@@ -177,11 +177,11 @@ def _knocked(server: socket.socket) -> bool:
     return True
 
 
-def _random() -> list[Row]:
+def _random(every: int) -> list[Row]:
     before, rng = _megabytes(), random.Random(0)
     env, worst = Desk(mode="code", logins="open", limits=LIMITS, max_turns=10**6), _Worst()
     env.reset(seed=0)
-    for number in range(PROGRAMS):
+    for number in range(0, PROGRAMS, every):
         if number % 20 == 0:
             env.reset(seed=number // 20)
         if env.state.completion is not None:

@@ -28,5 +28,4 @@ def draw_replay(summary: Mapping[str, Any], path: Path) -> None:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         panels[0].set_ylabel("share of |push|")
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_png(figure, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from agentopd.base.types import EndReason, Lesson, Trajectory
 from agentopd.running.config import RunConfig
+from agentopd.running.folder import METRICS, past_lines
 from agentopd.running.reading import load_stored
 from agentopd.running.storage import load_payments, load_scores, load_trajectories
 from agentopd.signal.evidence import Measured, Opinion
@@ -66,10 +66,15 @@ class SavedStep:
         return load_payments(_file(self.run, "trajectories", self.number))
 
     def history(self) -> list[dict[str, float | None]]:
-        """What each earlier step was like, for schedules and baselines that look back."""
-        path = self.run / "metrics.jsonl"
-        lines = map(json.loads, path.read_text().splitlines()) if path.is_file() else ()
-        return [line["train"] for line in lines if 0 <= line["step"] < self.number]
+        """What each earlier step was like, for schedules and baselines that look back.
+
+        Raises:
+            ConfigError: the metrics do not say it; the message names the file.
+        """
+        if not self.number:
+            return []
+        lines = past_lines(self.run / METRICS, self.number, "and steps up to {} come before this")
+        return [line["train"] for line in lines if line["step"] >= 0]
 
 
 def learnable(trajectory: Trajectory) -> bool:

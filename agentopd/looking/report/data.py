@@ -10,8 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from agentopd.base.files import read_text
+from agentopd.base.written import read_stored
 
 Interval = tuple[float, float]
 
@@ -213,7 +215,7 @@ def read_results(folder: Path) -> Results:
     for name, arm in summary.arms.items():
         for run in arm.runs:
             at = folder / run.folder
-            if name not in steps and (found := read_steps(at / "metrics.jsonl")):
+            if name not in steps and (found := _steps_of_run(at)):
                 steps[name] = found
             if name not in episodes and (at / "episode.json").is_file():
                 shown = at / "episode.json"
@@ -227,7 +229,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is not JSON, or not an object.
     """
-    value = _parse(path.read_text(encoding="utf-8"), str(path))
+    value = _parse(read_text(path), str(path))
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__}, not an object: was it edited?")
     return value
@@ -243,11 +245,25 @@ def read_steps(path: Path) -> list[Step]:
     """
     if not path.is_file():
         return []
-    *lines, last = path.read_text(encoding="utf-8").split("\n")
+    *lines, last = read_text(path).split("\n")
     if _is_complete(last):
         lines.append(last)
     where = [(f"{path}, line {i}", line) for i, line in enumerate(lines, 1) if line.strip()]
     return [_checked(Step, _parse(line, place), place) for place, line in where]
+
+
+def _steps_of_run(folder: Path) -> list[Step]:
+    """The steps of a run, all of them where it has ended."""
+    metrics, summary = folder / "metrics.jsonl", folder / "summary.json"
+    steps = read_steps(metrics)
+    ended = read_json(summary).get("steps") if summary.is_file() else None
+    have = steps[-1].step + 1 if steps else 0
+    if isinstance(ended, int) and metrics.is_file() and have < ended:
+        raise ValueError(
+            f"{metrics} ends at step {have}, and the run has ended after step {ended}: put a copy "
+            "of the file back"
+        )
+    return steps
 
 
 def _is_complete(line: str) -> bool:
@@ -269,12 +285,16 @@ def _checked(kind: type[R], value: Any, where: Path | str) -> R:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        raise ValueError(f"{where} is not what agentopd writes there: {error}") from error
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(
+            f"{where} is not what agentopd writes there ({place}: {first['msg']}): put a copy back"
+        ) from error
 
 
 def _summary_of_run(folder: Path, written: dict[str, Any]) -> Summary:
     """A run as a study of one arm; what `summary.json` does not say, `metrics.jsonl` does."""
-    steps = read_steps(folder / "metrics.jsonl")
+    steps = _steps_of_run(folder)
     # An evaluation's own `episodes` counts test episodes; a point's counts those trained on
     evaluated = [
         s.evaluation | {"step": s.step, "episodes": s.episodes, "seconds": s.seconds}
@@ -312,8 +332,7 @@ def _summary_of_run(folder: Path, written: dict[str, Any]) -> Summary:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    value = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return value if isinstance(value, dict) else {}
+    return read_stored(path.parent) if path.is_file() else {}
 
 
 def _mean(values: list[float | None]) -> float | None:

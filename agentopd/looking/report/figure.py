@@ -13,6 +13,8 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from agentopd.base.files import writing
+
 INK, MUTED, GRID = "#1f2430", "#68707d", "#e2e4e8"
 ARM_COLOURS = (
     *("#0072b2", "#d55e00", "#00865f", "#a63d97"),
@@ -91,9 +93,13 @@ def legend_below(
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write the figure on white, at a size for slides and papers."""
-    with styled():
-        figure.savefig(path, format="png", dpi=160, facecolor="white")
+    """Write the figure on white, at a size for slides and papers.
+
+    Raises:
+        ValueError: it cannot be written; the message names the file.
+    """
+    with styled(), writing(path) as beside:
+        figure.savefig(beside, format="png", dpi=160, facecolor="white")
 
 
 def inline_svg(figure: Figure, name: str, label: str) -> Markup:

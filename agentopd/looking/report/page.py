@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from agentopd.base.files import write_whole
 from agentopd.looking.report.data import Arm, Results, Step, read_results
 from agentopd.looking.report.episode import show_episode, signed
 from agentopd.looking.report.figure import STAGE_COLOURS, inline_svg, save_png
@@ -32,13 +33,13 @@ def write_report(folder: Path) -> Path:
         The path of the page.
 
     Raises:
-        ValueError: the folder holds neither a study nor a run, or a file in it is damaged.
+        ValueError: the folder holds neither a study nor a run, a file in it is damaged, or the
+            page cannot be written.
     """
     results = read_results(folder)
     success, probes, stages = success_plots(results), probe_plots(results), stage_plot(results)
     everything = [*success, *(p for plots in probes.values() for p in plots)]
     everything += [stages] if stages else []
-    (folder / "plots").mkdir(exist_ok=True)
     for plot in everything:
         save_png(plot.figure, folder / "plots" / f"{plot.name}.png")
     page = (
@@ -60,7 +61,7 @@ def write_report(folder: Path) -> Path:
         )
     )
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page)
     return path
 
 
