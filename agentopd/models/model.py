@@ -331,7 +331,11 @@ def _conversing(
     except ValueError as error:
         raise ValueError(f"{settings.path}: {error}") from error
     model = LanguageModel(
-        module, tokenizer, settings.path, frozenset(stops), settings.template_options
+        module,
+        tokenizer,
+        settings.path,
+        frozenset(stops),
+        template_options=settings.template_options,
     )
     model.__dict__["template"] = template  # its tables take a second to build
     return model

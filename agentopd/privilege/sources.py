@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -16,7 +16,7 @@ from pydantic import Field, PrivateAttr
 
 from agentopd.base.parts import Part
 from agentopd.base.types import Briefed, EndReason, Privilege, Trajectory, Turn
-from agentopd.environment.contract import Info, declared
+from agentopd.environment.contract import declared
 from agentopd.models.chat import ChatTemplate
 from agentopd.privilege import writer
 
@@ -292,7 +292,7 @@ def missing_keys(sources: Sequence[Source], trajectories: Sequence[Trajectory]) 
     ]
 
 
-def _before(trajectory: Trajectory) -> list[tuple[Turn, Info]]:
+def _before(trajectory: Trajectory) -> list[tuple[Turn, Mapping[str, Any]]]:
     """Each turn, and the `info` that came with the observation that it answers."""
     infos = [trajectory.prompt, *(turn.info for turn in trajectory.turns[:-1])]
     return list(zip(trajectory.turns, infos, strict=False))

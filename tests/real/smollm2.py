@@ -15,6 +15,7 @@ import hashlib
 import sys
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import pre_tokenizers
@@ -60,13 +61,15 @@ def model_of(file: Path, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     read = AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.float32
     )
-    ends = tokenizer.convert_tokens_to_ids(list(ENDS))
-    config = read.config
+    ends = [tokenizer.convert_tokens_to_ids(end) for end in ENDS]
+    config: Any = read.config
     config.tie_word_embeddings = True
     config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, ends[0]
     del config.quantization_config
     # Both hold the same numbers, the output layer rounded more finely.
-    read.get_input_embeddings().weight.data = read.get_output_embeddings().weight.data
+    embeddings: Any = read.get_input_embeddings()
+    output: Any = read.get_output_embeddings()
+    embeddings.weight.data = output.weight.data
     model = type(read)(config)
     model.load_state_dict(read.state_dict())
     assert model.generation_config is not None
