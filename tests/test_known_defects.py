@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -375,7 +376,9 @@ def test_a_resumed_run_has_the_teacher_it_had(tiny_model: Path, tmp_path: Path, 
     torch.testing.assert_close(before, expected, atol=1e-6, rtol=0)
     assert (before - course[3]).abs().max() > 1e-3
     with (tmp_path / "run" / "metrics.jsonl").open("a") as metrics:  # as `record` would have
-        metrics.writelines(f'{{"step": {step}, "train": {{}}}}\n' for step in range(3))
+        keys: dict[str, object] = {key: {} for key in ("train", "probes", "stages", "tokens")}
+        keys |= dict.fromkeys(("episodes", "seconds", "loss"), 0)
+        metrics.writelines(json.dumps({"step": step, **keys}) + "\n" for step in range(3))
     run.save()
     again = run_of(tiny_model, tmp_path / "run", *method, resume=True)
     assert torch.equal(weights(again.config.teacher.model), before)

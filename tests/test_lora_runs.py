@@ -138,7 +138,7 @@ def test_a_run_does_not_go_on_from_another_start(
 def test_a_checkpoint_that_holds_its_frozen_teacher_still_goes_on(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    """As earlier versions wrote them: with the teacher's weights, and no digest."""
+    """As earlier versions wrote them: with the teacher's weights, and no digest of anything."""
     config, out = _config(tiny_model), tmp_path / "old"
     _begun(config, out)
     folder = checkpoint_of(out)
@@ -147,6 +147,7 @@ def test_a_checkpoint_that_holds_its_frozen_teacher_still_goes_on(
     progress = json.loads((folder / "progress.json").read_text())
     del progress["start"]
     (folder / "progress.json").write_text(json.dumps(progress))
+    (folder / "sums.json").unlink()
     train(config, out, resume=True)
     train(config, tmp_path / "whole")
     assert_same_runs(out, tmp_path / "whole")
@@ -158,6 +159,9 @@ def test_a_damaged_adapter_is_named(tiny_model: Path, tmp_path: Path) -> None:
     tensors = load_file(file)
     tensors.popitem()
     save_file(tensors, file)
+    with pytest.raises(ValueError, match=r"adapter_model.safetensors is damaged"):
+        train(_config(tiny_model, LORA), tmp_path / "run", resume=True)
+    (checkpoint_of(tmp_path / "run") / "sums.json").unlink()  # without them it is seen later
     with pytest.raises(ValueError, match=r"student is damaged \(weights .*lora_.* not there"):
         train(_config(tiny_model, LORA), tmp_path / "run", resume=True)
 

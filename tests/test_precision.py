@@ -173,6 +173,7 @@ def test_a_checkpoint_without_masters_gives_them_its_weights(
     kept = {k: v for k, v in load_file(file).items() if not k.endswith("/master")}
     old = {k: v if k.endswith("/step") else v.bfloat16() for k, v in kept.items()}
     save_file(old, file)
+    (found / "sums.json").unlink()
     resumed = run_of(tiny_model, tmp_path, *settings, resume=True)
     for parameter in resumed.student.module.parameters():
         master = resumed.learner.optimizer.masters[parameter]

@@ -131,7 +131,8 @@ def test_no_environment_plays_what_is_only_thought(settings: EnvSettings) -> Non
         observation, _, _, _, after = env.step(form.replace("{}", _answer(env, info, settings)))
         assert after["action_valid"] is False, form
         assert "would" not in observation, form
-        if before is not None:
+        # A form asks for its next field whatever was said; the other games stand where they stood.
+        if before is not None and settings.id != "agentopd/FrontDesk-v0":
             assert env.unwrapped.render() == before, form
     for form in PLAYED:
         _, info = env.reset(seed=0)

@@ -348,9 +348,9 @@ class _Calling(Reading):
         except ToolError as error:
             raise Unreadable(str(error)) from error
 
-    def legal_actions(self) -> list[str]:
-        """The calls that return an action which the environment inside lists."""
-        return [self._calls[a] for a in legal_actions(self.env) if a in self._calls]
+    def legal_actions(self) -> list[str] | None:
+        """The calls that return an action which the environment inside lists, if it lists any."""
+        return [self._calls[a] for a in legal_actions(self.env) if a in self._calls] or None
 
     def tell(self, info: Info) -> Info:
         told = dict(info)

@@ -26,6 +26,7 @@ from agentopd.models.passes import hidden_before
 from agentopd.models.recompute import layers_of
 from agentopd.probes.collector import Collector
 from agentopd.probes.token import channel_ratios
+from agentopd.rollout.policies import truncation_of
 from agentopd.signal.evidence import Measured, check_measured
 from agentopd.signal.scores import Scored, join_scores, split_scores
 from agentopd.signal.tokens import Tokens
@@ -196,7 +197,7 @@ class Learner:
         several = _both_channels(self.method.mix) and not summands
         if leaf_NH.grad is not None:
             hidden_NH.backward(leaf_NH.grad)
-        own_N, truncation = measured.student.logprob_N.detach(), self.method.rollout.truncation
+        own_N, truncation = measured.student.logprob_N.detach(), truncation_of(self.method.rollout)
         gap_N = truncation.unexplained(own_N, tokens.behaviour_N)
         return {
             "loss": sum(term.item() for term in terms.values()),

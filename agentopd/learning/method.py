@@ -32,7 +32,7 @@ from agentopd.mixes.shared import DistilOnly
 from agentopd.privilege.sources import SkillSummary, Source
 from agentopd.privilege.view import SystemView, ViewBuilder
 from agentopd.probes.settings import ProbeSettings
-from agentopd.rollout.policies import Rollout, StudentRollout
+from agentopd.rollout.policies import Rollout, StudentRollout, truncation_of
 from agentopd.signal.beside import Beside
 from agentopd.teacher import Teacher
 from agentopd.units.base import Unit
@@ -210,7 +210,7 @@ class Method(Settings):
         """An importance ratio begins at the share of probability that sampling keeps: where that
         lies outside of a clip's bounds, tokens with a negative advantage are never learnt from.
         """
-        truncation, estimator = self.rollout.truncation, self.divergence.estimated_by
+        truncation, estimator = truncation_of(self.rollout), self.divergence.estimated_by
         if not truncation or not self.learns_from_samples:
             return
         rl, clips = self.mix.rl_channel, dict[str, float]()

@@ -29,6 +29,7 @@ from agentopd.learning.neighbours import (
     of_kind,
 )
 from agentopd.mixes.base import Mix
+from agentopd.rollout.policies import truncation_of
 
 _FIELDS: dict[Axis, tuple[str, ...]] = {
     "teacher": ("teacher", "privilege", "view"),
@@ -51,7 +52,7 @@ def notices_of(method: Method) -> list[str]:
 
 def truncation_notice(method: Method) -> list[str]:
     """That gradients are averages over tokens of which sampling leaves out the unlikely, if so."""
-    truncation = method.rollout.truncation
+    truncation = truncation_of(method.rollout)
     if not truncation or not method.learns_from_samples:
         return []
     written = [f"top_p: {truncation.top_p}"] if truncation.top_p < 1 else []

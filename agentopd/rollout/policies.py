@@ -67,11 +67,6 @@ class Rollout(Part, family="rollout"):
     ) -> list[Trajectory]:
         """The trajectories of one step, in order."""
 
-    @property
-    def truncation(self) -> Truncation:
-        """What of the student's distribution is never sampled; nothing at temperature 0."""
-        return Truncation(self.top_p, self.top_k) if self.temperature else WHOLE
-
     def unread(self) -> dict[str, str]:
         """See `Settings.unread`."""
         cold = {"top_p": "temperature above 0", "top_k": "temperature above 0"}
@@ -110,7 +105,7 @@ class Rollout(Part, family="rollout"):
             slots=self.slots,
             temperature=self.temperature,
             seed=seed,
-            truncation=self.truncation,
+            truncation=truncation_of(self),
         )
 
 
@@ -122,3 +117,8 @@ class StudentRollout(Rollout, kind="student"):
     ) -> list[Trajectory]:
         """See `Rollout.collect`."""
         return self.pool(env, student, seed).play(self.schedule(seed, step), sampler)
+
+
+def truncation_of(rollout: Rollout) -> Truncation:
+    """What of the student's distribution is never sampled; nothing at temperature 0."""
+    return Truncation(rollout.top_p, rollout.top_k) if rollout.temperature else WHOLE

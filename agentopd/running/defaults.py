@@ -18,8 +18,8 @@ LARGE: dict[str, dict[str, Any]] = {
     "learner": {"learning_rate": 1e-5, "warmup": 5, "tokens_per_batch": 2_048},
 }
 """What stands in place of the defaults where a student's weights are more than that."""
-_ADAPTED = {False: {"learning_rate": 3e-3}, True: {"learning_rate": 1e-4, "warmup": 5}}
-"""The learner's, where adapters alone learn, by whether the student is large: ten times the rate of
+_ADAPTED = {False: 3e-3, True: 1e-4}
+"""The learning rate where adapters alone learn, by whether the student is large: ten times that of
 all weights.
 """
 
@@ -46,7 +46,7 @@ def for_student(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     large = is_large(path if isinstance(path, str) else ModelSettings().path)
     wanted = dict(LARGE) if large else {}
     if adapted:
-        wanted["learner"] = _ADAPTED[large]
+        wanted["learner"] = {**wanted.get("learner", {}), "learning_rate": _ADAPTED[large]}
     found, filled = dict(data), []
     for group, defaults in wanted.items():
         own = found.get(group, {})
