@@ -23,32 +23,7 @@ from agentopd.commands import (
     running,
     serving,
 )
-from agentopd.commands.parameters import (
-    NAMED_OR_RUN,
-    Config,
-    Context,
-    Device,
-    Dtype,
-    Environment,
-    Episodes,
-    Model,
-    Options,
-    Overrides,
-    Player,
-    Resume,
-    RunOut,
-    Seed,
-    Slots,
-    Temperature,
-    TemplateOptions,
-    Threads,
-    TopK,
-    TopP,
-    Turns,
-    TurnTokens,
-    Workers,
-    Wrappers,
-)
+from agentopd.commands import parameters as given
 from agentopd.commands.place import place
 from agentopd.commands.zoo import zoo
 from agentopd.environment.contract import HELD_OUT_SEED
@@ -95,7 +70,10 @@ def _see_current_folder() -> None:
 
 @app.command(rich_help_panel=_TRAIN)
 def train(
-    config: Config, overrides: Overrides = None, out: RunOut = None, resume: Resume = False
+    config: given.Config,
+    overrides: given.Overrides = None,
+    out: given.RunOut = None,
+    resume: given.Resume = False,
 ) -> None:
     """Train a student.
 
@@ -108,11 +86,11 @@ def train(
 
 @app.command(rich_help_panel=_TRAIN)
 def compare(
-    config: Config,
-    overrides: Overrides = None,
-    out: RunOut = None,
-    resume: Resume = False,
-    workers: Workers = 2,
+    config: given.Config,
+    overrides: given.Overrides = None,
+    out: given.RunOut = None,
+    resume: given.Resume = False,
+    workers: given.Workers = 2,
 ) -> None:
     """Compare the arms of a config's study over its seeds.
 
@@ -128,7 +106,7 @@ def resume(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="steps or threads, such as steps=50 for more."),
     ] = None,
-    workers: Workers = 2,
+    workers: given.Workers = 2,
 ) -> None:
     """Go on with a run or a study; its folder knows the settings.
 
@@ -139,27 +117,18 @@ def resume(
 
 @app.command(rich_help_panel=_TRAIN)
 def prepare(
-    model: Model,
-    env: Environment = None,
-    option: Options = None,
-    wrapper: Wrappers = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Of the run that is planned, such as privilege=ground_truth; repeatable.",
-        ),
-    ] = None,
+    model: given.Model,
+    env: given.Environment = None,
+    option: given.Options = None,
+    wrapper: given.Wrappers = None,
+    change: given.Changes = None,
     episodes: Annotated[
         int, typer.Option(min=1, metavar="N", help="Tasks to play, alone and with each privilege.")
     ] = 16,
     step: Annotated[
         bool, typer.Option(help="Also measure a small step of learning, which needs its memory.")
     ] = True,
-    as_json: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the numbers.")
-    ] = None,
+    as_json: given.JsonFile = None,
 ) -> None:
     """Measure, before a training, what decides whether it succeeds, and say what to change.
 
@@ -178,33 +147,25 @@ def prepare(
 
 @app.command("eval", rich_help_panel=_LOOK)
 def evaluate(
-    model: Model,
-    env: Environment = None,
-    option: Options = None,
-    wrapper: Wrappers = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Short for -o split=NAME.")
-    ] = None,
-    episodes: Episodes = 128,
-    seed: Seed = HELD_OUT_SEED,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    max_turn_tokens: TurnTokens = None,
-    max_turns: Turns = None,
-    max_context: Context = None,
-    slots: Slots = None,
-    template_option: TemplateOptions = None,
-    device: Device = "cpu",
-    dtype: Dtype = None,
-    threads: Threads = None,
-    habits: Annotated[
-        bool,
-        typer.Option(
-            help="Also measure what a random legal action, the best constant and the best two at "
-            "random score, where the environment lists its actions."
-        ),
-    ] = True,
+    model: given.Model,
+    env: given.Environment = None,
+    option: given.Options = None,
+    wrapper: given.Wrappers = None,
+    split: given.SplitName = None,
+    episodes: given.Episodes = 128,
+    seed: given.Seed = HELD_OUT_SEED,
+    temperature: given.Temperature = None,
+    top_p: given.TopP = None,
+    top_k: given.TopK = None,
+    max_turn_tokens: given.TurnTokens = None,
+    max_turns: given.Turns = None,
+    max_context: given.Context = None,
+    slots: given.Slots = None,
+    template_option: given.TemplateOptions = None,
+    device: given.Device = "cpu",
+    dtype: given.Dtype = None,
+    threads: given.Threads = None,
+    habits: given.Habits = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure how often a model solves an environment's tasks, as runs are measured.
@@ -232,26 +193,22 @@ def evaluate(
 
 @app.command(rich_help_panel=_LOOK)
 def play(
-    model: Player,
-    env: Environment = None,
-    option: Options = None,
-    wrapper: Wrappers = None,
-    episodes: Episodes = 1,
-    seed: Seed = 0,
-    delay: Annotated[
-        float, typer.Option(min=0, metavar="S", help="Seconds between what is shown on a terminal.")
-    ] = 0.6,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Do not put what you type into <action></action>.")
-    ] = False,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    max_turn_tokens: TurnTokens = None,
-    max_turns: Turns = None,
-    max_context: Context = None,
-    template_option: TemplateOptions = None,
-    device: Device = "cpu",
+    model: given.Player,
+    env: given.Environment = None,
+    option: given.Options = None,
+    wrapper: given.Wrappers = None,
+    episodes: given.Episodes = 1,
+    seed: given.Seed = 0,
+    delay: given.Delay = 0.6,
+    raw: given.Raw = False,
+    temperature: given.Temperature = None,
+    top_p: given.TopP = None,
+    top_k: given.TopK = None,
+    max_turn_tokens: given.TurnTokens = None,
+    max_turns: given.Turns = None,
+    max_context: given.Context = None,
+    template_option: given.TemplateOptions = None,
+    device: given.Device = "cpu",
 ) -> None:
     """Watch a model act, or act yourself.
 
@@ -283,19 +240,9 @@ def report(
 @app.command(rich_help_panel=_MODELS)
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
-    to: Annotated[
-        Path, typer.Option("--to", metavar="FOLDER", help="The folder to write; new, or empty.")
-    ],
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Add a student's adapters to the weights of their base.")
-    ] = False,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="What others call the model that the run started from; its folder if not given.",
-        ),
-    ] = None,
+    to: given.ExportTo,
+    merge: given.Merge = False,
+    base: given.BaseName = None,
 ) -> None:
     """Write a run's student, as of its last checkpoint, with a model card.
 
@@ -393,9 +340,9 @@ def methods() -> None:
 
 @app.command("check-env", rich_help_panel=_ENVIRONMENTS)
 def check_env(
-    spec: Annotated[str, typer.Argument(metavar="ID", help=NAMED_OR_RUN)],
-    option: Options = None,
-    wrapper: Wrappers = None,
+    spec: Annotated[str, typer.Argument(metavar="ID", help=given.NAMED_OR_RUN)],
+    option: given.Options = None,
+    wrapper: given.Wrappers = None,
     strict: Annotated[
         bool,
         typer.Option(
@@ -424,15 +371,15 @@ def check_env(
 
 @app.command("serve-env", rich_help_panel=_ENVIRONMENTS)
 def serve_env(
-    spec: Annotated[str, typer.Argument(metavar="ID", help=NAMED_OR_RUN)],
+    spec: Annotated[str, typer.Argument(metavar="ID", help=given.NAMED_OR_RUN)],
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="The address to listen on.")
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65_535, metavar="N", help="0 takes a free one.")
     ] = 8000,
-    option: Options = None,
-    wrapper: Wrappers = None,
+    option: given.Options = None,
+    wrapper: given.Wrappers = None,
     sessions: Annotated[int, typer.Option(min=1, metavar="N", help="Clients at a time.")] = 64,
     privileged: Annotated[
         bool,

@@ -121,3 +121,41 @@ Context = Annotated[
 Slots = Annotated[
     int | None, typer.Option(min=1, help="Environments that are open at once." + _AS_IN_A_RUN)
 ]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Of the run that is planned, such as privilege=ground_truth; repeatable.",
+    ),
+]
+Habits = Annotated[
+    bool,
+    typer.Option(
+        help="Also measure what a random legal action, the best constant and the best two at "
+        "random score, where the environment lists its actions."
+    ),
+]
+SplitName = Annotated[str | None, typer.Option(metavar="NAME", help="Short for -o split=NAME.")]
+Delay = Annotated[
+    float, typer.Option(min=0, metavar="S", help="Seconds between what is shown on a terminal.")
+]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="Do not put what you type into <action></action>.")
+]
+ExportTo = Annotated[
+    Path, typer.Option("--to", metavar="FOLDER", help="The folder to write; new, or empty.")
+]
+Merge = Annotated[
+    bool, typer.Option("--merge", help="Add a student's adapters to the weights of their base.")
+]
+BaseName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What others call the model that the run started from; its folder if not given.",
+    ),
+]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Also write the numbers.")
+]
