@@ -21,7 +21,7 @@ demo: $(STAMP) ## compare methods on a tiny embedded model and write a report, i
 real: $(REAL)/config.json ## teach a real pretrained model what only its teacher is told, in half an hour
 	$(BIN)/agentopd prepare $(REAL) --env agentopd/FrontDesk-v0 --set privilege=document --set view=every_turn \
 	  -o cases=3 -o shown=1 --set rollout.temperature=0.7 --set rollout.max_turn_tokens=6 --set rollout.tasks=12 \
-	  --set learner.learning_rate=1.5e-4
+	  --set divergence=forward_kl --set learner.learning_rate=1.5e-4 --set learner.warmup=2
 	$(BIN)/agentopd compare configs/real/front_desk.yaml --out runs/real-$(NOW)
 	$(BIN)/agentopd eval runs/real-$(NOW)/arms/told/seed-0 --episodes 64
 	@echo "The report: runs/real-$(NOW)/report.html"

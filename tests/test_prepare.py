@@ -210,11 +210,13 @@ def _shifted(**changes: Any) -> Prepared:
     )
 
 
+MUTE = [ToldSource("skill_summary", [SHIFT], "system", None)]
 OTHER = replace(SHIFT, source="ground_truth", view="every_turn", told=1.0)
 BAD = [
     (_with(cut=1.0), "error", "rollout.max_turn_tokens=64"),
     (_with(cut=0.2), "warning", "rollout.max_turn_tokens=32"),
-    (_with(invalid=1.0), "error", ""),
+    (_with(invalid=1.0), "warning", "divergence=forward_kl"),
+    (replace(_with(invalid=1.0), told=MUTE), "error", ""),
     (replace(_with(invalid=0.5), fewshot="env.options.prompt=fewshot"), "warning",
      "env.options.prompt=fewshot"),
     (_with(ends={"context_limit": 3}), "warning", "rollout.max_context=4096"),
@@ -247,7 +249,7 @@ def test_what_is_wrong_is_found_with_the_key_to_change(
 
 
 def test_errors_come_first() -> None:
-    found = replace(_with(invalid=1.0, interval=(0.95, 1.0)), large=True)
+    found = replace(_with(invalid=1.0, interval=(0.95, 1.0)), large=True, told=MUTE)
     assert [f.level for f in findings(found, CONFIG)] == ["error", "warning", "note"]
 
 

@@ -94,18 +94,30 @@ def _answers(found: Prepared, config: RunConfig) -> Findings:
             f"rollout.max_turn_tokens={max(16, 2 * alone.usual_tokens)}",
         )
     if alone.invalid > _UNREADABLE:
-        level = "error" if alone.invalid >= _ALMOST_ALL else "warning"
-        yield Finding(
-            level,
-            f"{_percent(alone.invalid)} of the answers hold no action: see the examples above",
-            "" if found.fewshot is None else found.fewshot,
-        )
+        yield _unreadable(found, config)
     if outgrown := alone.ends.get("context_limit", 0):
         yield Finding(
             "warning",
             f"{outgrown} of {alone.episodes} episodes ended because the context was full",
             f"rollout.max_context={2 * config.rollout.max_context}",
         )
+
+
+def _unreadable(found: Prepared, config: RunConfig) -> Finding:
+    """That answers hold no action; told something they may, and then their form can be taught."""
+    said = f"{_percent(found.alone.invalid)} of the answers hold no action: see the examples above"
+    acted = [(told.behaviour.invalid, told.source) for told in found.told if told.behaviour]
+    least, source = min(acted, default=(1.0, ""))
+    if found.fewshot is not None or found.alone.invalid < _ALMOST_ALL or least > 0.5:
+        level = "error" if found.alone.invalid >= _ALMOST_ALL else "warning"
+        return Finding(level, said, found.fewshot or "")
+    reaches = config.divergence.kind != "reverse_kl"
+    return Finding(
+        "warning",
+        f"{said}; told {source}, {_percent(1 - least)} of them do, so the form can be taught with "
+        "the rest, by a divergence that pulls at what the student never says",
+        "" if reaches else "divergence=forward_kl",
+    )
 
 
 def _success(found: Prepared, config: RunConfig) -> Findings:
@@ -192,8 +204,8 @@ def _settings(found: Prepared, config: RunConfig) -> Findings:
     if found.large and config.learner.learning_rate > _FAST:
         yield Finding(
             "warning",
-            f"a learning rate of {config.learner.learning_rate:g} is for models of a million "
-            "weights",
+            f"a learning rate of {config.learner.learning_rate:g} is high for a model of this "
+            "size: at such rates some collapsed to one word, so watch the share of readable answers",
             "learner.learning_rate=1e-5",
         )
 
