@@ -205,7 +205,7 @@ def _settings(found: Prepared, config: RunConfig) -> Findings:
         yield Finding(
             "warning",
             f"a learning rate of {config.learner.learning_rate:g} is high for a model of this "
-            "size: at such rates some collapsed to one word, so watch the share of readable answers",
+            "size: at such rates some collapsed to one word; watch the share of readable answers",
             "learner.learning_rate=1e-5",
         )
 
