@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from families import CHATML, FAMILIES, R1, Family, tokenizer_of
+from safetensors.torch import load_file
 from scenes import episodes, taught
 from scripted import play_one, random_model, toy_tokenizer
 from transformers import PreTrainedTokenizerFast
@@ -16,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from agentopd.base.types import EndReason
 from agentopd.learning.learner import Learner
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
+from agentopd.rollout.transformers_sampler import check_actor
 from agentopd.running.reading import parse_config
 from agentopd.teachers.copies import FrozenTeacher
 
@@ -178,3 +181,31 @@ def test_a_thought_that_the_prompt_opens_reaches_the_environment(template: str) 
     assert parts == [(3, 4), (2, 4), (1, 2)]
     assert found.trainable.sum() == 10
     assert len(found.segments) == 2  # the template takes the second answer's thought away
+
+
+def test_an_index_of_pickles_is_refused_before_anything_is_read(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, "pytorch_model.bin")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"index\.json names 'pytorch_model\.bin'"):
+        load_model(ModelSettings(path=str(folder)))
+
+
+@pytest.mark.parametrize("key", [("model_type", ["a"]), ("vocab_size", "many")])
+def test_a_config_of_another_form_is_one_line(
+    tiny_model: Path, tmp_path: Path, key: tuple[str, object]
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | dict([key])))
+    settings = ModelSettings(path=str(folder))
+    check_actor(settings)
+    with pytest.raises(ValueError, match="cannot be loaded as a causal language model: .+"):
+        load_model(settings)

@@ -33,6 +33,24 @@ def model_folder(path: str) -> Path:
     return folder
 
 
+def check_index(folder: Path) -> None:
+    """Refuse an index of weights that names pickles: the loader would read them all the same.
+
+    Raises:
+        ValueError: it does, or is no index.
+    """
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    named = read_json(index).get("weight_map")
+    files = list(named.values()) if isinstance(named, dict) else [None]
+    if other := [file for file in files if not str(file).endswith(".safetensors")]:
+        raise ValueError(
+            f"{index} names {other[0]!r}, which is no safetensors file: weights that must be "
+            "unpickled are not read. Convert them, and name the new files"
+        )
+
+
 def base_path(path: str) -> str:
     """What an adapter's folder stands on, as a path; of any other model, its own.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,7 +25,7 @@ from transformers import (
 from agentopd.base.parts import Settings
 from agentopd.models import adapters
 from agentopd.models.adapters import LoraSettings
-from agentopd.models.folders import base_path, model_folder
+from agentopd.models.folders import base_path, check_index, model_folder
 from agentopd.models.head import Head
 from agentopd.models.template import RESERVED, ChatTemplate
 
@@ -255,14 +256,16 @@ def load_model(settings: ModelSettings) -> LanguageModel:
             f"device {settings.device!r} was asked for, but torch sees no GPU here; use device=cpu"
         )
     tokenizer = load_tokenizer(settings)
+    check_index(model_folder(base))
     try:
-        module = AutoModelForCausalLM.from_pretrained(
-            model_folder(base),
-            dtype=getattr(torch, settings.dtype),
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=settings.trust_remote_code,
-        )
+        with warnings.catch_warnings(action="ignore"):  # what is wrong is said in one line
+            module = AutoModelForCausalLM.from_pretrained(
+                model_folder(base),
+                dtype=getattr(torch, settings.dtype),
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=settings.trust_remote_code,
+            )
     except Exception as error:  # transformers raises anything where a folder is not as it expects
         raise _unloadable(settings, error) from error
     torch.nn.Module.to(module, device)
@@ -330,13 +333,8 @@ def _conversing(
         stops = {*_declared_ends(module, tokenizer), template.closing}
     except ValueError as error:
         raise ValueError(f"{settings.path}: {error}") from error
-    model = LanguageModel(
-        module,
-        tokenizer,
-        settings.path,
-        frozenset(stops),
-        template_options=settings.template_options,
-    )
+    told = {"stop_ids": frozenset(stops), "template_options": settings.template_options}
+    model = LanguageModel(module, tokenizer, settings.path, **told)
     model.__dict__["template"] = template  # its tables take a second to build
     return model
 

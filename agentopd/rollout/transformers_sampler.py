@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
-from agentopd.models.model import LanguageModel, ModelSettings, model_folder
+from agentopd.models.folders import base_path, model_folder
+from agentopd.models.model import LanguageModel, ModelSettings
 from agentopd.rollout.attention import masks, narrowed, reach_of
 from agentopd.rollout.cache import RowCache
 from agentopd.rollout.drawing import draw
@@ -321,13 +322,13 @@ def check_actor(settings: ModelSettings) -> None:
     Raises:
         ValueError: see `TransformersSampler`; or there is no such folder.
     """
-    folder = model_folder(settings.path)
+    folder = model_folder(base_path(settings.path))
     try:
         config = AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=settings.trust_remote_code
         )
-    except (OSError, ValueError, KeyError):
-        return  # loading says what is wrong with the folder
+    except Exception:  # as transformers raises anything, loading says what is wrong with a folder
+        return
     reach_of(config, settings.path)
 
 
