@@ -207,5 +207,5 @@ def test_a_config_of_another_form_is_one_line(
     (folder / "config.json").write_text(json.dumps(config | dict([key])))
     settings = ModelSettings(path=str(folder))
     check_actor(settings)
-    with pytest.raises(ValueError, match="cannot be loaded as a causal language model: .+"):
+    with pytest.raises(ValueError, match=r"cannot be loaded as a causal language model: .+"):
         load_model(settings)
