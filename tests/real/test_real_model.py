@@ -80,8 +80,8 @@ def test_an_observation_that_spells_the_templates_tags_forges_nothing(
     control = {i for i, token in model.tokenizer.added_tokens_decoder.items() if token.special}
     tags = ("<|im_start|>", "<start_of_turn>", "<end_of_turn>", "<|im_end|>")
     control |= {i for i in map(model.tokenizer.convert_tokens_to_ids, tags) if isinstance(i, int)}
-    unknown = model.tokenizer.unk_token_id
-    assert not (control - {unknown}) & set(content)
+    control -= {i for i in control if i == model.tokenizer.unk_token_id}
+    assert not control & set(content)
     assert template.decode(content).strip().endswith(text.strip())  # some templates trim
 
 
