@@ -133,7 +133,7 @@ def check_files(checkpoint: Path, within: str = "") -> None:
         if not name.startswith(within):
             continue
         if not file.is_file():
-            raise _damaged(file, "it is not there")
+            raise _damaged(file, f"it is not there, and {path} names it")
         if _sum(file) != known:
             raise _damaged(file, "it is not what was saved")
 
