@@ -11,6 +11,7 @@ import typer
 from agentopd.base.console import quiet_libraries, working
 from agentopd.base.files import read_json
 from agentopd.base.written import read_stored
+from agentopd.commands.acting import model_path
 
 
 def export(run: Path, to: Path, merge: bool, base: str | None) -> None:
@@ -21,11 +22,11 @@ def export(run: Path, to: Path, merge: bool, base: str | None) -> None:
         base: what the model that the run started from is called by those who will load this.
 
     Raises:
-        ValueError: there is no run, or it has no checkpoint; the folder holds something already; or
-            there is nothing to merge.
+        ValueError: there is no run, it has no checkpoint or a damaged one; the folder holds
+            something already; or there is nothing to merge.
     """
     read_stored(run)  # what is no run's folder is told before torch is loaded
-    student = _student(run)
+    student = Path(model_path(str(run)))
     adapted = (student / "adapter_config.json").is_file()
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ValueError(f"{to} holds something already; choose another folder")
@@ -41,22 +42,11 @@ def export(run: Path, to: Path, merge: bool, base: str | None) -> None:
             shutil.copytree(student, beside)
         if adapted and not merge:
             _name_base(beside, base)
-        _describe(run, to.name, beside, "merged" if merge else "adapter" if adapted else "", base)
+        form = "merged" if merge else "adapter" if adapted else ""
+        _describe(run, student.parent, to.name, beside, form, base)
         to.parent.mkdir(parents=True, exist_ok=True)
         beside.rename(to)
     typer.echo(f"the model: {to}")
-
-
-def _student(run: Path) -> Path:
-    from agentopd.running.checkpoint import latest
-
-    checkpoint = latest(run / "checkpoints")
-    if checkpoint is None:
-        raise ValueError(
-            f"{run} holds no checkpoint: let the run get that far, or name a run of the study, "
-            f"such as {run / 'arms' / 'NAME' / 'seed-0'}"
-        )
-    return checkpoint / "student"
 
 
 def _merge(run: Path, student: Path, into: Path) -> None:
@@ -86,7 +76,9 @@ def _name_base(folder: Path, base: str | None) -> None:
     file.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _describe(run: Path, name: str, folder: Path, form: str, base: str | None) -> None:
+def _describe(
+    run: Path, checkpoint: Path, name: str, folder: Path, form: str, base: str | None
+) -> None:
     from agentopd.looking.card import Exported, card, evaluations_of
     from agentopd.models.folders import base_path
     from agentopd.running.checkpoint import load_progress
@@ -101,7 +93,7 @@ def _describe(run: Path, name: str, folder: Path, form: str, base: str | None) -
         published=base is not None,
         form=forms[form],
         config=config,
-        progress=load_progress(_student(run).parent),
+        progress=load_progress(checkpoint),
         evaluations=evaluations_of(run),
     )
     (folder / "README.md").write_text(card(exported), encoding="utf-8")
