@@ -197,3 +197,19 @@ def test_a_study_does_not_sum_up_half_a_run(tiny_model: Path, tmp_path: Path) ->
         compare(config, out, resume=True, workers=1)
     with pytest.raises(ValueError, match=f"{metrics} ends at step 0"):
         write_report(out)
+
+
+def test_a_study_that_lacks_a_key_does_not_go_on_under_its_default(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Runs that have ended would otherwise stand beside runs of other settings."""
+    config = small(tiny_model, "study={seeds: [0], arms: {token: {}}}", "steps=1")
+    out = tmp_path / "study"
+    compare(config, out, workers=1)
+    own = yaml.safe_load((out / "config.yaml").read_text())
+    del own["evaluate"]
+    (out / "config.yaml").write_text(yaml.safe_dump(own))
+    result = call("resume", out)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.splitlines()[-1].startswith(f"error: {out / 'config.yaml'} and")
+    assert "different evaluate" in result.stderr

@@ -55,14 +55,22 @@ def check_folder(
             f"there is no {kind} to resume in {out}; leave out --resume to start one in another"
             " folder"
         )
-    described = config.model_dump(mode="json")
-    stored = load_stored(out).model_dump(mode="json")
-    changed = [k for k in described if k not in free and stored[k] != described[k]]
-    if changed:
+    if changed := changed_settings(config, out, free):
         raise ConfigError(
             f"the {kind} in {out} was started with other settings of {', '.join(changed)}; "
             f"go on with its own, agentopd resume {out}, or choose another --out"
         )
+
+
+def changed_settings(config: RunConfig, out: Path, free: Collection[str] = ()) -> list[str]:
+    """The settings that differ from those a folder was started with, but for the `free` ones.
+
+    Raises:
+        ConfigError: the folder's configuration is damaged; the message names the file.
+    """
+    described = config.model_dump(mode="json")
+    stored = load_stored(out).model_dump(mode="json")
+    return [k for k in described if k not in free and stored[k] != described[k]]
 
 
 def open_folder(config: RunConfig, out: Path, kind: Kind = "run") -> None:

@@ -19,11 +19,13 @@ import torch
 from agentopd.base.files import read_json, write_whole
 from agentopd.base.statistics import wilson
 from agentopd.base.stopping import Interrupted, interruptible
+from agentopd.base.written import STORED
 from agentopd.running.config import ConfigError, RunConfig, thread_count
 from agentopd.running.evaluate import teacher_success, untrained_success
 from agentopd.running.folder import (
     METRICS,
     SUMMARY,
+    changed_settings,
     check_environments,
     check_folder,
     ended,
@@ -75,6 +77,7 @@ def compare(
         for key, run in runs.items()
     }
     check_folder(config, out, resume, "study", free=("threads",))
+    _check_begun(runs, out)
     _check_environments(runs)
     open_folder(config, out, "study")
     teacher = _run_all(config, runs, out, workers, watch or (lambda *_: None))
@@ -86,6 +89,23 @@ def compare(
 def run_folder(out: Path, arm: str, seed: int) -> Path:
     """Where one run of a study lies."""
     return out / "arms" / arm / f"seed-{seed}"
+
+
+def _check_begun(runs: Mapping[Key, RunConfig], out: Path) -> None:
+    """Every run that has begun or ended was started with what the study's configuration asks for;
+    that one alone cannot tell, as a key that it lacks has a default.
+
+    Raises:
+        ConfigError: one was started with other settings, or its configuration is damaged.
+    """
+    for key, config in runs.items():
+        folder = run_folder(out, *key)
+        if _begun(folder) and (changed := changed_settings(config, folder, free=("threads",))):
+            raise ConfigError(
+                f"{out / STORED} and {folder / STORED} have different {', '.join(changed)}: another"
+                " version of agentopd wrote one of them, or a hand has changed it; put a copy of "
+                "the file back, or start again in another folder"
+            )
 
 
 def _check_environments(runs: Mapping[Key, RunConfig]) -> None:
