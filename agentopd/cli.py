@@ -91,12 +91,13 @@ def compare(
     out: given.RunOut = None,
     resume: given.Resume = False,
     workers: given.Workers = 2,
+    engine: given.Engine = "local",
 ) -> None:
     """Compare the arms of a config's study over its seeds.
 
     agentopd compare configs/quickstart.yaml steps=10 --out runs/short
     """
-    running.compare(config, overrides or [], out, resume, workers)
+    running.compare(config, overrides or [], out, resume, workers, engine)
 
 
 @app.command(rich_help_panel=_TRAIN)
@@ -107,12 +108,13 @@ def resume(
         typer.Argument(metavar="KEY=VALUE", help="steps or threads, such as steps=50 for more."),
     ] = None,
     workers: given.Workers = 2,
+    engine: given.Engine = "local",
 ) -> None:
     """Go on with a run or a study; its folder knows the settings.
 
     agentopd resume runs/turn steps=100
     """
-    running.resume(folder, overrides or [], workers)
+    running.resume(folder, overrides or [], workers, engine)
 
 
 @app.command(rich_help_panel=_TRAIN)

@@ -323,8 +323,10 @@ def study(tmp_path: Path, tiny_model: Path) -> Path:
 def test_a_comparison_ends_in_a_table_of_its_arms(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def compare(config: Any, out: Path, resume: bool, workers: int, watch: Any) -> dict[str, Any]:
-        assert (resume, workers) == (False, 3)
+    def compare(
+        config: Any, out: Path, resume: bool, workers: int, watch: Any, engine: Any
+    ) -> dict[str, Any]:
+        assert (resume, workers, engine.kind) == (False, 3, "local")
         watch("one", 1, line_of(2, test=0.75))
         watch("[two]", 0, line_of(1))
         return {"arms": {"one": ARM, "[two]": ARM | {"dead_groups": 0.25}}}

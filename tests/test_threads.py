@@ -14,6 +14,7 @@ import torch
 from agentopd.running.config import RunConfig, thread_count
 from agentopd.running.reading import load_config, parse_config
 from agentopd.running.run import Run
+from agentopd.running.studies.engines import LocalEngine
 from agentopd.running.studies.study import _environment
 
 
@@ -59,10 +60,17 @@ def test_a_run_sets_them(
 def test_workers_inherit_what_was_asked(cores: pytest.MonkeyPatch) -> None:
     config: RunConfig = load_config("configs/quickstart.yaml")
     cores.delenv("OMP_WAIT_POLICY")
-    assert _environment(config, 2) == {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "PASSIVE"}
+    engine = LocalEngine()
+    assert _environment(engine.threads(config.threads, 2)) == {
+        "OMP_NUM_THREADS": "4",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
     cores.setenv("OMP_NUM_THREADS", "1")
     cores.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    assert _environment(config, 2) == {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "ACTIVE"}
+    assert _environment(engine.threads(config.threads, 2)) == {
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "ACTIVE",
+    }
 
 
 @pytest.mark.parametrize("asked", [None, "ACTIVE"])

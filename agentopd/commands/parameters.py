@@ -35,6 +35,13 @@ RunOut = Annotated[
     ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Of a study: runs at a time.")]
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Of a study: local, ray, slurm, or one with settings: '{kind: ray, cpus: 2}'.",
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what was interrupted.")]
 Model = Annotated[
     str,

@@ -36,7 +36,12 @@ def train(named: Path, overrides: Sequence[str], out: Path | None, resume: bool)
 
 
 def compare(
-    named: Path, overrides: Sequence[str], out: Path | None, resume: bool, workers: int
+    named: Path,
+    overrides: Sequence[str],
+    out: Path | None,
+    resume: bool,
+    workers: int,
+    engine: str,
 ) -> None:
     """Compare the arms of a study, and print them in a table.
 
@@ -51,10 +56,10 @@ def compare(
         from agentopd.running.reading import load_config
 
         config = load_config(path, overrides)
-    _compare(config, out or _default_out(path), resume, workers)
+    _compare(config, out or _default_out(path), resume, workers, engine)
 
 
-def resume(out: Path, overrides: Sequence[str], workers: int) -> None:
+def resume(out: Path, overrides: Sequence[str], workers: int, engine: str) -> None:
     """Go on with the run or the study in a folder, which knows its own settings.
 
     Args:
@@ -72,7 +77,7 @@ def resume(out: Path, overrides: Sequence[str], workers: int) -> None:
 
         config, kind = load_stored(out, overrides), kind_of(out)
     if kind == "study":
-        _compare(config, out, True, workers)
+        _compare(config, out, True, workers, engine)
     else:
         _train(config, out, True)
 
@@ -97,19 +102,22 @@ def _train(config: RunConfig, out: Path, resume: bool) -> None:
     typer.echo(f"the report: {write_report(out)}")
 
 
-def _compare(config: RunConfig, out: Path, resume: bool, workers: int) -> None:
+def _compare(config: RunConfig, out: Path, resume: bool, workers: int, engine: str) -> None:
     from agentopd.looking.report import write_report
     from agentopd.looking.report.data import Summary
     from agentopd.looking.report.finding import finding
     from agentopd.running.studies import study
+    from agentopd.running.studies.engines import read_engine
 
+    chosen = read_engine(engine)
     runs = _statuses(config)
+    more = ["--workers", str(workers), *(["--engine", engine] if engine != "local" else [])]
     console = stdout()
     with (
-        _told_how_to_resume("compare", out, "--workers", str(workers)),
+        _told_how_to_resume("compare", out, *more),
         study_progress(runs, console) as watch,
     ):
-        summary = study.compare(config, out, resume=resume, workers=workers, watch=watch)
+        summary = study.compare(config, out, resume, workers, watch, chosen)
     console.print(_arms_table(summary["arms"]))
     console.print(finding(Summary.model_validate(summary)), soft_wrap=True)
     typer.echo(f"the report: {write_report(out)}")

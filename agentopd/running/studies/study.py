@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ from agentopd.running.folder import (
     past_lines,
 )
 from agentopd.running.reading import arm_config, parse_config
-from agentopd.running.studies.workers import Job, hired
+from agentopd.running.studies.engines import Crew, Engine, LocalEngine
+from agentopd.running.studies.workers import Job
 from agentopd.running.train import train
 
 Key = tuple[str, int]
@@ -43,16 +45,21 @@ _PACKAGES = ("agentopd", "torch", "transformers", "gymnasium", "numpy")
 
 
 def compare(
-    config: RunConfig, out: Path, resume: bool = False, workers: int = 2, watch: Watch | None = None
+    config: RunConfig,
+    out: Path,
+    resume: bool = False,
+    workers: int = 2,
+    watch: Watch | None = None,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Run every arm with every seed and leave a study folder with `summary.json`, of which
     `agentopd.looking.report.write_report` makes the page.
 
     Args:
         resume: finish what an earlier, interrupted comparison left in the folder.
-        workers: runs at a time, each in a process of its own with its share of the cores
-            (`agentopd.running.config.thread_count`).
+        workers: runs at a time, each in a process of its own.
         watch: called with arm, seed and each new line of a run's metrics.
+        engine: where they are carried out; without one, here, each with its share of the cores.
 
     Returns:
         What is written to `summary.json`.
@@ -72,15 +79,18 @@ def compare(
         for seed in config.study.seeds
         for arm in config.study.arms
     }
+    engine = engine or LocalEngine()
     runs = {
-        key: run.model_copy(update={"threads": thread_count(run.threads, workers)})
+        key: run.model_copy(update={"threads": engine.threads(run.threads, workers)})
         for key, run in runs.items()
     }
     check_folder(config, out, resume, "study", free=("threads",))
     _check_begun(runs, out)
     _check_environments(runs)
     open_folder(config, out, "study")
-    teacher = _run_all(config, runs, out, workers, watch or (lambda *_: None))
+    environment = _environment(engine.threads(config.threads, workers))
+    crew = engine.crew(workers, out, environment)
+    teacher = _run_all(config, runs, out, crew, watch or (lambda *_: None))
     summary = _summary(config, out, teacher)
     write_whole(out / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
@@ -126,7 +136,11 @@ def _check_environments(runs: Mapping[Key, RunConfig]) -> None:
 
 
 def _run_all(
-    config: RunConfig, runs: Mapping[Key, RunConfig], out: Path, workers: int, watch: Watch
+    config: RunConfig,
+    runs: Mapping[Key, RunConfig],
+    out: Path,
+    engaged: AbstractContextManager[Crew],
+    watch: Watch,
 ) -> dict[str, Any] | None:
     """Run what is not finished yet, and pass on metrics as they are written; returns what the
     teacher achieves.
@@ -142,7 +156,7 @@ def _run_all(
         for key in runs:
             seen[key] = _pass_on(run_folder(out, *key), seen[key], *key, watch)
 
-    with interruptible() as asked, hired(workers, _environment(config, workers)) as crew:
+    with interruptible() as asked, engaged as crew:
         try:
             shared = [_job("the untrained student", _untrained, run) for run in students.values()]
             shared.append(_job("the teacher", _teacher, config))
@@ -207,9 +221,8 @@ def _student_tasks(config: RunConfig) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def _environment(config: RunConfig, workers: int) -> dict[str, str]:
+def _environment(threads: int) -> dict[str, str]:
     """Variables of the workers: their threads, which sleep while they wait for each other."""
-    threads = thread_count(config.threads, workers)
     return {
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),

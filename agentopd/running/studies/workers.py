@@ -50,7 +50,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class _Failed:
+class Failed:
     """In place of an answer: what the job raised."""
 
     error: Exception
@@ -95,7 +95,7 @@ class Workers:
                 break
             for worker in _answering(busy):
                 place, answer = worker.answer()
-                if isinstance(answer, _Failed):
+                if isinstance(answer, Failed):
                     failures.append(answer.error)
                     if isinstance(answer.error, Interrupted | WorkerLost):
                         asked.set()
@@ -174,7 +174,7 @@ class _Worker:
             return place, self.calls.recv()
         except (EOFError, ConnectionError):
             self.process.join()
-            return place, _Failed(_lost(job, self.process.exitcode or 0))
+            return place, Failed(_lost(job, self.process.exitcode or 0))
 
     def ask_to_stop(self) -> None:
         """Have its job end early; to be asked again changes nothing."""
@@ -234,7 +234,7 @@ def _serve(calls: Connection, leash: Connection) -> None:
     with suppress(EOFError, ConnectionError):  # the giver is gone, or has nothing more to give
         while True:
             job = calls.recv()
-            calls.send(_attempt(job, stop))
+            calls.send(attempt(job, stop))
 
 
 def _hold(leash: Connection, stop: threading.Event) -> None:
@@ -250,12 +250,13 @@ def _hold(leash: Connection, stop: threading.Event) -> None:
     os._exit(1)
 
 
-def _attempt(job: Job, stop: threading.Event) -> Any:
+def attempt(job: Job, stop: threading.Event) -> Any:
+    """A job's answer, or what it raised, where the job is done."""
     try:
         return job.work(*job.arguments, stop)
     except Exception as error:  # whatever it is, whoever gave the job has to be told
         error.add_note(traceback.format_exc())
-        return _Failed(_portable(error))
+        return Failed(_portable(error))
 
 
 def _portable(error: Exception) -> Exception:
