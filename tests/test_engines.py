@@ -18,8 +18,11 @@ from test_folder import small
 
 from agentopd.base.stopping import Interrupted
 from agentopd.base.written import ConfigError
-from agentopd.running.studies.engines import Crew, Engine, RayEngine, SlurmEngine, read_engine
+from agentopd.running.studies.engine import Crew, Engine
+from agentopd.running.studies.engines import read_engine
 from agentopd.running.studies.leash import Leash, on_leash
+from agentopd.running.studies.ray_engine import RayEngine
+from agentopd.running.studies.slurm_engine import SlurmEngine
 from agentopd.running.studies.study import compare, run_folder
 from agentopd.running.studies.workers import Job, WorkerLost
 
@@ -186,7 +189,7 @@ def test_an_engine_is_written_as_parts_are() -> None:
 def test_an_engine_that_is_not_installed_says_what_installs_it(
     engine: Engine, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("ray_crew", "slurm_crew"):
+    for module in ("ray_engine", "slurm_engine"):
         monkeypatch.setattr(f"agentopd.running.studies.{module}.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=rf"agentopd\[{extra}\]"), engine.crew(1, tmp_path, {}):
         pass

@@ -34,7 +34,7 @@ from agentopd.running.folder import (
     past_lines,
 )
 from agentopd.running.reading import arm_config, parse_config
-from agentopd.running.studies.engines import Crew, Engine, LocalEngine
+from agentopd.running.studies.engine import Crew, Engine, LocalEngine
 from agentopd.running.studies.workers import Job
 from agentopd.running.train import train
 

@@ -4,16 +4,45 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from agentopd.base.written import ConfigError
-from agentopd.running.studies.engines import SlurmEngine
+from agentopd.running.studies.engine import Crew, PlacedEngine
 from agentopd.running.studies.remote import Errand, RemoteCrew, lost
 from agentopd.running.studies.workers import Job
+
+
+class SlurmEngine(PlacedEngine, kind="slurm"):
+    """Jobs of Slurm, through submitit; their logs lie in the study's `jobs/`.
+
+    A job that is preempted or runs out of time is queued again and goes on from its last
+    checkpoint.
+
+    Args:
+        executor: `local` runs the jobs here as Slurm would.
+        minutes: a job's limit.
+        memory_gb: a job's.
+        partition: of the cluster.
+        options: further parameters of submitit's executor, such as slurm_account.
+    """
+
+    executor: Literal["slurm", "local"] = "slurm"
+    minutes: int = Field(default=24 * 60, ge=1)
+    memory_gb: float | None = Field(default=None, gt=0)
+    partition: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    def crew(
+        self, count: int, folder: Path, environment: Mapping[str, str]
+    ) -> AbstractContextManager[Crew]:
+        """See `Engine.crew`."""
+        return _crew(self, count, folder, environment)
 
 
 @dataclass(frozen=True)
@@ -78,10 +107,10 @@ def _plain(name: str) -> str:
 
 
 @contextmanager
-def slurm_crew(
+def _crew(
     engine: SlurmEngine, count: int, folder: Path, environment: Mapping[str, str]
 ) -> Iterator[SlurmCrew]:
-    """See `agentopd.running.studies.engines.Engine.crew`."""
+    """See `Engine.crew`."""
     if find_spec("submitit") is None:
         raise ConfigError(
             "submitit is not installed; install it with: pip install 'agentopd[slurm]'"

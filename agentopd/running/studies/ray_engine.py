@@ -4,16 +4,41 @@ from __future__ import annotations
 
 import importlib
 import signal
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from agentopd.base.written import ConfigError
-from agentopd.running.studies.engines import RayEngine
+from agentopd.running.studies.engine import Crew, PlacedEngine
 from agentopd.running.studies.remote import Errand, RemoteCrew, lost
 from agentopd.running.studies.workers import Job
+
+
+class RayEngine(PlacedEngine, kind="ray"):
+    """Tasks of a Ray cluster.
+
+    Args:
+        address: of the cluster, "auto" for one that runs here; without one, a cluster of this
+            machine's own for as long as the study takes.
+        retries: how often a run whose worker is lost is given to another, who goes on from its
+            last checkpoint.
+        resources: of the cluster's own names, that each run takes.
+    """
+
+    address: str | None = None
+    retries: int = Field(default=1, ge=0)
+    resources: dict[str, float] = Field(default_factory=dict)
+
+    def crew(
+        self, count: int, folder: Path, environment: Mapping[str, str]
+    ) -> AbstractContextManager[Crew]:
+        """See `Engine.crew`."""
+        return _crew(self, count, folder, environment)
 
 
 class RayCrew(RemoteCrew):
@@ -57,27 +82,25 @@ def _done_by_ray(errand: Errand) -> Any:
 
 
 @contextmanager
-def ray_crew(
+def _crew(
     engine: RayEngine, count: int, folder: Path, environment: Mapping[str, str]
 ) -> Iterator[RayCrew]:
-    """See `agentopd.running.studies.engines.Engine.crew`."""
+    """See `Engine.crew`."""
     if find_spec("ray") is None:
         raise ConfigError(
             "Ray is not installed; install it with: pip install 'agentopd[ray]', here and on the "
             "cluster's machines"
         )
     ray = importlib.import_module("ray")
-    heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        ray.init(address=engine.address, log_to_driver=False, logging_level="error")
+        with _own_signals():
+            ray.init(address=engine.address, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
             f"--engine ray: no cluster at {engine.address or 'this machine'} ({reason}); start one "
             "with `ray start --head`, or name another address"
         ) from error
-    for number, handler in heard.items():  # Ray has put its own in their place
-        signal.signal(number, handler)
     try:
         crew = RayCrew(engine, count, folder, environment)
         try:
@@ -86,3 +109,17 @@ def ray_crew(
             crew.leash.loosen()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """What is done on Ctrl-C and SIGTERM stays as it is; Ray puts its own in their place."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in heard.items():
+            signal.signal(number, handler)
