@@ -107,7 +107,7 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0].rpartition("] ")[2]
         raise ProcessLost(
             "another process of this run was ended, or no longer answers, so all of them end; "
             f"what was saved is kept, and agentopd resume goes on from there ({reason})"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
@@ -16,6 +17,8 @@ from agentopd.parallel.processes import ALONE, Processes
 
 _PATIENCE = timedelta(minutes=30)
 """How long a process waits for another; one that was ended is known at once."""
+_GRACE = 2.0
+"""Seconds that the one that speaks has: a launcher ends all others once one is gone."""
 _OTHERS = {
     "ACCELERATE_USE_FSDP": "FSDP shards weights, and gathers them in every pass of every process "
     "alike; here each process plays and learns from episodes of its own, of other lengths, and "
@@ -73,10 +76,12 @@ def launched() -> Iterator[Processes]:
     try:
         with _silent() if not group.first else ExitStack():
             yield group
-    except typer.Exit:
+    except typer.Exit:  # all have stopped, as was asked, and the first has said so
+        group.any(False)
         raise
     except Exception as error:
         if not _speaks():
+            time.sleep(_GRACE)
             raise SystemExit(1) from error
         raise
     dist.destroy_process_group()
