@@ -154,6 +154,14 @@ def test_processes_of_one_machine_share_what_is_free_of_its_memory() -> None:
         forecast.check(100, sharing=3)
 
 
+def test_several_processes_do_not_share_a_gpu() -> None:
+    for name in ("cpu", "cuda"):
+        Processes(0, 4, 4).check_device(name)
+    Processes(0, 2, 1).check_device("cuda:0")
+    with pytest.raises(ValueError, match="4 processes of this machine would share it"):
+        Processes(0, 4, 4).check_device("cuda:0")
+
+
 @pytest.mark.parametrize("path", SCALE, ids=lambda path: path.name)
 def test_accelerate_reads_the_configurations(path: Path) -> None:
     """torch starts the processes; nothing is asked for that is refused."""

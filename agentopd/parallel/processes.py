@@ -65,6 +65,18 @@ class Processes:
         """Whether it is so in some process."""
         return here
 
+    def check_device(self, name: str) -> None:
+        """See that each process of a machine has a device of its own, or all share the CPU.
+
+        Raises:
+            ValueError: several would share one GPU.
+        """
+        if self.local > 1 and ":" in name:
+            raise ValueError(
+                f"device={name} is one GPU, and {self.local} processes of this machine would share "
+                "it: device=cuda gives each the one of its number"
+            )
+
     def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Make each parameter's gradient the sum over all processes; of one that has none in any,
         there is none afterwards either.

@@ -88,6 +88,7 @@ class Run:
         check_folder(self.config, out, resume, "run", free=("steps", "threads"))
         self.summarise = check_environments(self.config)
         check_actor(self.config.student)
+        processes.check_device(self.config.student.device)
         self.student = load_model(self.config.student)
         self.template = self.student.template
         self.sampler = TransformersSampler(self.student)
