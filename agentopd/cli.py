@@ -27,6 +27,7 @@ from agentopd.commands import parameters as given
 from agentopd.commands.place import place
 from agentopd.commands.zoo import zoo
 from agentopd.environment.contract import HELD_OUT_SEED
+from agentopd.parallel.launched import refuse_several
 
 app = typer.Typer(
     cls=MistakesToLines,
@@ -60,6 +61,8 @@ def main(
         typer.echo(f"agentopd {installed('agentopd')}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
+    elif context.invoked_subcommand not in ("train", "resume"):
+        refuse_several(context.invoked_subcommand)
 
 
 def _see_current_folder() -> None:

@@ -14,8 +14,11 @@ from trajectories import played
 from agentopd.base.types import Briefed, Lesson, Trajectory
 from agentopd.learning.learner import Learner, Update
 from agentopd.mixes.advantages import Grpo
+from agentopd.models.adapters import LoraSettings
 from agentopd.models.chat import ChatTemplate
-from agentopd.models.model import LanguageModel, ModelSettings, load_model
+from agentopd.models.model import LanguageModel, StudentSettings, load_model
+from agentopd.parallel.episodes import known_elsewhere, own_episodes
+from agentopd.parallel.processes import ALONE, Processes
 from agentopd.privilege.view import SystemView
 from agentopd.running.reading import parse_config
 from agentopd.running.train import Run
@@ -40,17 +43,30 @@ class Scene:
         *overrides: str,
         lessons: Sequence[Lesson] | None = None,
         trajectories: Sequence[Trajectory] | None = None,
+        processes: Processes = ALONE,
+        frozen: Sequence[str] = (),
     ) -> tuple[Update, torch.Tensor | None, LanguageModel]:
-        """One update of a copy of the student: its record, the gradient, the copy."""
+        """One update of a copy of the student: its record, the gradient, the copy.
+
+        Args:
+            processes: who make it together; the others' lessons are then known to be there alone.
+            frozen: endings of the names of weights that do not learn.
+        """
         config = parse_config(ENV, ["learner.clip=1e9", *overrides])
         twin = self.student.frozen_copy()
-        twin.module.requires_grad_(True)
-        learner = Learner(twin, self.teacher, config)
+        for name, parameter in twin.module.named_parameters():
+            parameter.requires_grad_(not name.endswith(tuple(frozen)))
+        learner = Learner(twin, self.teacher, config, processes)
+        played = self.trajectories if trajectories is None else trajectories
+        own = own_episodes(processes, played)
         seen: list[torch.Tensor] = []
         learner.optimizer.register_step_pre_hook(lambda *_: seen.append(_gradient(twin)))
         update = learner.update(
-            self.trajectories if trajectories is None else trajectories,
-            self.lessons if lessons is None else lessons,
+            played,
+            [
+                lesson if lesson.trajectory.episode in own else known_elsewhere(lesson)
+                for lesson in (self.lessons if lessons is None else lessons)
+            ],
             step=0,
         )
         return update, seen[0] if seen else None, twin
@@ -137,9 +153,10 @@ def thawed(model: LanguageModel) -> LanguageModel:
     return twin
 
 
-def scene_of(folder: Path) -> Scene:
+def scene_of(folder: Path, lora: LoraSettings | None = None) -> Scene:
     """The scene of a small model, disturbed once for the student and once for the teacher."""
-    loaded = load_model(ModelSettings(path=str(folder)))
+    torch.manual_seed(0)  # of which new adapters are drawn
+    loaded = load_model(StudentSettings(path=str(folder), lora=lora))
     student, teacher = disturbed(loaded, 1), FrozenTeacher()
     teacher.prepare(disturbed(loaded, 2))
     trajectories = episodes(student.vocabulary)

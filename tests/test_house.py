@@ -22,7 +22,8 @@ ADAPTERS = ("agentopd.envs", "agentopd.teachers")
 CONFIGS = CORE / "configs"
 QUICKSTART = CONFIGS / "quickstart.yaml"
 METHODS = sorted(path.stem for path in CONFIGS.glob("methods/*.yaml"))
-RUNS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "methods")
+OTHERS = ("methods", "scale")
+RUNS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in OTHERS)
 NOTE_TO_SELF = re.compile(r"\b(?:TO" r"DO|FIX" r"ME)\b")
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|Users|work|tmp|mnt|opt)/\w")
 
@@ -110,6 +111,7 @@ FLOORS = """
     environment
     stored
     signal
+    parallel
     base
 """
 """From the top of the house to the ground: what is imported lies on a floor below, or in one's own

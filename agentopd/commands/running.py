@@ -13,8 +13,10 @@ import typer
 from agentopd.base.console import quiet_libraries, stdout, table, warn, working
 from agentopd.base.written import find_config, read_mapping, read_stored
 from agentopd.commands.progress import Status, run_progress, study_progress
+from agentopd.parallel.launched import launched, refuse_several
 
 if TYPE_CHECKING:  # help and mistakes come before torch
+    from agentopd.parallel.processes import Processes
     from agentopd.running.config import RunConfig
 
 
@@ -25,14 +27,15 @@ def train(named: Path, overrides: Sequence[str], out: Path | None, resume: bool)
         ValueError: see `agentopd.running.train.train`.
         typer.Exit: with code 130 when Ctrl-C came.
     """
-    path = find_config(named)  # what is not there, or no YAML, is told before torch is loaded
-    read_mapping(path)
-    with working("loading"):
-        quiet_libraries()
-        from agentopd.running.reading import load_config
+    with launched() as processes:
+        path = find_config(named)  # what is not there, or no YAML, is told before torch is loaded
+        read_mapping(path)
+        with working("loading"):
+            quiet_libraries()
+            from agentopd.running.reading import load_config
 
-        config = load_config(path, overrides)
-    _train(config, out or _default_out(path), resume)
+            config = load_config(path, overrides)
+        _train(config, out or _default_out(path), resume, processes)
 
 
 def compare(
@@ -69,20 +72,22 @@ def resume(out: Path, overrides: Sequence[str], workers: int, engine: str) -> No
         ValueError: there is none, or something in its folder is damaged.
         typer.Exit: with code 130 when Ctrl-C came.
     """
-    read_stored(out)
-    with working("loading"):
-        quiet_libraries()
-        from agentopd.running.folder import kind_of
-        from agentopd.running.reading import load_stored
+    with launched() as processes:
+        read_stored(out)
+        with working("loading"):
+            quiet_libraries()
+            from agentopd.running.folder import kind_of
+            from agentopd.running.reading import load_stored
 
-        config, kind = load_stored(out, overrides), kind_of(out)
-    if kind == "study":
-        _compare(config, out, True, workers, engine)
-    else:
-        _train(config, out, True)
+            config, kind = load_stored(out, overrides), kind_of(out)
+        if kind == "study":
+            refuse_several("resume of a study")
+            _compare(config, out, True, workers, engine)
+        else:
+            _train(config, out, True, processes)
 
 
-def _train(config: RunConfig, out: Path, resume: bool) -> None:
+def _train(config: RunConfig, out: Path, resume: bool, processes: Processes) -> None:
     from agentopd.looking.report import write_report
     from agentopd.running.folder import check_environments, starts_over
     from agentopd.running.train import train as run
@@ -97,9 +102,10 @@ def _train(config: RunConfig, out: Path, resume: bool) -> None:
         _told_how_to_resume("train", out),
         run_progress(config.steps, config.rollout.episodes, console) as watch,
     ):
-        summary = run(config, out, resume, watch)
+        summary = run(config, out, resume, watch, processes=processes)
     typer.echo(_change(summary))
-    typer.echo(f"the report: {write_report(out)}")
+    if processes.first:
+        typer.echo(f"the report: {write_report(out)}")
 
 
 def _compare(config: RunConfig, out: Path, resume: bool, workers: int, engine: str) -> None:

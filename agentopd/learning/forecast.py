@@ -60,19 +60,22 @@ class Forecast:
         """All numbers, and in words."""
         return {**asdict(self), "peak": self.peak, "said": str(self)}
 
-    def check(self, room: int | None) -> None:
+    def check(self, room: int | None, sharing: int = 1) -> None:
         """Compare with the memory that there is for this process.
 
         Args:
             room: bytes, those in use included; None where it is not known.
+            sharing: how many processes like this one come to share what is free of it.
 
         Raises:
             ValueError: it does not fit.
         """
-        if room is None or self.peak <= room:
+        needed = self.held + sharing * (self.peak - self.held)
+        if room is None or needed <= room:
             return
+        among = f" in {sharing} processes" if sharing > 1 else ""
         raise ValueError(
-            f"a step needs about {self.peak / _GIB:.1f} GiB and there are {room / _GIB:.1f}: "
+            f"a step needs about {needed / _GIB:.1f} GiB{among} and there are {room / _GIB:.1f}: "
             f"{self}. Lower learner.tokens_per_batch, set learner.checkpoint_layers: true or "
             "learner.optimizer: adamw_8bit, or take a larger machine"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,8 @@ from agentopd.models.head import Head
 from agentopd.models.model import LanguageModel
 from agentopd.models.passes import hidden_before
 from agentopd.models.recompute import layers_of
+from agentopd.parallel.episodes import own_episodes
+from agentopd.parallel.processes import ALONE, Processes
 from agentopd.probes.collector import Collector
 from agentopd.probes.token import channel_ratios
 from agentopd.rollout.policies import truncation_of
@@ -73,8 +75,15 @@ class Learner:
         moved: whether a step may have changed a weight; one without any gradient changes none.
     """
 
-    def __init__(self, student: LanguageModel, teacher: Teacher, config: Method) -> None:
+    def __init__(
+        self,
+        student: LanguageModel,
+        teacher: Teacher,
+        config: Method,
+        processes: Processes = ALONE,
+    ) -> None:
         self.student, self.teacher, self.method = student, teacher, config
+        self.processes = processes
         self.objective, self.settings = Objective(config), config.learner
         self.history: list[Mapping[str, float | None]] = []
         self.moved = False
@@ -97,8 +106,10 @@ class Learner:
         """Learn from a step's trajectories.
 
         Those without a lesson take part in the reinforcement-learning term alone; those that ended
-        in an error, in none.
+        in an error, in none. Every process is given the whole step and the same plan of it, passes
+        its own episodes, and makes the step of all.
         """
+        own = own_episodes(self.processes, trajectories)
         usable = lessons if self.method.mix.distil_coefficient else ()
         taught = [x for x in usable if x.hidden_NH is not None and _learnable(x.trajectory)]
         episodes = {x.trajectory.episode for x in taught}
@@ -108,33 +119,39 @@ class Learner:
             if t.episode not in episodes and _learnable(t)
         ]
         probes = Collector(self.method.probe)
-        probes.add_answers(trajectories, lessons)
+        probes.add_answers(
+            [t for t in trajectories if t.episode in own],
+            [x for x in lessons if x.trajectory.episode in own],
+        )
         self.method.unit.learn([x.trajectory for x in (*taught, *untaught)])
         survey = None
         if taught and self.objective.needs_survey(taught, step):
-            survey = self._survey(taught, self.method.divergence_at(step, self.history))
+            survey = self._survey(taught, own, self.method.divergence_at(step, self.history))
         plan = Plan.of(self.method, taught, untaught, step, self.history, survey)
         learnt = self.objective.learnt(plan)
         payments = _payments(self.method.unit, [*taught, *untaught], plan)
         if not learnt:
             why = "no teacher signal and no advantage"
-            return Update(None, {}, probes.result(), why, payments=payments)
-        untaught = [x for x in untaught if x.trajectory.episode in learnt]
-        batches = self._batches(taught) + self._batches(untaught)
+            found = probes.together(self.processes).result()
+            return Update(None, {}, found, why, payments=payments)
+        passed = [x for x in untaught if x.trajectory.episode in own & learnt]
+        batches = self._batches(_among(own, taught)) + self._batches(passed)
         scored = list[Scored]()
         totals, skipped = self._pass(batches, plan, step, _Witness(probes, scored))
         for _ in range(1, self.settings.epochs):
             if not skipped:
                 again, skipped = self._pass(batches, plan, step)
                 totals["drift"] = again["sampler_gap"]
+        seen = probes.together(self.processes)
         scalars = {
-            **probes.means(),
+            **seen.means(),
             **totals,
             **channel_ratios(totals),
             "taught": len(taught) / len(trajectories),
             "learning_rate": self._rate(step),
         }
-        return Update(totals["loss"], scalars, probes.result(), skipped, scored, payments)
+        scores = self.processes.gather(scored)
+        return Update(totals["loss"], scalars, seen.result(), skipped, scores, payments)
 
     def _pass(
         self,
@@ -146,10 +163,9 @@ class Learner:
         """Learn from all micro-batches with one step of the optimizer; what it was like, and why it
         was skipped, if it was.
         """
-        totals = dict[str, float]()
-        for batch in batches:
-            for name, value in self._accumulate(batch, plan, witness).items():
-                totals[name] = _combined(name, totals.get(name, 0.0), value)
+        own = _combined(self._accumulate(batch, plan, witness) for batch in batches)
+        totals = _combined(self.processes.gather([own]))
+        self.processes.add_gradients(self.optimizer.held)
         norm = float(torch.nn.utils.clip_grad_norm_(self.optimizer.held, self.settings.clip))
         return totals | {"gradient_norm": norm}, self._apply(norm, step)
 
@@ -159,16 +175,16 @@ class Learner:
         return [[lessons[i] for i in batch] for batch in batches]
 
     @torch.no_grad()
-    def _survey(self, taught: list[Lesson], divergence: Divergence) -> Survey:
+    def _survey(self, taught: list[Lesson], own: set[int], divergence: Divergence) -> Survey:
         """What the models say of all taught episodes, before anything is learnt of them."""
-        found: dict[int, Scored] = {}
-        for batch in self._batches(taught):
+        said = list[Scored]()
+        for batch in self._batches(_among(own, taught)):
             tokens = Tokens.of(batch, self.student.device)
             hidden_NH = self._hidden(self.student, batch)
             measured = self._measure(batch, hidden_NH, tokens, divergence)
             check_measured(measured, tokens, batch)
-            scored = split_scores(measured, tokens, batch, self.student.vocabulary)
-            found |= {one.lesson.trajectory.episode: one for one in scored}
+            said += split_scores(measured, tokens, batch, self.student.vocabulary)
+        found = {one.lesson.trajectory.episode: one for one in self.processes.gather(said)}
         ordered = [found[x.trajectory.episode] for x in taught]
         return Survey.of([one.lesson for one in ordered], join_scores(ordered))
 
@@ -276,8 +292,20 @@ class Learner:
         return "" if np.isfinite(norm) else "the gradient is not finite"
 
 
-def _combined(name: str, total: float, value: float) -> float:
-    """A step's number from those of its micro-batches, however the step was cut into them."""
+def _among(own: set[int], lessons: Sequence[Lesson]) -> list[Lesson]:
+    return [lesson for lesson in lessons if lesson.trajectory.episode in own]
+
+
+def _combined(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """A step's numbers from those of its parts, however the step was cut into them."""
+    totals = dict[str, float]()
+    for part in parts:
+        for name, value in part.items():
+            totals[name] = _with(name, totals.get(name, 0.0), value)
+    return totals
+
+
+def _with(name: str, total: float, value: float) -> float:
     if name == "sampler_gap":
         return max(total, value)
     norm = name.startswith(("hidden_gradient", "advantage"))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from agentopd.base.types import Lesson, Trajectory
+from agentopd.parallel.processes import Processes
 from agentopd.probes.answers import answer_probes, episode_probes
 from agentopd.probes.settings import ProbeSettings
 from agentopd.probes.token import token_probes
@@ -89,6 +90,15 @@ class Collector:
                     pair = self._sums[name].setdefault(key, [0.0, 0.0])
                     pair[0] += total
                     pair[1] += count
+
+    def together(self, processes: Processes) -> Collector:
+        """What all processes have taken in."""
+        whole = Collector(self.settings)
+        for sums in processes.gather([self._sums]):
+            for name, cells in sums.items():
+                for key, pair in cells.items():
+                    whole._sums[name][key] = _summed([whole._sums[name].get(key, [0.0, 0.0]), pair])
+        return whole
 
     def result(self) -> dict[str, Any]:
         """Means by turn, as lists, and by success; None where there was nothing to average.

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from agentopd.base.parts import Part
 from agentopd.base.types import Trajectory
 from agentopd.environment.contract import training_seed
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
+from agentopd.parallel.processes import ALONE, Processes
 from agentopd.rollout.pool import EpisodePool, Limits, Task
 from agentopd.rollout.sampler import Sampler
 from agentopd.signal.truncation import WHOLE, Truncation
@@ -61,6 +62,14 @@ class Rollout(Part, family="rollout"):
     max_context: int = Field(default=2048, ge=8)
     env_seconds: float = Field(default=Limits.env_seconds, gt=0)
 
+    _processes: Processes = PrivateAttr(default=ALONE)
+
+    def join(self, processes: Processes) -> None:
+        """Play together with other processes from now on: each plays its share of a pool's tasks,
+        and all have all trajectories.
+        """
+        self._processes = processes
+
     @abstractmethod
     def collect(
         self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
@@ -106,6 +115,7 @@ class Rollout(Part, family="rollout"):
             temperature=self.temperature,
             seed=seed,
             truncation=truncation_of(self),
+            processes=self._processes,
         )
 
 

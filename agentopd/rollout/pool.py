@@ -20,6 +20,7 @@ import gymnasium
 
 from agentopd.base.types import Trajectory
 from agentopd.models.chat import ChatTemplate, Conversation
+from agentopd.parallel.processes import ALONE, Processes
 from agentopd.rollout.calls import Call, caller
 from agentopd.rollout.episode import RAISED, Episode, Limits, Task, Unbuilt
 from agentopd.rollout.sampler import Sampler
@@ -39,6 +40,7 @@ class EpisodePool:
     Args:
         make_env: builds a fresh environment; every episode gets its own.
         seed: of the sampled tokens; an episode's depend on it and on the episode's number alone.
+        processes: who play the tasks together, whole groups each.
     """
 
     env_id: str
@@ -50,10 +52,15 @@ class EpisodePool:
     temperature: float
     seed: int
     truncation: Truncation = WHOLE
+    processes: Processes = ALONE
 
     def play(self, tasks: Iterable[Task], sampler: Sampler) -> list[Trajectory]:
-        """Play every task to its end; results in the order of their episode numbers."""
-        finished = _Play(self, tasks, sampler).run()
+        """Play every task to its end; results in the order of their episode numbers.
+
+        Of several processes each plays its share, and all have all results.
+        """
+        own = self.processes.share([*tasks], task=lambda task: task.task)
+        finished = self.processes.gather(_Play(self, own, sampler).run())
         return sorted(finished, key=lambda trajectory: trajectory.episode)
 
     def open(self, task: Task, wake: Event) -> Episode:

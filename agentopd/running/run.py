@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -19,8 +16,11 @@ from agentopd.base.types import Lesson, Trajectory
 from agentopd.learning.forecast import forecast, memory_room
 from agentopd.learning.learner import Learner, Update
 from agentopd.models.model import LanguageModel, load_model
+from agentopd.parallel.episodes import known_elsewhere, own_episodes
+from agentopd.parallel.processes import ALONE, Processes, by_the_first
 from agentopd.privilege.sources import gather, missing_keys
 from agentopd.privilege.view import most_inserted
+from agentopd.probes.clock import Clock
 from agentopd.probes.collector import jsonable
 from agentopd.probes.rollout import rollout_probes
 from agentopd.probes.showcase import describe_episode
@@ -64,31 +64,19 @@ _GAP = 1e-3
 Watch = Callable[[dict[str, Any]], None]
 
 
-@dataclass
-class Clock:
-    """Seconds and tokens by stage, over the whole run."""
-
-    stages: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(
-            ("rollout", "privilege", "teacher", "learner", "evaluate"), 0.0
-        )
-    )
-    student_tokens: int = 0
-    teacher_tokens: int = 0
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count the seconds spent inside."""
-        began = perf_counter()
-        yield
-        self.stages[name] += perf_counter() - began
-
-
 class Run:
     """The parts of one run, alive, and its folder."""
 
-    def __init__(self, config: RunConfig, out: Path, resume: bool, watch: Watch) -> None:
-        torch.set_num_threads(thread_count(config.threads))
+    def __init__(
+        self,
+        config: RunConfig,
+        out: Path,
+        resume: bool,
+        watch: Watch,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.processes = processes
+        torch.set_num_threads(thread_count(config.threads, processes.local))
         torch.manual_seed(config.seed)
         self.config, self.out, self.watch = config.fresh(), out, watch
         self.clock, self.step = Clock(), 0
@@ -98,10 +86,10 @@ class Run:
         self.evaluation: dict[str, Any] | None = None
         self.skipped = Counter[str]()
         self.errors = Counter[str]()
-        self._told: tuple[dict[str, float], dict[str, int]] = ({}, {})
         check_folder(self.config, out, resume, "run", free=("steps", "threads"))
         self.summarise = check_environments(self.config)
         check_actor(self.config.student)
+        processes.check_device(self.config.student.device)
         self.student = load_model(self.config.student)
         self.template = self.student.template
         self.sampler = TransformersSampler(self.student)
@@ -111,19 +99,22 @@ class Run:
         if self.taught:
             self.config.teacher.prepare(self.student)
         _refuse_unmoved(self.student)
-        self.learner = Learner(self.student, self.config.teacher, self.config)
+        self.config.rollout.join(processes)
+        self.learner = Learner(self.student, self.config.teacher, self.config, processes)
         self._start = self.student.digest() if self._needs_start() else ""
         self.memory = forecast(self.learner)
-        self.memory.check(memory_room(self.student.device))
+        alike = self.student.device.type == "cpu"  # a GPU is one process's own
+        self.memory.check(memory_room(self.student.device), processes.local if alike else 1)
         self._restore(latest(out / "checkpoints"))
-        # Opened only now: a mistyped option leaves no folder behind, a damaged file all as it is.
-        open_folder(self.config, out)
+        processes.check_alike("the student", self.student.digest)
+        self._open()
         self.trackers = Trackers()
 
     def tracked(self) -> Trackers:
         """The trackers of this run, open to the end of the `with` block."""
         settings = self.config.model_dump(mode="json", exclude={"study"})
-        self.trackers = Trackers.start(self.config.track, self.out, settings)
+        names = self.config.track if self.processes.first else ()
+        self.trackers = Trackers.start(names, self.out, settings)
         return self.trackers
 
     def begin(self, untrained: dict[str, Any] | None = None) -> None:
@@ -135,7 +126,7 @@ class Run:
         if self.success_before is None:
             self.untrained = self.evaluation = untrained or self._measure()
             self.success_before = self.evaluation["success"]
-            self._since_last_line()
+            self.clock.since_last_line()
             self._write_line(
                 {"step": -1, "episodes": 0, "seconds": 0.0, "evaluation": self.evaluation},
                 memory=self.memory.record(),
@@ -165,18 +156,22 @@ class Run:
         """The teacher is briefed and scores the student's tokens; no lessons if none is asked."""
         if not self.taught:
             return []
+        own = own_episodes(self.processes, trajectories)
         with self.clock.stage("privilege"):
             briefed = gather(self.config.privilege, trajectories)
-            views = self.config.view.build(briefed, self.template)
+            here = [one for one in briefed if one.trajectory.episode in own]
+            views = self.config.view.build(here, self.template)
         with self.clock.stage("teacher"):
-            lessons = self.config.teacher.score(views)
-            self.room = max(self.room, most_inserted(views))
-            self.unheard = sum(x.hidden_NH is None for x in lessons)
+            asked = self.config.teacher.score(views)
             if self.config.probe.pi_effect_due(step, self.config.steps):
-                lessons = self._with_untold(lessons)
+                asked = self._with_untold(asked)
+            lessons = self.processes.gather(asked, known_elsewhere)
+        views = [lesson.view for lesson in lessons if lesson.view is not None]
+        self.room = max(self.room, most_inserted(views))
+        self.unheard = sum(x.hidden_NH is None for x in lessons)
         self.clock.teacher_tokens += sum(len(view.ids) for view in views)
         if step == 0:
-            self._show(lessons)
+            self._show(asked)
         return lessons
 
     def learn(self, trajectories: list[Trajectory], lessons: list[Lesson], step: int) -> Update:
@@ -201,18 +196,16 @@ class Run:
         if update.skipped:
             self.skipped[update.skipped] += 1
         if save.keeps(step):
-            name = f"step-{step:05d}.parquet"
-            save_trajectories(trajectories, self.out / "trajectories" / name, update.payments)
-            if save.scores_top_k:
-                save_scores(update.scores, self.out / "scores" / name)
+            self._keep(step, trajectories, update)
         if save.checkpoint_every and self.step % save.checkpoint_every == 0:
             self.save()
 
+    @by_the_first
     def save(self) -> None:
         """Write a checkpoint."""
         progress = Progress(
             step=self.step,
-            seconds=self._spent(),
+            seconds=self.clock.seconds,
             student_tokens=self.clock.student_tokens,
             teacher_tokens=self.clock.teacher_tokens,
             stages=self.clock.stages,
@@ -246,11 +239,30 @@ class Run:
             "errors": most_frequent(self.errors),
             "student_tokens": self.clock.student_tokens,
             "teacher_tokens": self.clock.teacher_tokens,
-            "seconds": {**self.clock.stages, "total": self._spent()},
+            "seconds": {**self.clock.stages, "total": self.clock.seconds},
             "notices": self.config.notices(),
         }
-        write_whole(self.out / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        self._write(SUMMARY, json.dumps(summary, indent=2) + "\n")
         return summary
+
+    @by_the_first
+    def _open(self) -> None:
+        """Open the folder: only once all is ready, so that a mistyped option leaves none behind, a
+        damaged file all as it is.
+        """
+        open_folder(self.config, self.out)
+
+    @by_the_first
+    def _write(self, name: str, text: str) -> None:
+        write_whole(self.out / name, text)
+
+    @by_the_first
+    def _keep(self, step: int, trajectories: list[Trajectory], update: Update) -> None:
+        """Write a step's trajectories, and what the models said of them where that is asked for."""
+        name = f"step-{step:05d}.parquet"
+        save_trajectories(trajectories, self.out / "trajectories" / name, update.payments)
+        if self.config.save.scores_top_k:
+            save_scores(update.scores, self.out / "scores" / name)
 
     def _needs_start(self) -> bool:
         """Whether the run stands on what it started from, and does not save it."""
@@ -273,23 +285,14 @@ class Run:
         temperature = self.config.rollout.temperature or 1.0
         return with_untold(lessons, teacher, view, self.template, temperature)
 
+    @by_the_first
     def _show(self, lessons: list[Lesson]) -> None:
         """Keep one episode for people to look at, as the teacher sees it before any learning."""
         teacher, unit = self.config.teacher, self.config.unit.kind
         temperature = self.config.rollout.temperature or 1.0
         described = describe_episode(self.student, teacher, lessons, unit, temperature)
         if described is not None:
-            write_whole(self.out / "episode.json", json.dumps(described, indent=1) + "\n")
-
-    def _since_last_line(self) -> tuple[dict[str, float], dict[str, int]]:
-        """Seconds by stage and tokens spent since the last line of metrics."""
-        clock = self.clock
-        stages = dict(clock.stages)
-        tokens = {"student": clock.student_tokens, "teacher": clock.teacher_tokens}
-        spent = {k: v - self._told[0].get(k, 0.0) for k, v in stages.items()}
-        used = {k: v - self._told[1].get(k, 0) for k, v in tokens.items()}
-        self._told = (stages, tokens)
-        return spent, used
+            self._write("episode.json", json.dumps(described, indent=1) + "\n")
 
     def _measure(self) -> dict[str, Any]:
         """Success on the held-out tasks, as the student is now."""
@@ -299,15 +302,12 @@ class Run:
         with self.clock.stage("evaluate"):
             return measure(self.config, self.student, self.sampler, self.summarise, where)
 
-    def _spent(self) -> float:
-        return sum(self.clock.stages.values())
-
     def _line(self, step: int, trajectories: list[Trajectory], update: Update) -> dict[str, Any]:
-        stages, tokens = self._since_last_line()
+        stages, tokens = self.clock.since_last_line()
         line: dict[str, Any] = {
             "step": step,
             "episodes": self.step * self.config.rollout.episodes,
-            "seconds": self._spent() - self.clock.stages["evaluate"],
+            "seconds": self.clock.seconds - self.clock.stages["evaluate"],
             "train": {**rollout_probes(trajectories), "dead_groups": dead_groups(trajectories)},
             "loss": update.loss,
             "probes": {
@@ -343,6 +343,7 @@ class Run:
             "float32: what is learnt from is not what acted. Please report the model's architecture"
         ]
 
+    @by_the_first
     def _write_line(self, line: dict[str, Any], **said: Any) -> None:
         """Keep a line of metrics; what is said with it is this machine's affair, and not kept."""
         line = jsonable(line)
@@ -350,10 +351,15 @@ class Run:
         self.trackers.log(line)
         self.watch({**line, **said})
 
+    @by_the_first
+    def _forget(self) -> None:
+        """Delete what a run that starts over had measured."""
+        forget_lines(self.out)
+
     def _restore(self, checkpoint: Path | None) -> None:
         """Go on from a checkpoint; without one, start over from the first step."""
         if checkpoint is None:
-            forget_lines(self.out)
+            self._forget()
             return
         progress = load_progress(checkpoint)
         check_start(progress, self._start, self.config.student.path)
@@ -370,8 +376,8 @@ class Run:
         # What was learnt before is not known to have been nothing.
         self.learner.moved = self.step > 0
         self.clock = Clock(progress.stages, progress.student_tokens, progress.teacher_tokens)
-        self._since_last_line()
-        write_whole(self.out / METRICS, "".join(f"{json.dumps(line)}\n" for line in past))
+        self.clock.since_last_line()
+        self._write(METRICS, "".join(f"{json.dumps(line)}\n" for line in past))
         self.learner.history += [line["train"] for line in past if line["step"] >= 0]
         self.skipped.update(line["skipped"] for line in past if "skipped" in line)
         for line in past:

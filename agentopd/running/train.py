@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agentopd.base.stopping import Interrupted, interruptible
+from agentopd.parallel.processes import ALONE, Processes
 from agentopd.running.config import RunConfig
 from agentopd.running.run import Run, Watch
 
@@ -18,6 +19,7 @@ def train(
     watch: Watch | None = None,
     untrained: dict[str, Any] | None = None,
     stop: threading.Event | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Train a student and leave a run folder.
 
@@ -28,23 +30,26 @@ def train(
         watch: called with each line of `metrics.jsonl` as it is written.
         untrained: the student's evaluation before its first step, where it is known already.
         stop: asks the run to stop when it is set, as Ctrl-C does.
+        processes: who share the run's work, as `agentopd.parallel.launched.launched` gives them;
+            the first alone writes the folder and calls `watch`.
 
     Returns:
         What is written to `summary.json`.
 
     Raises:
         ConfigError: the folder holds another run, or there is nothing to resume.
-        Interrupted: Ctrl-C or SIGTERM came, or `stop` was set; the current step was finished and
-            saved.
+        Interrupted: Ctrl-C or SIGTERM came, or `stop` was set, in whichever process; the current
+            step was finished and saved.
+        ProcessLost: another of the processes is gone.
         EveryEpisodeFailed: no episode of a step, or of an evaluation, could be played.
     """
-    run = Run(config, out, resume, watch or (lambda _: None))
+    run = Run(config, out, resume, watch or (lambda _: None), processes)
     with interruptible(stop) as asked, run.tracked():
-        if asked.is_set():  # nothing was done that is not saved
+        if processes.any(asked.is_set()):  # nothing was done that is not saved
             raise Interrupted(run.step)
         run.begin(untrained)
         for step in range(run.step, config.steps):
-            if asked.is_set():
+            if processes.any(asked.is_set()):
                 run.save()
                 raise Interrupted(step)
             trajectories = run.roll_out(step)
