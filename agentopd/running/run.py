@@ -170,7 +170,7 @@ class Run:
         with self.clock.stage("teacher"):
             lessons = self.config.teacher.score(views)
             self.room = max(self.room, most_inserted(views))
-            self.unheard = sum(x.hidden_NH is None for x in lessons)
+            self.unheard = sum(not x.taught for x in lessons)
             if self.config.probe.pi_effect_due(step, self.config.steps):
                 lessons = self._with_untold(lessons)
         self.clock.teacher_tokens += sum(len(view.ids) for view in views)
@@ -262,7 +262,7 @@ class Run:
         """
         if not self.taught:
             return rollout
-        positions = min(self.student.positions, self.config.teacher.model.positions)
+        positions = min(self.student.positions, self.config.teacher.positions)
         most = min(rollout.max_context, max(positions - self.room, positions / 2))
         return rollout.model_copy(update={"max_context": int(most)})
 

@@ -20,7 +20,7 @@ class Opinion:
 
     Attributes:
         logprob_N: log-probability of the sampled token, in nats.
-        entropy_N: of the next-token distribution, in nats.
+        entropy_N: of the next-token distribution, in nats; NaN where not all of it is known.
         top_N: log-probability of the likeliest token.
         rank_N: how many tokens are likelier than the sampled one; None unless asked for.
     """
@@ -33,6 +33,10 @@ class Opinion:
     def detached(self) -> Opinion:
         """The same numbers, of which nothing is differentiated."""
         return replace(self, logprob_N=self.logprob_N.detach(), entropy_N=self.entropy_N.detach())
+
+    def without_entropy(self) -> Opinion:
+        """The same where a part of the distribution is not known."""
+        return replace(self, entropy_N=torch.full_like(self.entropy_N, torch.nan))
 
 
 @dataclass(frozen=True)
