@@ -107,7 +107,7 @@ class Tile:
         )
         assert student is not None
         if teacher is not None and self.tiles.teacher is not None and not self.tiles.teacher.whole:
-            teacher = teacher.without_entropy()
+            teacher = teacher.narrowed()
         found = Measured(student, teacher, reference)
         strip = Strip(
             found, rows, part, ids_r, student_rV, teacher_rV, reference_rV, question, temperature

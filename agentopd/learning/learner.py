@@ -224,16 +224,15 @@ class Learner:
         keep: int = 0,
     ) -> Measured:
         """What student and teacher say, both at the rollout's temperature."""
-        taught = batch[0].taught
+        teacher = self.teacher.speaker(batch) if batch[0].taught else None
         question = Question(
             ids_N=tokens.ids_N,
-            divergence=divergence if taught and not divergence.sampled else None,
+            divergence=None if teacher is None or divergence.sampled else divergence,
             temperature=self.method.rollout.temperature or 1.0,
-            keep=keep if taught else 0,
+            keep=keep if teacher is not None and teacher.whole else 0,
             ranks=bool(self.method.save.scores_top_k)
             or any(weight.needs_ranks for weight in self.method.weight),
         )
-        teacher = self.teacher.speaker(batch) if taught else None
         student, reference = self.student.head(hidden_NH), self._reference_head(batch)
         return measure(question, student, teacher, reference, coefficient_N)
 

@@ -307,7 +307,7 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerFast:
 
 
 def unloadable(settings: ModelSettings, error: Exception) -> ValueError:
-    """What to raise where a folder is not what transformers expects."""
+    """What to raise where transformers cannot read a folder."""
     reason = str(error).split("\n")[0] or repr(error)
     return ValueError(f"{settings.path} cannot be loaded as a causal language model: {reason}")
 
@@ -364,11 +364,7 @@ def _check_finite(model: LanguageModel) -> None:
 
 
 def check_vocabulary(model: LanguageModel) -> None:
-    """A model's output rows must be its tokenizer's tokens, and padding after them.
-
-    Raises:
-        ValueError: they are not.
-    """
+    """ValueError where a model's output rows are not its tokenizer's tokens, and padding."""
     known, rows = set(model.tokenizer.get_vocab().values()), len(model.output.weight)
     if model.vocabulary > rows:
         raise ValueError(

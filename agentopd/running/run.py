@@ -56,6 +56,7 @@ from agentopd.running.folder import (
     past_lines,
 )
 from agentopd.running.storage import save_scores, save_trajectories
+from agentopd.serving.http import ServerError
 from agentopd.signal.groups import dead_groups
 
 _GAP = 1e-3
@@ -95,8 +96,7 @@ class Run:
         self.success_before: float | None = None
         self.untrained: dict[str, Any] | None = None
         self.evaluation: dict[str, Any] | None = None
-        self.skipped = Counter[str]()
-        self.errors = Counter[str]()
+        self.skipped, self.errors = Counter[str](), Counter[str]()
         self._told: tuple[dict[str, float], dict[str, int]] = ({}, {})
         check_folder(self.config, out, resume, "run", free=("steps", "threads"))
         self.summarise = check_environments(self.config)
@@ -161,9 +161,24 @@ class Run:
         return trajectories
 
     def ask_teacher(self, trajectories: list[Trajectory], step: int) -> list[Lesson]:
-        """The teacher is briefed and scores the student's tokens; no lessons if none is asked."""
+        """The teacher is briefed and scores the student's tokens; no lessons if none is asked.
+
+        Raises:
+            ServerError: a served teacher is gone for good; the steps before are saved.
+        """
         if not self.taught:
             return []
+        known = [source.state() for source in self.config.privilege]
+        try:
+            return self._lessons(trajectories, step)
+        except ServerError as error:
+            for source, state in zip(self.config.privilege, known, strict=True):
+                source.restore(state)  # the step will be played again
+            if self.step:
+                self.save()
+            raise ServerError(f"step {step + 1} ({self.out}): {error}") from error
+
+    def _lessons(self, trajectories: list[Trajectory], step: int) -> list[Lesson]:
         with self.clock.stage("privilege"):
             briefed = gather(self.config.privilege, trajectories)
             views = self.config.view.build(briefed, self.template)
@@ -364,8 +379,8 @@ class Run:
             source.restore(state)
         self.config.unit.restore(progress.unit)
         self.sampler.sync(self.student)
-        self.step, self.success_before = progress.step, progress.success_before
-        self.room = progress.room
+        self.step, self.room = progress.step, progress.room
+        self.success_before = progress.success_before
         # What was learnt before is not known to have been nothing.
         self.learner.moved = self.step > 0
         self.clock = Clock(progress.stages, progress.student_tokens, progress.teacher_tokens)

@@ -37,6 +37,7 @@ def train(
         Interrupted: Ctrl-C or SIGTERM came, or `stop` was set; the current step was finished and
             saved.
         EveryEpisodeFailed: no episode of a step, or of an evaluation, could be played.
+        ServerError: a served teacher is gone.
     """
     run = Run(config, out, resume, watch or (lambda _: None))
     with interruptible(stop) as asked, run.tracked():
