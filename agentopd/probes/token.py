@@ -27,6 +27,8 @@ def token_probes(
     student_entropy, teacher_entropy, entropy_gap: the last is |H(q) - H(p)| (2604.13016).
     overlap: the share of the student's `top` likeliest tokens among the teacher's.
     overlap_advantage: see `overlap_advantage`; NaN where the two share no token.
+    teacher_mass: the share of the teacher's probability on the tokens that it lists, where it lists
+    some and shows no more.
     pi_effect, pi_effect_size: log q(y) told less log q(y) untold, and its absolute value, where a
     lesson knows what its teacher would say untold.
     """
@@ -45,6 +47,8 @@ def token_probes(
     if measured.kept is not None:
         found["overlap"] = overlap(measured.kept, top)
         found["overlap_advantage"] = overlap_advantage(measured.kept, top)
+    if listed := [x.listed.logprob_NK for x in lessons if x.listed is not None]:
+        found["teacher_mass"] = torch.cat(listed).exp().sum(-1)
     untold_N = _untold(lessons, teacher.logprob_N)
     if untold_N is not None:
         found["pi_effect"] = teacher.logprob_N - untold_N

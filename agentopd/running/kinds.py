@@ -14,6 +14,7 @@ import agentopd.privilege.view
 import agentopd.rollout.policies
 import agentopd.teachers.copies
 import agentopd.teachers.external
+import agentopd.teachers.logprobs
 import agentopd.teachers.served
 import agentopd.units.decisions
 import agentopd.units.rubric.rubricator
