@@ -75,7 +75,7 @@ class Teacher(Part, family="teacher"):
 
     @property
     def local(self) -> bool:
-        """Whether the model that scores is here: only then can it act, judge and write too."""
+        """Whether one model scores, and is here: only then can it act, judge and write too."""
         return True
 
     def check(self, beside: Beside) -> None:
@@ -102,8 +102,8 @@ class Teacher(Part, family="teacher"):
         """
         if not self.local:
             raise ValueError(
-                f"teacher: {self.kind} only scores: its model is not here, and can neither act nor "
-                "judge nor write. Name a model's folder for that, or a teacher that is loaded here"
+                f"teacher: {self.kind} only scores: no model of it is here that could act, judge "
+                "or write. Name a model's folder for that, or a teacher that is loaded here"
             )
         assert self._model is not None, "prepare() comes first"
         return self._model

@@ -67,7 +67,9 @@ class InTurn:
                 first, last = max(tile.start, start), min(tile.stop, stop)
                 if first < last:
                     found.append(maker(slice(first - start, last - start)))
-            return found[0] if len(found) == 1 else torch.cat(found)
+            # Models may live on several devices.
+            near = [x.to(found[0].device, found[0].dtype) for x in found]
+            return near[0] if len(near) == 1 else torch.cat(near)
 
         return make
 

@@ -47,8 +47,8 @@ def token_probes(
     if measured.kept is not None:
         found["overlap"] = overlap(measured.kept, top)
         found["overlap_advantage"] = overlap_advantage(measured.kept, top)
-    if listed := [x.listed.logprob_NK for x in lessons if x.listed is not None]:
-        found["teacher_mass"] = torch.cat(listed).exp().sum(-1)
+    if any(lesson.listed is not None for lesson in lessons):
+        found["teacher_mass"] = _listed_mass(lessons, teacher.logprob_N)
     untold_N = _untold(lessons, teacher.logprob_N)
     if untold_N is not None:
         found["pi_effect"] = teacher.logprob_N - untold_N
@@ -103,6 +103,17 @@ def _shared(kept: Kept, top: int) -> torch.Tensor:
     width = min(top, each)
     student_NK, teacher_NK = kept.ids_NK[:, :width], kept.ids_NK[:, each : each + width]
     return (student_NK[:, :, None] == teacher_NK[:, None, :]).any(-1)
+
+
+def _listed_mass(lessons: Sequence[Lesson], like_N: torch.Tensor) -> torch.Tensor:
+    """(N,) the teacher's probability of the tokens that it lists; NaN where it shows all."""
+    pieces = [
+        like_N.new_full((int(x.trajectory.trainable.sum()),), torch.nan)
+        if x.listed is None
+        else x.listed.logprob_NK.to(like_N).exp().sum(-1)
+        for x in lessons
+    ]
+    return torch.cat(pieces)
 
 
 def _untold(lessons: Sequence[Lesson], told_N: torch.Tensor) -> torch.Tensor | None:
