@@ -107,6 +107,7 @@ FLOORS = """
     divergences
     rollout
     teacher
+    serving
     models
     environment
     stored

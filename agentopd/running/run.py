@@ -55,6 +55,7 @@ from agentopd.running.folder import (
     open_folder,
     past_lines,
 )
+from agentopd.serving.http import ServerError
 from agentopd.signal.groups import dead_groups
 from agentopd.stored.scores import save_scores
 from agentopd.stored.trajectories import save_trajectories
@@ -84,8 +85,7 @@ class Run:
         self.success_before: float | None = None
         self.untrained: dict[str, Any] | None = None
         self.evaluation: dict[str, Any] | None = None
-        self.skipped = Counter[str]()
-        self.errors = Counter[str]()
+        self.skipped, self.errors = Counter[str](), Counter[str]()
         check_folder(self.config, out, resume, "run", free=("steps", "threads"))
         self.summarise = check_environments(self.config)
         check_actor(self.config.student)
@@ -153,9 +153,24 @@ class Run:
         return trajectories
 
     def ask_teacher(self, trajectories: list[Trajectory], step: int) -> list[Lesson]:
-        """The teacher is briefed and scores the student's tokens; no lessons if none is asked."""
+        """The teacher is briefed and scores the student's tokens; no lessons if none is asked.
+
+        Raises:
+            ServerError: a served teacher is gone for good; the steps before are saved.
+        """
         if not self.taught:
             return []
+        known = [source.state() for source in self.config.privilege]
+        try:
+            return self._lessons(trajectories, step)
+        except ServerError as error:
+            for source, state in zip(self.config.privilege, known, strict=True):
+                source.restore(state)  # the step will be played again
+            if self.step:
+                self.save()
+            raise ServerError(f"step {step + 1} ({self.out}): {error}") from error
+
+    def _lessons(self, trajectories: list[Trajectory], step: int) -> list[Lesson]:
         own = own_episodes(self.processes, trajectories)
         with self.clock.stage("privilege"):
             briefed = gather(self.config.privilege, trajectories)
@@ -168,7 +183,7 @@ class Run:
             lessons = self.processes.gather(asked, known_elsewhere)
         views = [lesson.view for lesson in lessons if lesson.view is not None]
         self.room = max(self.room, most_inserted(views))
-        self.unheard = sum(x.hidden_NH is None for x in lessons)
+        self.unheard = sum(not x.taught for x in lessons)
         self.clock.teacher_tokens += sum(len(view.ids) for view in views)
         if step == 0:
             self._show(asked)
@@ -275,7 +290,7 @@ class Run:
         """
         if not self.taught:
             return rollout
-        positions = min(self.student.positions, self.config.teacher.model.positions)
+        positions = min(self.student.positions, self.config.teacher.positions)
         most = min(rollout.max_context, max(positions - self.room, positions / 2))
         return rollout.model_copy(update={"max_context": int(most)})
 
@@ -371,8 +386,8 @@ class Run:
             source.restore(state)
         self.config.unit.restore(progress.unit)
         self.sampler.sync(self.student)
-        self.step, self.success_before = progress.step, progress.success_before
-        self.room = progress.room
+        self.step, self.room = progress.step, progress.room
+        self.success_before = progress.success_before
         # What was learnt before is not known to have been nothing.
         self.learner.moved = self.step > 0
         self.clock = Clock(progress.stages, progress.student_tokens, progress.teacher_tokens)

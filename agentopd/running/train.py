@@ -42,6 +42,7 @@ def train(
             step was finished and saved.
         ProcessLost: another of the processes is gone.
         EveryEpisodeFailed: no episode of a step, or of an evaluation, could be played.
+        ServerError: a served teacher is gone.
     """
     run = Run(config, out, resume, watch or (lambda _: None), processes)
     with interruptible(stop) as asked, run.tracked():
