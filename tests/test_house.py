@@ -106,6 +106,7 @@ FLOORS = """
     divergences
     rollout
     teacher
+    serving
     models
     environment
     signal
