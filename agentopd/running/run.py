@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -34,7 +34,7 @@ from agentopd.rollout.failures import (
     unopened,
 )
 from agentopd.rollout.policies import Rollout
-from agentopd.rollout.transformers_sampler import TransformersSampler, check_actor
+from agentopd.rollout.sampler import SamplerFailed
 from agentopd.running.checkpoint import (
     Progress,
     check_start,
@@ -58,6 +58,8 @@ from agentopd.running.folder import (
 from agentopd.running.storage import save_scores, save_trajectories
 from agentopd.signal.groups import dead_groups
 
+_FREE = ("steps", "threads", "sampler")
+"""What may be given anew to a run that goes on."""
 _GAP = 1e-3
 """Nats between sampler and learner that are no rounding."""
 Watch = Callable[[dict[str, Any]], None]
@@ -98,12 +100,11 @@ class Run:
         self.skipped = Counter[str]()
         self.errors = Counter[str]()
         self._told: tuple[dict[str, float], dict[str, int]] = ({}, {})
-        check_folder(self.config, out, resume, "run", free=("steps", "threads"))
+        check_folder(self.config, out, resume, "run", free=_FREE)
         self.summarise = check_environments(self.config)
-        check_actor(self.config.student)
+        self.config.sampler.check(self.config.student)
         self.student = load_model(self.config.student)
         self.template = self.student.template
-        self.sampler = TransformersSampler(self.student)
         for source in self.config.privilege:
             source.prepare(self.template)
         self.taught = bool(self.config.mix.distil_coefficient)
@@ -114,10 +115,19 @@ class Run:
         self._start = self.student.digest() if self._needs_start() else ""
         self.memory = forecast(self.learner)
         self.memory.check(memory_room(self.student.device))
-        self._restore(latest(out / "checkpoints"))
-        # Opened only now: a mistyped option leaves no folder behind, a damaged file all as it is.
-        open_folder(self.config, out)
         self.trackers = Trackers()
+        with ExitStack() as opened:  # whatever fails from here on, the sampler is closed
+            context = self.config.rollout.max_context
+            self.sampler = opened.enter_context(self.config.sampler.open(self.student, context))
+            self._behind, self._synced = False, dict[str, float]()
+            self._restore(latest(out / "checkpoints"))
+            # Opened only now: a mistyped option leaves no folder behind, a damaged file all as is.
+            open_folder(self.config, out)
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        """Let go of the sampler."""
+        self._opened.close()
 
     def tracked(self) -> Trackers:
         """The trackers of this run, open to the end of the `with` block."""
@@ -144,16 +154,17 @@ class Run:
         """The student plays the step's tasks.
 
         Raises:
-            EveryEpisodeFailed: none could be played; the steps before are saved.
+            EveryEpisodeFailed, SamplerFailed: none could be played; the steps before are saved.
         """
         config = self.config
-        with self.clock.stage("rollout"):
-            trajectories = self._roomy(config.rollout).collect(
-                config.env, self.student, self.sampler, config.seed, step
-            )
         try:
+            with self.clock.stage("rollout"):
+                self._follow()
+                trajectories = self._roomy(config.rollout).collect(
+                    config.env, self.student, self.sampler, config.seed, step
+                )
             refuse_failures(trajectories, f"of step {step + 1} ({self.out})")
-        except EveryEpisodeFailed:
+        except (EveryEpisodeFailed, SamplerFailed):
             if self.step:
                 self.save()
             raise
@@ -179,20 +190,30 @@ class Run:
         return lessons
 
     def learn(self, trajectories: list[Trajectory], lessons: list[Lesson], step: int) -> Update:
-        """One optimizer step; sampler and teacher follow."""
+        """One optimizer step. The teacher follows now, the sampler before it is next asked: should
+        it be gone by then, the step is whole, and can be saved.
+        """
         with self.clock.stage("learner"):
             update = self.learner.update(trajectories, lessons, step)
-        self.sampler.sync(self.student)
+        self._behind = True
         if self.taught:
             self.config.teacher.sync(self.student, step)
         self.step = step + 1
         return update
 
     def record(self, step: int, trajectories: list[Trajectory], update: Update) -> None:
-        """Write the step's line, its trajectories and, when due, a checkpoint and an evaluation."""
+        """Write the step's line, its trajectories and, when due, a checkpoint and an evaluation.
+
+        Raises:
+            SamplerFailed: the evaluation that is due could not be played; all else is saved.
+        """
         save, every = self.config.save, self.config.evaluate.every
         due = self.step == self.config.steps or bool(every and self.step % every == 0)
-        self.evaluation = self._measure() if due else None
+        self.evaluation, failed = None, None
+        try:
+            self.evaluation = self._measure() if due else None
+        except SamplerFailed as error:
+            failed = error
         line = self._line(step, trajectories, update)
         self._write_line(line)
         self.errors.update(line.get("failed", {}))
@@ -204,8 +225,10 @@ class Run:
             save_trajectories(trajectories, self.out / "trajectories" / name, update.payments)
             if save.scores_top_k:
                 save_scores(update.scores, self.out / "scores" / name)
-        if save.checkpoint_every and self.step % save.checkpoint_every == 0:
+        if failed or (save.checkpoint_every and self.step % save.checkpoint_every == 0):
             self.save()
+        if failed:
+            raise failed
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -250,6 +273,12 @@ class Run:
         }
         write_whole(self.out / SUMMARY, json.dumps(summary, indent=2) + "\n")
         return summary
+
+    def _follow(self) -> None:
+        """The sampler takes over the student's weights, if they have moved since it last did."""
+        if self._behind:
+            self._synced = dict(self.sampler.sync(self.student) or {})
+            self._behind = False
 
     def _needs_start(self) -> bool:
         """Whether the run stands on what it started from, and does not save it."""
@@ -296,6 +325,7 @@ class Run:
             return self.untrained
         where = f"after {self.step} steps ({self.out})"
         with self.clock.stage("evaluate"):
+            self._follow()
             return measure(self.config, self.student, self.sampler, self.summarise, where)
 
     def _spent(self) -> float:
@@ -311,7 +341,7 @@ class Run:
             "loss": update.loss,
             "probes": {
                 **update.probes,
-                "scalars": {**update.scalars, **self.config.unit.scalars()},
+                "scalars": {**update.scalars, **self.config.unit.scalars(), **self._synced},
             },
             "stages": stages,
             "tokens": tokens,
@@ -363,7 +393,7 @@ class Run:
         for source, state in zip(self.config.privilege, progress.sources, strict=True):
             source.restore(state)
         self.config.unit.restore(progress.unit)
-        self.sampler.sync(self.student)
+        self._behind = True
         self.step, self.success_before = progress.step, progress.success_before
         self.room = progress.room
         # What was learnt before is not known to have been nothing.

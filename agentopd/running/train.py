@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,20 @@ def train(
         Interrupted: Ctrl-C or SIGTERM came, or `stop` was set; the current step was finished and
             saved.
         EveryEpisodeFailed: no episode of a step, or of an evaluation, could be played.
+        SamplerFailed: what runs the student while it acts is gone; the steps before are saved.
     """
-    run = Run(config, out, resume, watch or (lambda _: None))
+    with closing(Run(config, out, resume, watch or (lambda _: None))) as run:
+        return _trained(run, untrained, stop)
+
+
+def _trained(
+    run: Run, untrained: dict[str, Any] | None, stop: threading.Event | None
+) -> dict[str, Any]:
     with interruptible(stop) as asked, run.tracked():
         if asked.is_set():  # nothing was done that is not saved
             raise Interrupted(run.step)
         run.begin(untrained)
-        for step in range(run.step, config.steps):
+        for step in range(run.step, run.config.steps):
             if asked.is_set():
                 run.save()
                 raise Interrupted(step)

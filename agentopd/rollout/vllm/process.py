@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.util
 import os
 import random
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,15 +55,14 @@ class EmbeddedEngine:
 
     def __init__(self, folder: Path, options: dict[str, Any]) -> None:
         self._asked = 0
-        with _unchanged():
+        with _unchanged(), warnings.catch_warnings(action="ignore"):
             os.environ.update(_ENVIRONMENT)
-            from vllm import LLM, SamplingParams
-            from vllm.platforms import current_platform
-
-            self._parameters = SamplingParams
-            own = _on_cpu(options) if current_platform.is_cpu() else {}
+            vllm = _imported("vllm")
+            self._parameters: Any = vllm.SamplingParams
+            cpu = _imported("vllm.platforms").current_platform.is_cpu()
+            own = _on_cpu(options) if cpu else {}
             try:
-                self._llm: Any = LLM(
+                self._llm: Any = vllm.LLM(
                     model=str(folder),
                     load_format="dummy",
                     skip_tokenizer_init=True,
@@ -145,11 +146,14 @@ class EmbeddedEngine:
     def close(self) -> None:
         """Give everything back."""
         with _unchanged():
-            from vllm.distributed import cleanup_dist_env_and_memory
-
             del self._llm
             gc.collect()
-            cleanup_dist_env_and_memory()
+            _imported("vllm.distributed").cleanup_dist_env_and_memory()
+
+
+def _imported(name: str) -> Any:
+    """A module of vLLM, which is imported when it is used alone."""
+    return importlib.import_module(name)
 
 
 def _on_cpu(options: dict[str, Any]) -> dict[str, Any]:
