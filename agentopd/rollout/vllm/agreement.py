@@ -50,7 +50,8 @@ class Agreement:
         mean, most = gap_T.mean().item(), gap_T.max().item()
         if self.exact:
             if not most <= _EXACT:
-                raise _disagree(most, f"in float32 rounding is below {_EXACT:g}")
+                told = "a server in 16 bits is told by sampler.dtype=bfloat16"
+                raise _disagree(most, f"in float32 rounding is below {_EXACT:g}; {told}")
         else:
             bound = _COARSE if self._first is None else _GROWTH * self._first
             if not mean <= bound:

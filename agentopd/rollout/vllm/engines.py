@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agentopd.models.folders import base_path, model_folder
 from agentopd.models.model import LanguageModel, ModelSettings
@@ -17,6 +17,9 @@ from agentopd.rollout.vllm.agreement import Agreement
 from agentopd.rollout.vllm.in_process import VllmSampler
 from agentopd.rollout.vllm.parameters import Bounds
 from agentopd.rollout.vllm.process import EmbeddedEngine, check_installed
+from agentopd.rollout.vllm.served import ServedSampler
+from agentopd.serving.http import HttpClient, ServerSettings
+from agentopd.serving.transports import FileTransport, IpcTransport, NcclTransport, Transport
 
 
 class VllmEngine(Engine, kind="vllm"):
@@ -94,6 +97,92 @@ class VllmEngine(Engine, kind="vllm"):
             "hf_overrides": {"vocab_size": bounds.vocabulary} if padded else None,
         }
         return {**{k: v for k, v in own.items() if v is not None}, **self.options}
+
+
+class VllmServer(Engine, ServerSettings, kind="vllm_server"):
+    """A vLLM server, as `python -m agentopd.serving.server MODEL` starts it, on this machine or
+    another, on as many GPUs as vLLM takes.
+
+    The learner brings it new weights before each rollout, and compares. One learner uses one
+    server.
+
+    Args:
+        dtype: what the server was started with; `auto` is the student's.
+        parallel: answers that are asked for at once; `rollout.slots` are there to be asked for.
+        transport: how weights travel: by a `file` in a folder that both sides see; by `ipc`, GPU
+            memory that both share; by `nccl` from GPU to GPUs. The last two were not tried.
+        folder: of the file; this machine's memory if empty. For a server elsewhere it is a shared
+            one.
+        address: for `nccl`: HOST:PORT under which the server's workers reach the learner.
+        workers: for `nccl`: GPUs of the server.
+    """
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    parallel: int = Field(default=64, ge=1, le=1024)
+    transport: Literal["file", "ipc", "nccl"] = "file"
+    folder: str = ""
+    address: str = Field(default="", pattern=r"^(.+:\d+)?$")
+    workers: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> VllmServer:
+        if self.transport == "nccl" and not self.address:
+            raise ValueError(
+                "sampler.transport: nccl needs sampler.address, HOST:PORT under which the server's "
+                "workers reach the learner"
+            )
+        return self
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        nccl, file = self.transport == "nccl", self.transport == "file"
+        found = {} if nccl else {"address": "transport: nccl", "workers": "transport: nccl"}
+        return found if file else {**found, "folder": "transport: file"}
+
+    def check(self, student: ModelSettings) -> None:
+        """See `Engine.check`.
+
+        Raises:
+            ValueError: the server is not there.
+        """
+        with HttpClient(self) as client:
+            client.get("/health")
+
+    @contextmanager
+    def open(self, student: LanguageModel, context: int) -> Iterator[Sampler]:
+        """See `Engine.open`."""
+        bounds = Bounds.of(student, context)
+        dtype = dtype_of(student) if self.dtype == "auto" else self.dtype
+        agreement = Agreement(student, dtype == dtype_of(student) == "float32", bounds.context)
+        with HttpClient(self) as client:
+            _check_context(client, bounds.context)
+            sampler = ServedSampler(client, bounds, agreement, self._transport(client))
+            sampler.sync(student)
+            yield sampler
+
+    def _transport(self, client: HttpClient) -> Transport:
+        if self.transport == "file":
+            return FileTransport(client, self.folder)
+        if self.transport == "ipc":
+            return IpcTransport(client)
+        return NcclTransport(client, self.address, self.workers)
+
+
+def _check_context(client: HttpClient, context: int) -> None:
+    """That the server reads conversations as long as they may become.
+
+    Raises:
+        ServerError: it does not.
+    """
+    path = "/v1/models"
+    models = client.json(path, client.get(path)).get("data") or [{}]
+    longest = models[0].get("max_model_len")
+    if longest is not None and longest < context:
+        raise client.error(
+            path,
+            f"it reads {longest} tokens, and a conversation may have {context}",
+            f"start it with --context {context}, or lower rollout.max_context",
+        )
 
 
 def dtype_of(student: LanguageModel) -> str:
