@@ -23,6 +23,15 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),  # it logs to stdout
 }
 
+_ALWAYS: dict[str, Any] = {
+    "load_format": "dummy",  # weights come with the first sync
+    "skip_tokenizer_init": True,
+    "generation_config": "vllm",  # or a folder's own ends of answers were added
+    "logprobs_mode": "processed_logprobs",
+    "seed": 0,
+    "disable_log_stats": True,
+}
+
 
 def check_installed() -> None:
     """That vLLM can be imported; it is not imported yet.
@@ -62,16 +71,7 @@ class EmbeddedEngine:
             cpu = _imported("vllm.platforms").current_platform.is_cpu()
             own = _on_cpu(options) if cpu else {}
             try:
-                self._llm: Any = vllm.LLM(
-                    model=str(folder),
-                    load_format="dummy",
-                    skip_tokenizer_init=True,
-                    generation_config="vllm",
-                    logprobs_mode="processed_logprobs",
-                    seed=0,
-                    disable_log_stats=True,
-                    **{**options, **own},
-                )
+                self._llm: Any = vllm.LLM(str(folder), **{**_ALWAYS, **own, **options})
             except Exception as error:  # whatever is not as it expects
                 raise SamplerFailed(f"vLLM does not start with {folder}: {_line(error)}") from error
 
@@ -164,8 +164,8 @@ def _on_cpu(options: dict[str, Any]) -> dict[str, Any]:
         "enforce_eager": True,
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(4_096, options["max_model_len"]),
-        "block_size": options.get("block_size") or 32,
-        "kv_cache_memory_bytes": options.get("kv_cache_memory_bytes") or 2**30,
+        "block_size": 32,
+        "kv_cache_memory_bytes": 2**30,
     }
 
 
