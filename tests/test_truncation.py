@@ -186,6 +186,7 @@ def test_a_gap_that_truncation_makes_is_none_and_any_other_is() -> None:
             ],
             "leave stale out",
         ),
+        (["divergence.support=sampled", "weight=truncated_ratio"], "estimator=truncated"),
         (["rollout.top_p=0"], "top_p"),
     ],
 )
