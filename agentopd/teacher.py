@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -12,9 +12,11 @@ from pydantic import Field, PrivateAttr
 
 from agentopd.base.parts import Part
 from agentopd.base.types import Lesson, View
-from agentopd.models.head import Head
+from agentopd.models.head import Head, Speaker
 from agentopd.models.model import LanguageModel
 from agentopd.models.passes import Reading, hidden_at
+from agentopd.serving.output_layer import OutputLayer
+from agentopd.signal.beside import Beside
 
 # N trainable tokens, H hidden size, V vocabulary, B sequences, T tokens
 
@@ -37,6 +39,10 @@ class Teacher(Part, family="teacher"):
             def sync(self, student: LanguageModel, step: int) -> None:
                 if (step + 1) % self.every == 0:
                     self._model = student.frozen_copy()
+
+    One whose model is elsewhere has no `model`: it says `local = False`, and defines `hidden`,
+    `head`, `positions` and `held` in its place; one that shows no hidden states defines `score`
+    and `speaker` too.
 
     Args:
         tokens_per_batch: padded tokens in one forward pass.
@@ -67,6 +73,19 @@ class Teacher(Part, family="teacher"):
     needs_adapters: ClassVar[bool] = False
     """Whether there is no such teacher of a student without adapters."""
 
+    @property
+    def local(self) -> bool:
+        """Whether the model that scores is here: only then can it act, judge and write too."""
+        return True
+
+    def check(self, beside: Beside) -> None:
+        """Look at the rest of the method when the configuration is read; called where the teacher
+        is asked.
+
+        Raises:
+            ValueError: something in it needs what this teacher cannot say.
+        """
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Weights that must survive a restart, which no `prepare` would find again."""
         return {}
@@ -76,13 +95,46 @@ class Teacher(Part, family="teacher"):
 
     @property
     def model(self) -> LanguageModel:
-        """The model that scores, once `prepare` has set it."""
+        """The model that scores, once `prepare` has set it.
+
+        Raises:
+            ValueError: there is none here.
+        """
+        if not self.local:
+            raise ValueError(
+                f"teacher: {self.kind} only scores: its model is not here, and can neither act nor "
+                "judge nor write. Name a model's folder for that, or a teacher that is loaded here"
+            )
         assert self._model is not None, "prepare() comes first"
         return self._model
+
+    @property
+    def positions(self) -> float:
+        """How many tokens a context may have; infinite where there is no limit."""
+        return self.model.positions
+
+    def held(self) -> Iterator[torch.Tensor]:
+        """The tensors that the teacher keeps in memory, its own or not."""
+        yield from self.model.module.parameters()
+        yield from self.model.module.buffers()
+
+    def hidden(self, readings: Sequence[Reading]) -> list[torch.Tensor]:
+        """Last hidden states (N, H) of each sequence at its places."""
+        return hidden_at(self.model, readings, self.tokens_per_batch)
 
     def head(self, hidden_NH: torch.Tensor) -> Head:
         """What makes next-token logits of hidden states that `score` has made."""
         return self.model.head(hidden_NH)
+
+    def speaker(self, lessons: Sequence[Lesson]) -> Speaker:
+        """The teacher's next-token distributions at the trainable tokens of lessons that it has
+        given, end to end; each has its signal.
+        """
+        return self.head(torch.cat([x.hidden_NH for x in lessons if x.hidden_NH is not None]))
+
+    def fits(self, view: View) -> bool:
+        """Whether each of a view's segments is a context that the teacher can read."""
+        return max(stop - start for start, stop in view.segments) <= self.positions
 
     @torch.no_grad()
     def score(self, views: Sequence[View]) -> list[Lesson]:
@@ -90,7 +142,7 @@ class Teacher(Part, family="teacher"):
 
         A view that is longer than the teacher's contexts may be has none.
         """
-        fits = [max(b - a for a, b in view.segments) <= self.model.positions for view in views]
+        fits = [self.fits(view) for view in views]
         pieces = [
             (v, start, stop)
             for v in range(len(views))
@@ -98,11 +150,11 @@ class Teacher(Part, family="teacher"):
             if fits[v]
         ]
         readings = [
-            Reading(views[v].ids[start:stop], _predicting(views[v], start, stop))
+            Reading(views[v].ids[start:stop], predicting(views[v], start, stop))
             for v, start, stop in pieces
         ]
         states: list[list[torch.Tensor]] = [[] for _ in views]
-        found = hidden_at(self.model, readings, self.tokens_per_batch)
+        found = self.hidden(readings)
         for (v, _, _), hidden_NH in zip(pieces, found, strict=True):
             states[v].append(hidden_NH)
         return [
@@ -115,13 +167,13 @@ class Teacher(Part, family="teacher"):
         ]
 
 
-def _predicting(view: View, start: int, stop: int) -> np.ndarray:
+def predicting(view: View, start: int, stop: int) -> np.ndarray:
     """Offsets, in the segment that starts at `start`, of the tokens before the trainable ones."""
     places = view.position[view.trajectory.trainable]
     return places[(places >= start) & (places < stop)] - start - 1
 
 
-def check_same_vocabulary(student: LanguageModel, teacher: LanguageModel) -> None:
+def check_same_vocabulary(student: LanguageModel, teacher: LanguageModel | OutputLayer) -> None:
     """Divergences compare next-token distributions, so both must be over the same tokens, whatever
     the output layers' padding.
 

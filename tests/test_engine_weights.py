@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ STUDENTS: dict[str, Callable[[], LanguageModel]] = {
 }
 
 
-@pytest.fixture(params=STUDENTS.values(), ids=STUDENTS.keys())
+@pytest.fixture(params=STUDENTS.values(), ids=[*STUDENTS])
 def student(request: pytest.FixtureRequest) -> LanguageModel:
     return request.param()
 
@@ -100,7 +101,7 @@ def test_it_stays_whole_when_who_takes_them_stops_in_the_middle() -> None:
     taking = engine_weights(student)
     for _ in range(5):
         next(taking)
-    taking.close()
+    del taking
     assert all(torch.equal(student.module.state_dict()[n], x) for n, x in before.items())
 
 
@@ -112,14 +113,14 @@ def test_merged_layers_are_those_that_export_merges() -> None:
     assert [n for n, x in expected.items() if not torch.equal(sent[n], x)] == []
 
 
-def test_a_sharded_weight_is_gathered() -> None:
-    from torch.distributed import HashStore, destroy_process_group, init_process_group
+def test_a_sharded_weight_is_gathered(tmp_path: Path) -> None:
+    from torch.distributed import destroy_process_group, init_process_group
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
     student = _plain()
     expected = {n: x.clone() for n, x in engine_weights(student)}
-    init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         mesh = init_device_mesh("cpu", (1,))
         for layer in student.module.modules():

@@ -27,6 +27,16 @@ from agentopd.rollout.vllm.engines import VllmEngine
 from agentopd.rollout.vllm.in_process import VllmSampler
 
 
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+def _draw() -> tuple[float, float, float]:
+    return torch.rand(1).item(), random.random(), np.random.random()
+
+
 @dataclass
 class FakeLLM:
     """Writes a token of every request a step; what is not called off stays, as in vLLM.
@@ -57,7 +67,7 @@ class FakeLLM:
         self.requests[name] = {"ids": ids, "told": told, "said": said, "left": len(said.ids)}
 
     def step(self) -> list[Any]:
-        torch.rand(1), random.random(), np.random.random()
+        _draw()
         os.environ["VLLM_SAID"] = "something"
         self.fails()
         for state in self.requests.values():
@@ -104,7 +114,7 @@ def llm(student: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> FakeLLM:
 
     def start(model: str, **options: Any) -> FakeLLM:
         assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
-        torch.manual_seed(0), random.seed(0), np.random.seed(0)
+        _seed(0)
         torch.set_num_threads = lambda threads: None
         made.options = options
         return made
@@ -153,18 +163,18 @@ def test_answers_are_handed_over_as_they_end_and_the_next_turn_joins(
 
 
 def test_the_process_stays_as_it_was(llm: FakeLLM, student: LanguageModel) -> None:
-    torch.manual_seed(5), random.seed(5), np.random.seed(5)
+    _seed(5)
     threads, set_threads = torch.get_num_threads(), torch.set_num_threads
     environment = {**os.environ}
-    expected = torch.rand(1), random.random(), np.random.random()
-    torch.manual_seed(5), random.seed(5), np.random.seed(5)
+    expected = _draw()
+    _seed(5)
     with _opened(student) as sampler:
         engine = sampler.engine
         for request in _requests():
             engine.add(request.ids, sampler.bounds.parameters(request))
         while not engine.step():
             pass
-        found = torch.rand(1), random.random(), np.random.random()
+        found = _draw()
     assert found == expected
     assert {**os.environ} == environment
     assert torch.set_num_threads is set_threads and torch.get_num_threads() == threads
@@ -268,7 +278,7 @@ def test_without_vllm_one_line_says_what_to_install() -> None:
 def test_settings_are_a_part_like_any_other() -> None:
     found = engines.Engine.model_validate("vllm")
     assert isinstance(found, Part) and found.model_dump()["kind"] == "vllm"
-    with pytest.raises(ValueError, match="sampler.address"):
+    with pytest.raises(ValueError, match=r"sampler\.address"):
         engines.Engine.model_validate(
             {"kind": "vllm_server", "url": "http://localhost:1", "transport": "nccl"}
         )

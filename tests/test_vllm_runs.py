@@ -66,7 +66,7 @@ def test_a_server_that_is_gone_costs_no_step_that_was_finished(
             server.refusing.append(503)
 
     server.before = die
-    with answering(server) as url, pytest.raises(SamplerFailed, match="does not answer|not reach"):
+    with answering(server) as url, pytest.raises(SamplerFailed, match=r"does not answer|not reach"):
         train(parse_config(_data(tiny_model, url)), out)
     assert [line["step"] for line in _lines(out)] == [-1, 0, 1]
     assert tensors_of(out), "the steps before were saved"

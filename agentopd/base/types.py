@@ -11,7 +11,7 @@ Each holds the one before it, so nothing is ever zipped:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import Any
 
@@ -193,14 +193,30 @@ class View:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Listed:
+    """What a teacher says of some tokens where it says no more than this, in nats at temperature 1.
+
+    Attributes:
+        logprob_N: of the trainable tokens.
+        ids_NK: the teacher's likeliest tokens, in order; -1 where a row has fewer than others.
+        logprob_NK: of these; -inf where there is none.
+    """
+
+    logprob_N: torch.Tensor
+    ids_NK: torch.Tensor
+    logprob_NK: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Lesson:
     """A trajectory ready to be learnt from, with the teacher's opinion where there is one.
 
     Attributes:
         hidden_NH: the teacher's last hidden states at the positions that predict the trainable
             tokens, in order; its next-token logits are `head(hidden)`, made a micro-batch at a
-            time. None where there is no teacher signal; such tokens take no part in the
-            distillation term.
+            time. None where the teacher says nothing in this form.
+        listed: what the teacher says of a few tokens at each position, where it shows no hidden
+            states.
         untold_N: log-probabilities in nats that the teacher gives these tokens when it is told
             nothing; None where nobody asked.
     """
@@ -208,4 +224,16 @@ class Lesson:
     trajectory: Trajectory
     view: View | None = None
     hidden_NH: torch.Tensor | None = None
+    listed: Listed | None = None
     untold_N: torch.Tensor | None = None
+
+    @property
+    def taught(self) -> bool:
+        """Whether there is a teacher signal, in either form; an episode without one takes no part
+        in the distillation term.
+        """
+        return self.hidden_NH is not None or self.listed is not None
+
+    def emptied(self) -> Lesson:
+        """The same without the teacher's signal, which is large."""
+        return replace(self, hidden_NH=None, listed=None)

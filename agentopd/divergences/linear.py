@@ -17,8 +17,8 @@ import torch
 
 from agentopd.divergences.question import Question
 from agentopd.divergences.tiles import Strip, Tile, Tiles
-from agentopd.models.head import Gradient, Head
-from agentopd.signal.evidence import Gathered, Measured
+from agentopd.models.head import Gradient, Head, Speaker
+from agentopd.signal.evidence import Gathered, Measured, Opinion
 
 # N tokens, R rows of a tile, H hidden size, V vocabulary
 
@@ -26,8 +26,8 @@ from agentopd.signal.evidence import Gathered, Measured
 def measure(
     question: Question,
     student: Head,
-    teacher: Head | None = None,
-    reference: Head | None = None,
+    teacher: Speaker | None = None,
+    reference: Speaker | None = None,
     coefficient_N: torch.Tensor | None = None,
 ) -> Measured:
     """What the models say of each token.
@@ -63,6 +63,22 @@ def measure(
     )
 
 
+@torch.no_grad()
+def opinion_of(speaker: Speaker, ids_N: torch.Tensor, temperature: float = 1.0) -> Opinion:
+    """What one model alone says of each token.
+
+    Raises:
+        ValueError: a temperature that makes no distribution.
+    """
+    asked = Question(ids_N, None, temperature)
+    tiles = Tiles(ids_N, speaker.detached(), None, None, temperature, asked.tile)
+    measured = Gathered(tiles.tokens)
+    for tile in tiles.first(len(tiles)):
+        for strip in tile.strips(asked):
+            measured.add(strip.rows, strip.measured)
+    return measured.result().student
+
+
 class _Backward:
     """What the backward pass needs to remember of the forward pass.
 
@@ -76,14 +92,15 @@ class _Backward:
         self,
         question: Question,
         student: Head,
-        teacher: Head | None,
-        reference: Head | None,
+        teacher: Speaker | None,
+        reference: Speaker | None,
         needed: Sequence[bool],
     ) -> None:
-        heads = [head and head.detached() for head in (student, teacher, reference)]
-        self.question, self.needed = question, needed
-        self.tiles = self._tiles(*heads)
-        self.alone = self._tiles(heads[0])
+        own = student.detached()
+        others = [None if x is None else x.detached() for x in (teacher, reference)]
+        self.question, self.student, self.needed = question, own, needed
+        self.tiles = self._tiles(own, *others)
+        self.alone = self._tiles(own)
         self.known: tuple[torch.Tensor, Gradient] | None = None
         self.last: tuple[Tile, list[Strip]] | None = None
 
@@ -105,7 +122,7 @@ class _Backward:
 
     def _measure_at_once(self, coefficient_N: torch.Tensor) -> Measured:
         tiles, measured = self.tiles, Gathered(self.tiles.tokens)
-        gradient = Gradient(tiles.student, self.needed)
+        gradient = Gradient(self.student, self.needed)
         for tile in tiles.first(len(tiles)):
             for strip in tile.strips(self.question):
                 measured.add(strip.rows, strip.measured)
@@ -126,7 +143,7 @@ class _Backward:
             if promised is not None:
                 return promised
         losses = logprob_N, entropy_N, divergence_N
-        gradient = Gradient(self.tiles.student, self.needed)
+        gradient = Gradient(self.student, self.needed)
         asked, tiles = replace(self.question, ranks=False, keep=0), self.tiles
         if divergence_N is None:
             # What the student says by itself: the others' logits would be made for nothing.
@@ -148,10 +165,10 @@ class _Backward:
         return 1
 
     def _tiles(
-        self, student: Head | None, teacher: Head | None = None, reference: Head | None = None
+        self, student: Head, teacher: Speaker | None = None, reference: Speaker | None = None
     ) -> Tiles:
         asked = self.question
-        return Tiles(asked.ids_N, (student, teacher, reference), asked.temperature, asked.tile)
+        return Tiles(asked.ids_N, student, teacher, reference, asked.temperature, asked.tile)
 
     def _promised(self, divergence_N: torch.Tensor) -> list[torch.Tensor | None] | None:
         """The forward pass's gradient, which is given away; None if the loss is not the promised
@@ -202,24 +219,29 @@ class _Differentiable(torch.autograd.Function):
 def _check(
     question: Question,
     student: Head,
-    teacher: Head | None,
-    reference: Head | None,
+    teacher: Speaker | None,
+    reference: Speaker | None,
     coefficient_N: torch.Tensor | None,
 ) -> None:
     tokens, vocabulary = len(student.hidden_NH), len(student.weight_VH)
-    for name, head in (("student", student), ("teacher", teacher), ("reference", reference)):
-        if head is None:
+    speakers: tuple[tuple[str, Speaker | None], ...] = (
+        ("student", student),
+        ("teacher", teacher),
+        ("reference", reference),
+    )
+    for name, speaker in speakers:
+        if speaker is None:
             continue
-        head.check(name)
-        if len(head.weight_VH) != vocabulary:
+        speaker.check(name)
+        if speaker.vocabulary != vocabulary:
             raise ValueError(
-                f"the {name}'s vocabulary has {len(head.weight_VH)} tokens and the student's "
+                f"the {name}'s vocabulary has {speaker.vocabulary} tokens and the student's "
                 f"{vocabulary}, so their distributions cannot be compared: use a model of the "
                 "student's family"
             )
-        if len(head.hidden_NH) != tokens:
+        if speaker.tokens != tokens:
             raise ValueError(
-                f"there are hidden states of {len(head.hidden_NH)} tokens of the {name} and of "
+                f"there are hidden states of {speaker.tokens} tokens of the {name} and of "
                 f"{tokens} of the student: give both models' at the same tokens"
             )
     per_token = {"ids_N": question.ids_N, "coefficient_N": coefficient_N}

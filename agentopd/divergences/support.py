@@ -47,6 +47,13 @@ class Support(Part, family="support"):
         """Whether the categories' probabilities sum to 1."""
         return True
 
+    @property
+    def teacher_top(self) -> int | None:
+        """How many of the teacher's likeliest tokens are looked at, beside the sum of the others;
+        None where others of them are looked at one by one.
+        """
+        return None
+
     @abstractmethod
     def select(
         self,
@@ -93,6 +100,11 @@ class FullSupport(Support, kind="full"):
 
 class SampledSupport(Support, kind="sampled"):
     """The sampled token alone; an estimator takes the divergence's place."""
+
+    @property
+    def teacher_top(self) -> int:
+        """See `Support.teacher_top`."""
+        return 0
 
     def select(
         self,
@@ -239,6 +251,11 @@ class StudentTopK(TopKSupport, kind="student_top_k"):
 
 class TeacherTopK(TopKSupport, kind="teacher_top_k"):
     """The teacher's k likeliest tokens."""
+
+    @property
+    def teacher_top(self) -> int:
+        """See `Support.teacher_top`."""
+        return self.k
 
     def chosen(
         self, student_NV: torch.Tensor, teacher_NV: torch.Tensor

@@ -6,14 +6,14 @@ A strip is a few of its rows, on which everything else works: small, to stay in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from agentopd.divergences.base import Row
-from agentopd.models.head import Head, Logits
+from agentopd.models.head import Speaker
 from agentopd.signal.evidence import Kept, Measured, Opinion
 
 if TYPE_CHECKING:
@@ -34,18 +34,23 @@ class Tiles:
     """All tokens, a tile at a time; every tile lies where the one before it lay.
 
     Args:
-        heads: of the student, and of the teacher and the reference where there are such.
+        student, teacher, reference: the latter two where there are such.
         most: how many numbers one tensor of logits may hold.
     """
 
     def __init__(
-        self, ids_N: torch.Tensor, heads: Sequence[Head | None], temperature: float, most: int
+        self,
+        ids_N: torch.Tensor,
+        student: Speaker,
+        teacher: Speaker | None,
+        reference: Speaker | None,
+        temperature: float,
+        most: int,
     ) -> None:
-        student, self.teacher, self.reference = heads
-        assert student is not None
-        self.student, self.ids_N, self.temperature = student, ids_N, temperature
-        self.tokens = len(student.hidden_NH)
-        self.rows = _even_share(self.tokens, max(most // len(student.weight_VH), 1))
+        self.student, self.teacher, self.reference = student, teacher, reference
+        self.ids_N, self.temperature = ids_N, temperature
+        self.tokens = student.tokens
+        self.rows = _even_share(self.tokens, max(most // student.vocabulary, 1))
         # One, empty, where there are no tokens.
         self.count = max(-(-self.tokens // max(self.rows, 1)), 1)
 
@@ -55,8 +60,8 @@ class Tiles:
     def first(self, count: int) -> Iterator[Tile]:
         """So many of them."""
         makers = [
-            head and Logits(head, self.rows)
-            for head in (self.student, self.teacher, self.reference)
+            None if speaker is None else speaker.logits(self.rows)
+            for speaker in (self.student, self.teacher, self.reference)
         ]
         for number in range(count):
             start = number * self.rows
@@ -101,6 +106,8 @@ class Tile:
             for logits_rV in (student_rV, teacher_rV, reference_rV)
         )
         assert student is not None
+        if teacher is not None and self.tiles.teacher is not None and not self.tiles.teacher.whole:
+            teacher = teacher.narrowed()
         found = Measured(student, teacher, reference)
         strip = Strip(
             found, rows, part, ids_r, student_rV, teacher_rV, reference_rV, question, temperature

@@ -6,7 +6,7 @@ comes is derived: from the parameters that learn, and from what one short forwar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -129,7 +129,10 @@ def memory_room(device: torch.device, root: Path = Path("/")) -> int | None:
 
 def _storages(model: LanguageModel) -> dict[int, int]:
     """Bytes of each piece of memory that holds weights, by its address; tied weights are one."""
-    tensors = (*model.module.parameters(), *model.module.buffers())
+    return _bytes((*model.module.parameters(), *model.module.buffers()))
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
     return {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
 
 
@@ -137,8 +140,8 @@ def _apart(learner: Learner) -> int:
     """What of the teacher's weights is not the student's."""
     if not learner.method.mix.distil_coefficient:
         return 0
-    own, model = _storages(learner.student), learner.teacher.model
-    return sum(size for place, size in _storages(model).items() if place not in own)
+    own, others = _storages(learner.student), _bytes(learner.teacher.held())
+    return sum(size for place, size in others.items() if place not in own)
 
 
 def _activations(student: LanguageModel, recompute: bool) -> int:

@@ -100,7 +100,7 @@ class Learner:
         in an error, in none.
         """
         usable = lessons if self.method.mix.distil_coefficient else ()
-        taught = [x for x in usable if x.hidden_NH is not None and _learnable(x.trajectory)]
+        taught = [x for x in usable if x.taught and _learnable(x.trajectory)]
         episodes = {x.trajectory.episode for x in taught}
         untaught = [
             Lesson(trajectory=t)
@@ -224,21 +224,17 @@ class Learner:
         keep: int = 0,
     ) -> Measured:
         """What student and teacher say, both at the rollout's temperature."""
-        taught = batch[0].hidden_NH is not None
+        teacher = self.teacher.speaker(batch) if batch[0].taught else None
         question = Question(
             ids_N=tokens.ids_N,
-            divergence=divergence if taught and not divergence.sampled else None,
+            divergence=None if teacher is None or divergence.sampled else divergence,
             temperature=self.method.rollout.temperature or 1.0,
-            keep=keep if taught else 0,
+            keep=keep if teacher is not None and teacher.whole else 0,
             ranks=bool(self.method.save.scores_top_k)
             or any(weight.needs_ranks for weight in self.method.weight),
         )
-        teacher = self._teacher_head(batch) if taught else None
         student, reference = self.student.head(hidden_NH), self._reference_head(batch)
         return measure(question, student, teacher, reference, coefficient_N)
-
-    def _teacher_head(self, batch: list[Lesson]) -> Head:
-        return self.teacher.head(torch.cat([x.hidden_NH for x in batch if x.hidden_NH is not None]))
 
     @torch.no_grad()
     def _reference_head(self, batch: list[Lesson]) -> Head | None:

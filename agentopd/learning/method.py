@@ -166,7 +166,19 @@ class Method(Settings):
             scores_episodes=isinstance(unit, Scoring),
             temperature=self.rollout.temperature,
             group=self.rollout.group,
+            teacher_local=self.teacher.local,
+            teacher_top=divergence.support.teacher_top,
+            looks_further=self._looking_further(),
         )
+
+    def _looking_further(self) -> tuple[str, ...]:
+        """See `Beside.looks_further`."""
+        found = [f"weight: {weight.kind}" for weight in self.weight if weight.looks_further]
+        if self.divergence.looks_further:
+            found.append(f"divergence: {self.divergence.kind}")
+        if self.save.scores_top_k:
+            found.append("save.scores_top_k")
+        return tuple(found)
 
     def factor(self, name: Channel, step: int, history: History = ()) -> float:
         """What the schedule multiplies `name` by at a step, after the steps of the history."""
@@ -188,6 +200,8 @@ class Method(Settings):
         if "target" in self.schedule:
             self.divergence.aimed(1.0)
         self.mix.check(self.beside)
+        if self.mix.distil_coefficient:
+            self.teacher.check(self.beside)
         self._check_truncation()
         self._check_ratio()
         check_advice(self.mix, self.weight)

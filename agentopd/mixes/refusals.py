@@ -120,7 +120,7 @@ def _advised(mix: Mix) -> bool:
     return any(
         advantages[x.trajectory.episode] and routes[x.trajectory.episode].distil
         for x in lessons
-        if x.hidden_NH is not None
+        if x.taught
     )
 
 

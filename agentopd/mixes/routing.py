@@ -90,7 +90,7 @@ class Routed(Auxiliary, kind="routed"):
 
     def _channel(self, lesson: Lesson) -> Channel:
         chosen = self.success if lesson.trajectory.success else self.failure
-        return "rl" if chosen == "distil" and lesson.hidden_NH is None else chosen
+        return "rl" if chosen == "distil" and not lesson.taught else chosen
 
 
 class DeadGroupFallback(Auxiliary, kind="dead_group_fallback"):
@@ -108,7 +108,7 @@ class DeadGroupFallback(Auxiliary, kind="dead_group_fallback"):
 
     def routes(self, lessons: Sequence[Lesson]) -> dict[int, Route]:
         """See `Mix.routes`."""
-        taught = {x.trajectory.episode for x in lessons if x.hidden_NH is not None}
+        taught = {x.trajectory.episode for x in lessons if x.taught}
         found = {}
         for group in groups([x.trajectory for x in lessons]):
             for t in group:

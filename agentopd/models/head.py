@@ -1,12 +1,14 @@
-"""The output layer: logits of some tokens at a time, and the gradient by it.
+"""Logits of some tokens at a time, whoever makes them; the output layer, and the gradient by it.
 
-All products with its weights are made here, of many rows at once, because each reads all of them.
+All products with an output layer's weights are made here, of many rows at once, because each reads
+all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 import torch
 
@@ -14,6 +16,41 @@ import torch
 
 _COLUMNS = 768
 """Products of so many tokens of the vocabulary run fastest."""
+
+
+class Speaker(Protocol):
+    """A model's next-token distributions of N tokens, whatever they are made of."""
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of each distribution is known."""
+        ...
+
+    def detached(self) -> Self:
+        """The same, of which nothing is differentiated."""
+        ...
+
+    def check(self, name: str) -> None:
+        """Its parts must fit together.
+
+        Raises:
+            ValueError: they do not; `name` says whose they are.
+        """
+        ...
+
+    def logits(self, rows: int) -> Callable[[slice], torch.Tensor]:
+        """What makes the logits (R, V) of at most `rows` tokens at a time, in the same memory."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -26,8 +63,27 @@ class Head:
     weight_VH: torch.Tensor
     bias_V: torch.Tensor | None = None
 
+    @property
+    def tokens(self) -> int:
+        """See `Speaker.tokens`."""
+        return len(self.hidden_NH)
+
+    @property
+    def vocabulary(self) -> int:
+        """See `Speaker.vocabulary`."""
+        return len(self.weight_VH)
+
+    @property
+    def whole(self) -> bool:
+        """See `Speaker.whole`."""
+        return True
+
+    def logits(self, rows: int) -> Logits:
+        """See `Speaker.logits`."""
+        return Logits(self, rows)
+
     def detached(self) -> Head:
-        """The same, of which nothing is differentiated."""
+        """See `Speaker.detached`."""
         bias_V = self.bias_V
         return Head(
             self.hidden_NH.detach(),
@@ -36,10 +92,10 @@ class Head:
         )
 
     def check(self, name: str) -> None:
-        """Its parts must fit together.
+        """See `Speaker.check`.
 
         Raises:
-            ValueError: they do not; `name` says whose they are.
+            ValueError: shapes, dtypes or devices differ.
         """
         hidden_NH, weight_VH, bias_V = self.hidden_NH, self.weight_VH, self.bias_V
         if hidden_NH.dim() != 2 or weight_VH.dim() != 2 or hidden_NH.shape[1] != weight_VH.shape[1]:

@@ -267,7 +267,7 @@ def load_model(settings: ModelSettings) -> LanguageModel:
                 trust_remote_code=settings.trust_remote_code,
             )
     except Exception as error:  # transformers raises anything where a folder is not as it expects
-        raise _unloadable(settings, error) from error
+        raise unloadable(settings, error) from error
     torch.nn.Module.to(module, device)
     _let_padding_learn(module)
     lora = settings.lora if isinstance(settings, StudentSettings) else None
@@ -275,10 +275,10 @@ def load_model(settings: ModelSettings) -> LanguageModel:
         module = adapters.with_adapter(module, folder, lora)
     elif lora is not None:
         module = adapters.adapted(module, lora)
-    model = _conversing(module.eval(), tokenizer, settings)
+    model = conversing(module.eval(), tokenizer, settings)
     if lora is not None or base != settings.path:
         model = replace(model, base=base)
-    _check_vocabulary(model)
+    check_vocabulary(model)
     _check_finite(model)
     _check_head(model)
     return model
@@ -298,7 +298,7 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerFast:
             folder, local_files_only=True, trust_remote_code=settings.trust_remote_code
         )
     except Exception as error:  # as in `load_model`
-        raise _unloadable(settings, error) from error
+        raise unloadable(settings, error) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or not tokenizer.chat_template:
         raise ValueError(
             f"{settings.path} has no fast tokenizer with a chat template; agents need one"
@@ -306,7 +306,8 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _unloadable(settings: ModelSettings, error: Exception) -> ValueError:
+def unloadable(settings: ModelSettings, error: Exception) -> ValueError:
+    """What to raise where transformers cannot read a folder."""
     reason = str(error).split("\n")[0] or repr(error)
     return ValueError(f"{settings.path} cannot be loaded as a causal language model: {reason}")
 
@@ -318,7 +319,7 @@ def _device(name: str) -> torch.device:
         raise ValueError(f"{name!r} is not a device; use cpu, cuda or cuda:0") from error
 
 
-def _conversing(
+def conversing(
     module: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, settings: ModelSettings
 ) -> LanguageModel:
     """The model with all tokens that end its answers; one forgotten, and answers run on.
@@ -362,7 +363,8 @@ def _check_finite(model: LanguageModel) -> None:
             )
 
 
-def _check_vocabulary(model: LanguageModel) -> None:
+def check_vocabulary(model: LanguageModel) -> None:
+    """ValueError where a model's output rows are not its tokenizer's tokens, and padding."""
     known, rows = set(model.tokenizer.get_vocab().values()), len(model.output.weight)
     if model.vocabulary > rows:
         raise ValueError(

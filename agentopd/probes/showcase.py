@@ -40,11 +40,13 @@ def describe_episode(
     lesson = _telling(lessons)
     if lesson is None:
         return None
-    trajectory, view, hidden_NH = lesson.trajectory, lesson.view, lesson.hidden_NH
-    assert view is not None and hidden_NH is not None
+    trajectory, view, said = lesson.trajectory, lesson.view, teacher.speaker([lesson])
+    assert view is not None
     ids_N = torch.from_numpy(trajectory.ids[trajectory.trainable]).to(student.device)
     own = student.head(hidden_before(student, [trajectory], teacher.tokens_per_batch))
-    measured = measure(Question(ids_N, ReverseKL(), temperature), own, teacher.head(hidden_NH))
+    # Of a teacher that tells a few tokens alone there is no divergence over all of them.
+    divergence = ReverseKL() if said.whole else None
+    measured = measure(Question(ids_N, divergence, temperature), own, said)
     return {
         "arm": label,
         "env": trajectory.env,
@@ -58,9 +60,7 @@ def describe_episode(
 def _telling(lessons: Sequence[Lesson]) -> Lesson | None:
     """The lesson that shows most: of a failed episode, if there is one, of about six turns."""
     whole = [
-        x
-        for x in lessons
-        if len(x.trajectory.segments) == 1 and x.view is not None and x.hidden_NH is not None
+        x for x in lessons if len(x.trajectory.segments) == 1 and x.view is not None and x.taught
     ]
     failed = [x for x in whole if not x.trajectory.success] or whole
     return min(
@@ -74,9 +74,10 @@ def _turns(
     trajectory: Trajectory, measured: Measured, template: ChatTemplate
 ) -> list[dict[str, Any]]:
     """Each turn's observation, its tokens with what the models say of them, and what came of it."""
-    assert measured.teacher is not None and measured.divergence_N is not None
+    assert measured.teacher is not None
     signal_N = (measured.teacher.logprob_N - measured.student.logprob_N).tolist()
-    divergence_N = measured.divergence_N.tolist()
+    whole_N = measured.divergence_N
+    divergence_N = [None] * len(signal_N) if whole_N is None else whole_N.tolist()
     number = {int(place): n for n, place in enumerate(trajectory.trainable.nonzero()[0])}
     return [
         {

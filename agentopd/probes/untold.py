@@ -8,13 +8,12 @@ from dataclasses import replace
 import torch
 
 from agentopd.base.types import Briefed, Lesson
-from agentopd.divergences.linear import measure
-from agentopd.divergences.question import Question
+from agentopd.divergences.linear import opinion_of
 from agentopd.models.chat import ChatTemplate
 from agentopd.privilege.view import ViewBuilder
 from agentopd.teacher import Teacher
 
-# N trainable tokens of all lessons, H hidden size
+# N trainable tokens of all lessons
 
 
 @torch.no_grad()
@@ -33,17 +32,14 @@ def with_untold(
     Args:
         temperature: of the teacher's distribution.
     """
-    asked = [x for x in lessons if x.hidden_NH is not None]
+    asked = [x for x in lessons if x.taught]
     untold = [Briefed(trajectory=x.trajectory, privileges=()) for x in asked]
-    plain = teacher.score(view.build(untold, template))
+    plain = [x for x in teacher.score(view.build(untold, template)) if x.taught]
     if not plain:
         return list(lessons)
-    states = [x.hidden_NH for x in plain if x.hidden_NH is not None]
-    sizes = [len(hidden_NH) for hidden_NH in states]
-    hidden_NH = torch.cat(states)
-    ids_N = torch.cat([torch.from_numpy(x.trajectory.ids[x.trajectory.trainable]) for x in plain])
-    question = Question(ids_N.to(hidden_NH.device), None, temperature)
-    logprob_N = measure(question, teacher.head(hidden_NH)).student.logprob_N
+    sampled = [torch.from_numpy(x.trajectory.ids[x.trajectory.trainable]) for x in plain]
+    sizes = [len(ids_N) for ids_N in sampled]
+    logprob_N = opinion_of(teacher.speaker(plain), torch.cat(sampled), temperature).logprob_N
     found = {
         x.trajectory.episode: piece_N
         for x, piece_N in zip(plain, logprob_N.split(sizes), strict=True)

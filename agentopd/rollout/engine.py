@@ -11,6 +11,9 @@ from agentopd.models.model import LanguageModel, ModelSettings
 from agentopd.rollout.sampler import Sampler
 from agentopd.rollout.transformers_sampler import TransformersSampler, check_actor
 
+_GAP = 1e-3
+"""Nats between sampler and learner that are no rounding."""
+
 
 class Engine(Part, family="sampler"):
     """How answers are sampled. It changes no method: the same model says the same everywhere, but
@@ -48,3 +51,47 @@ class TransformersEngine(Engine, kind="transformers"):
     def open(self, student: LanguageModel, context: int) -> Iterator[Sampler]:
         """See `Engine.open`; a context of any length is read."""
         yield TransformersSampler(student)
+
+
+class Following:
+    """A sampler of a student that learns: it takes over its weights when it is next asked.
+
+    Should it be gone by then, the step that moved them is whole.
+
+    Attributes:
+        numbers: what the last sync said of itself.
+    """
+
+    def __init__(self, sampler: Sampler, student: LanguageModel) -> None:
+        self._sampler, self._student = sampler, student
+        self._behind, self.numbers = False, dict[str, float]()
+
+    def moved(self) -> None:
+        """The student has other weights now."""
+        self._behind = True
+
+    def current(self) -> Sampler:
+        """The sampler, with the student's weights as they are.
+
+        Raises:
+            SamplerFailed: see `Sampler.sync`.
+        """
+        if self._behind:
+            self.numbers = dict(self._sampler.sync(self._student) or {})
+            self._behind = False
+        return self._sampler
+
+
+def disagreement(gap: float, dtype: str) -> list[str]:
+    """That sampler and learner are two models, where only rounding should be between them.
+
+    Args:
+        gap: nats between what they say of a step's tokens, at most.
+        dtype: of the student.
+    """
+    if dtype != "float32" or gap < _GAP:
+        return []
+    return [
+        f"sampler and learner differ by {gap:.2g} nats in a token's log-probability, in "
+        "float32: what is learnt from is not what acted. Please report the model's architecture"
+    ]

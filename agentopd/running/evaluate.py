@@ -115,11 +115,12 @@ def teacher_success(config: RunConfig) -> dict[str, Any] | None:
 
     It acts in this process, whatever the run's sampler, which is the student's alone.
 
-    None where that question has no answer: no teacher is asked, its text comes only after the fact,
-    or it is not put where an actor could read it in time.
+    None where that question has no answer: no teacher is asked, or none that could act, its text
+    comes only after the fact, or it is not put where an actor could read it in time.
     """
     config = config.fresh()
-    if not config.mix.distil_coefficient or not isinstance(config.view, Told):
+    acts = bool(config.mix.distil_coefficient) and config.teacher.local
+    if not acts or not isinstance(config.view, Told):
         return None
     student = load_model(config.student)
     config.teacher.prepare(student)

@@ -15,6 +15,7 @@ import agentopd.rollout.policies
 import agentopd.rollout.vllm.engines
 import agentopd.teachers.copies
 import agentopd.teachers.external
+import agentopd.teachers.served
 import agentopd.units.decisions
 import agentopd.units.rubric.rubricator
 import agentopd.units.rubric.unit

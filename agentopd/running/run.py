@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -25,6 +23,7 @@ from agentopd.probes.collector import jsonable
 from agentopd.probes.rollout import rollout_probes
 from agentopd.probes.showcase import describe_episode
 from agentopd.probes.untold import with_untold
+from agentopd.rollout.engine import Following, disagreement
 from agentopd.rollout.failures import (
     EveryEpisodeFailed,
     failures,
@@ -43,6 +42,7 @@ from agentopd.running.checkpoint import (
     restore_weights,
     save_checkpoint,
 )
+from agentopd.running.clock import Clock
 from agentopd.running.config import RunConfig, thread_count
 from agentopd.running.evaluate import measure
 from agentopd.running.folder import (
@@ -56,33 +56,12 @@ from agentopd.running.folder import (
     past_lines,
 )
 from agentopd.running.storage import save_scores, save_trajectories
+from agentopd.serving.http import ServerError
 from agentopd.signal.groups import dead_groups
 
 _FREE = ("steps", "threads", "sampler")
 """What may be given anew to a run that goes on."""
-_GAP = 1e-3
-"""Nats between sampler and learner that are no rounding."""
 Watch = Callable[[dict[str, Any]], None]
-
-
-@dataclass
-class Clock:
-    """Seconds and tokens by stage, over the whole run."""
-
-    stages: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(
-            ("rollout", "privilege", "teacher", "learner", "evaluate"), 0.0
-        )
-    )
-    student_tokens: int = 0
-    teacher_tokens: int = 0
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count the seconds spent inside."""
-        began = perf_counter()
-        yield
-        self.stages[name] += perf_counter() - began
 
 
 class Run:
@@ -97,8 +76,7 @@ class Run:
         self.success_before: float | None = None
         self.untrained: dict[str, Any] | None = None
         self.evaluation: dict[str, Any] | None = None
-        self.skipped = Counter[str]()
-        self.errors = Counter[str]()
+        self.skipped, self.errors = Counter[str](), Counter[str]()
         self._told: tuple[dict[str, float], dict[str, int]] = ({}, {})
         check_folder(self.config, out, resume, "run", free=_FREE)
         self.summarise = check_environments(self.config)
@@ -118,8 +96,8 @@ class Run:
         self.trackers = Trackers()
         with ExitStack() as opened:  # whatever fails from here on, the sampler is closed
             context = self.config.rollout.max_context
-            self.sampler = opened.enter_context(self.config.sampler.open(self.student, context))
-            self._behind, self._synced = False, dict[str, float]()
+            sampler = opened.enter_context(self.config.sampler.open(self.student, context))
+            self.sampler = Following(sampler, self.student)
             self._restore(latest(out / "checkpoints"))
             # Opened only now: a mistyped option leaves no folder behind, a damaged file all as is.
             open_folder(self.config, out)
@@ -159,9 +137,8 @@ class Run:
         config = self.config
         try:
             with self.clock.stage("rollout"):
-                self._follow()
                 trajectories = self._roomy(config.rollout).collect(
-                    config.env, self.student, self.sampler, config.seed, step
+                    config.env, self.student, self.sampler.current(), config.seed, step
                 )
             refuse_failures(trajectories, f"of step {step + 1} ({self.out})")
         except (EveryEpisodeFailed, SamplerFailed):
@@ -172,16 +149,31 @@ class Run:
         return trajectories
 
     def ask_teacher(self, trajectories: list[Trajectory], step: int) -> list[Lesson]:
-        """The teacher is briefed and scores the student's tokens; no lessons if none is asked."""
+        """The teacher is briefed and scores the student's tokens; no lessons if none is asked.
+
+        Raises:
+            ServerError: a served teacher is gone for good; the steps before are saved.
+        """
         if not self.taught:
             return []
+        known = [source.state() for source in self.config.privilege]
+        try:
+            return self._lessons(trajectories, step)
+        except ServerError as error:
+            for source, state in zip(self.config.privilege, known, strict=True):
+                source.restore(state)  # the step will be played again
+            if self.step:
+                self.save()
+            raise ServerError(f"step {step + 1} ({self.out}): {error}") from error
+
+    def _lessons(self, trajectories: list[Trajectory], step: int) -> list[Lesson]:
         with self.clock.stage("privilege"):
             briefed = gather(self.config.privilege, trajectories)
             views = self.config.view.build(briefed, self.template)
         with self.clock.stage("teacher"):
             lessons = self.config.teacher.score(views)
             self.room = max(self.room, most_inserted(views))
-            self.unheard = sum(x.hidden_NH is None for x in lessons)
+            self.unheard = sum(not x.taught for x in lessons)
             if self.config.probe.pi_effect_due(step, self.config.steps):
                 lessons = self._with_untold(lessons)
         self.clock.teacher_tokens += sum(len(view.ids) for view in views)
@@ -195,7 +187,7 @@ class Run:
         """
         with self.clock.stage("learner"):
             update = self.learner.update(trajectories, lessons, step)
-        self._behind = True
+        self.sampler.moved()
         if self.taught:
             self.config.teacher.sync(self.student, step)
         self.step = step + 1
@@ -274,12 +266,6 @@ class Run:
         write_whole(self.out / SUMMARY, json.dumps(summary, indent=2) + "\n")
         return summary
 
-    def _follow(self) -> None:
-        """The sampler takes over the student's weights, if they have moved since it last did."""
-        if self._behind:
-            self._synced = dict(self.sampler.sync(self.student) or {})
-            self._behind = False
-
     def _needs_start(self) -> bool:
         """Whether the run stands on what it started from, and does not save it."""
         frozen = self.taught and self.config.teacher.is_start
@@ -291,7 +277,7 @@ class Run:
         """
         if not self.taught:
             return rollout
-        positions = min(self.student.positions, self.config.teacher.model.positions)
+        positions = min(self.student.positions, self.config.teacher.positions)
         most = min(rollout.max_context, max(positions - self.room, positions / 2))
         return rollout.model_copy(update={"max_context": int(most)})
 
@@ -325,8 +311,8 @@ class Run:
             return self.untrained
         where = f"after {self.step} steps ({self.out})"
         with self.clock.stage("evaluate"):
-            self._follow()
-            return measure(self.config, self.student, self.sampler, self.summarise, where)
+            sampler = self.sampler.current()
+            return measure(self.config, self.student, sampler, self.summarise, where)
 
     def _spent(self) -> float:
         return sum(self.clock.stages.values())
@@ -341,7 +327,7 @@ class Run:
             "loss": update.loss,
             "probes": {
                 **update.probes,
-                "scalars": {**update.scalars, **self.config.unit.scalars(), **self._synced},
+                "scalars": {**update.scalars, **self.config.unit.scalars(), **self.sampler.numbers},
             },
             "stages": stages,
             "tokens": tokens,
@@ -353,7 +339,8 @@ class Run:
         if self.taught and self.unheard:
             line["unheard"] = self.unheard
         first = self._first_look(trajectories) if step == 0 else []
-        if warnings := [*first, *self._disagreement(update)]:
+        gap = update.scalars.get("sampler_gap", 0.0)
+        if warnings := [*first, *disagreement(gap, self.config.student.dtype)]:
             line["warnings"] = warnings
         return line | {"evaluation": self.evaluation} if self.evaluation else line
 
@@ -361,16 +348,6 @@ class Run:
         """What the first step shows to be wrong with the whole run."""
         untold = missing_keys(self.config.privilege, trajectories) if self.taught else []
         return [warning for warning in (mixed_groups(trajectories), *untold) if warning]
-
-    def _disagreement(self, update: Update) -> list[str]:
-        """That sampler and learner are two models, where only rounding should be between them."""
-        gap = update.scalars.get("sampler_gap", 0.0)
-        if self.config.student.dtype != "float32" or gap < _GAP:
-            return []
-        return [
-            f"sampler and learner differ by {gap:.2g} nats in a token's log-probability, in "
-            "float32: what is learnt from is not what acted. Please report the model's architecture"
-        ]
 
     def _write_line(self, line: dict[str, Any], **said: Any) -> None:
         """Keep a line of metrics; what is said with it is this machine's affair, and not kept."""
@@ -393,9 +370,9 @@ class Run:
         for source, state in zip(self.config.privilege, progress.sources, strict=True):
             source.restore(state)
         self.config.unit.restore(progress.unit)
-        self._behind = True
-        self.step, self.success_before = progress.step, progress.success_before
-        self.room = progress.room
+        self.sampler.moved()
+        self.step, self.room = progress.step, progress.room
+        self.success_before = progress.success_before
         # What was learnt before is not known to have been nothing.
         self.learner.moved = self.step > 0
         self.clock = Clock(progress.stages, progress.student_tokens, progress.teacher_tokens)

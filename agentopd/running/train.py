@@ -39,6 +39,7 @@ def train(
             saved.
         EveryEpisodeFailed: no episode of a step, or of an evaluation, could be played.
         SamplerFailed: what runs the student while it acts is gone; the steps before are saved.
+        ServerError: a served teacher is gone.
     """
     with closing(Run(config, out, resume, watch or (lambda _: None))) as run:
         return _trained(run, untrained, stop)

@@ -26,6 +26,10 @@ class Beside:
         scores_episodes: whether the unit scores whole episodes.
         temperature: of the rollout's sampling.
         group: episodes of each task.
+        teacher_local: whether the teacher's model is here, to be asked for words too.
+        teacher_top: how many of the teacher's likeliest tokens the divergence's support looks at,
+            none but the sampled token where it is 0; None where it looks at others too.
+        looks_further: what else looks at all of the teacher's distribution.
     """
 
     mix: str
@@ -40,3 +44,6 @@ class Beside:
     scores_episodes: bool
     temperature: float
     group: int
+    teacher_local: bool = True
+    teacher_top: int | None = None
+    looks_further: tuple[str, ...] = ()

@@ -20,8 +20,8 @@ class Opinion:
 
     Attributes:
         logprob_N: log-probability of the sampled token, in nats.
-        entropy_N: of the next-token distribution, in nats.
-        top_N: log-probability of the likeliest token.
+        entropy_N: of the next-token distribution, in nats; NaN where not all of it is known.
+        top_N: log-probability of the likeliest token; NaN where not all of them are known.
         rank_N: how many tokens are likelier than the sampled one; None unless asked for.
     """
 
@@ -33,6 +33,11 @@ class Opinion:
     def detached(self) -> Opinion:
         """The same numbers, of which nothing is differentiated."""
         return replace(self, logprob_N=self.logprob_N.detach(), entropy_N=self.entropy_N.detach())
+
+    def narrowed(self) -> Opinion:
+        """The sampled token's number alone, where the rest of the distribution is not known."""
+        unknown_N = torch.full_like(self.entropy_N, torch.nan)
+        return Opinion(self.logprob_N, unknown_N, unknown_N)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def split_scores(
     rows = [(tokens.lesson_N == number).nonzero()[:, 0] for number in range(len(lessons))]
     return [
         Scored(
-            lesson=replace(lesson, hidden_NH=None),
+            lesson=lesson.emptied(),
             measured=_over_tensors(narrow, lambda x, own=own: x.detach()[own].cpu()),
             vocabulary=vocabulary,
         )

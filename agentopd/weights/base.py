@@ -84,6 +84,13 @@ class Weight(Part, family="weight"):
         """Whether `raw` reads `Opinion.rank_N`, which is counted for those alone that ask."""
         return False
 
+    @property
+    def looks_further(self) -> bool:
+        """Whether `raw` reads more of the teacher than its log-probability of the sampled token:
+        its entropy, its likeliest token, ranks.
+        """
+        return self.needs_ranks
+
 
 class SpanWeight(Weight):
     """A weight that all tokens of a turn, or of an episode, share.

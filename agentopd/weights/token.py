@@ -106,6 +106,11 @@ class EntropyWeight(Weight, kind="entropy"):
     whose: Whose = "student"
     prefer: Literal["high", "low"] = "high"
 
+    @property
+    def looks_further(self) -> bool:
+        """See `Weight.looks_further`."""
+        return self.whose == "teacher"
+
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
         entropy_N = opinion(evidence, self.whose).entropy_N
@@ -137,6 +142,11 @@ class CentredLikelihood(Weight, kind="cll"):
     def mask(self) -> bool:
         """See `Weight.mask`."""
         return self.form == "threshold"
+
+    @property
+    def looks_further(self) -> bool:
+        """See `Weight.looks_further`."""
+        return self.whose == "teacher"
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""

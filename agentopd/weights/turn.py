@@ -158,6 +158,11 @@ class LabelConfidence(Weight, kind="label_confidence"):
         """See `Weight.mask`."""
         return True
 
+    @property
+    def looks_further(self) -> bool:
+        """See `Weight.looks_further`."""
+        return True
+
     def label(self, turn: Turn) -> Label:
         """The turn's label."""
         for rule in self.rules:

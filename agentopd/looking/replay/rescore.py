@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from agentopd.base.parts import Settings
 from agentopd.base.types import Briefed, Lesson, Trajectory, View
@@ -16,7 +15,7 @@ from agentopd.divergences.question import Question
 from agentopd.looking.replay.rows import Compared, Rows, compare_rows
 from agentopd.looking.replay.saved import SavedStep, learnable
 from agentopd.models.chat import ChatTemplate
-from agentopd.models.head import Head
+from agentopd.models.head import Speaker
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.sources import gather
 from agentopd.running.checkpoint import check_start, latest, load_progress, restore_weights
@@ -53,7 +52,7 @@ def rescore(step: SavedStep, parts: RunConfig) -> tuple[list[Scored], Compared |
     reference = student.snapshot()
     _bring_to(step, parts, student)
     lessons = parts.teacher.score(_views(step, parts, student)) if asked else []
-    lessons = [x for x in lessons if learnable(x.trajectory)]
+    lessons = [x for x in lessons if x.taught and learnable(x.trajectory)]
     taught = {x.trajectory.episode for x in lessons}
     untaught = [
         Lesson(trajectory=t) for t in step.trajectories if learnable(t) and t.episode not in taught
@@ -143,8 +142,7 @@ def _scored(
     tokens = Tokens.of(lessons, student.device)
     trajectories = [x.trajectory for x in lessons]
     own, before = (model.head(_alone(model, trajectories)) for model in (student, reference))
-    states = [x.hidden_NH for x in lessons if x.hidden_NH is not None]
-    teacher = parts.teacher.head(torch.cat(states)) if states else None
+    teacher = parts.teacher.speaker(lessons) if lessons[0].taught else None
     question = Question(
         ids_N=tokens.ids_N,
         divergence=None if teacher is None or divergence.sampled else divergence,
@@ -176,19 +174,23 @@ def _alone(model: LanguageModel, trajectories: Sequence[Trajectory]) -> torch.Te
 
 
 def _compared(
-    question: Question, student: Head, teacher: Head, reference: Head, scored: Sequence[Scored]
+    question: Question,
+    student: Speaker,
+    teacher: Speaker,
+    reference: Speaker,
+    scored: Sequence[Scored],
 ) -> Compared:
     """The divergence over the whole vocabulary, some tokens at a time."""
     divergence, temperature = question.divergence, question.temperature
     assert divergence is not None
     measured = join_scores(scored)
     assert measured.teacher is not None
-    size = max(_TILE // len(student.weight_VH), 1)
+    size = max(_TILE // student.vocabulary, 1)
     pieces = []
     for start in range(0, len(question.ids_N), size):
         tile = slice(start, start + size)
-        heads = (student, teacher, reference)
-        own_RV, teacher_RV, before_RV = (_logprobs(head, tile, temperature) for head in heads)
+        speakers = (student, teacher, reference)
+        own_RV, teacher_RV, before_RV = (_logprobs(x, tile, temperature) for x in speakers)
         at_R = question.ids_N[tile].cpu()
         rows = Rows(own_RV, teacher_RV, at_R, whole=True, reference_NW=before_RV)
         pieces.append(compare_rows(divergence, rows, measured.teacher.entropy_N[tile]))
@@ -200,7 +202,7 @@ def _compared(
     )
 
 
-def _logprobs(head: Head, tile: slice, temperature: float) -> torch.Tensor:
+def _logprobs(speaker: Speaker, tile: slice, temperature: float) -> torch.Tensor:
     """Log-probabilities (R, V) of some rows, in main memory."""
-    logits_RV = F.linear(head.hidden_NH[tile], head.weight_VH, head.bias_V).float()
+    logits_RV = speaker.logits(tile.stop - tile.start)(tile)
     return torch.log_softmax(logits_RV / temperature, -1).cpu()

@@ -37,6 +37,12 @@ def check_asked(model: ModelSettings, beside: Beside, role: str) -> None:
             f"the {role}'s own folder, as in {{kind: model, model: zoo:sokoban-expert}}, or "
             "model: student"
         )
+    if model.path == "teacher" and not beside.teacher_local:
+        raise ValueError(
+            f"unit: the {role} is the teacher, whose model is on a server that only scores. Name "
+            f"the {role}'s own folder, as in {{kind: model, model: zoo:sokoban-expert}}, or "
+            "model: student"
+        )
 
 
 def asked_model(model: ModelSettings, student: LanguageModel, teacher: Teacher) -> LanguageModel:
