@@ -108,7 +108,7 @@ def resume(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a run or a study.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="steps or threads, such as steps=50 for more."),
+        typer.Argument(metavar="KEY=VALUE", help="steps, threads or sampler; steps=50 for more."),
     ] = None,
     workers: given.Workers = 2,
     engine: given.Engine = "local",
@@ -170,6 +170,7 @@ def evaluate(
     device: given.Device = "cpu",
     dtype: given.Dtype = None,
     threads: given.Threads = None,
+    sampler: given.SamplerName = None,
     habits: given.Habits = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -189,7 +190,7 @@ def evaluate(
         episodes=episodes, seed=seed, device=device, dtype=dtype, threads=threads,
         temperature=temperature, top_p=top_p, top_k=top_k, held_out=True,
         max_turn_tokens=max_turn_tokens, max_turns=max_turns, max_context=max_context,
-        slots=slots,
+        slots=slots, sampler=sampler,
         template_options=acting.parse_options(template_option or []),
         chosen_on=place(env, others, wrapper or [], run=model) if habits else None,
     )  # fmt: skip
@@ -214,6 +215,7 @@ def play(
     max_context: given.Context = None,
     template_option: given.TemplateOptions = None,
     device: given.Device = "cpu",
+    sampler: given.SamplerName = None,
 ) -> None:
     """Watch a model act, or act yourself.
 
@@ -223,7 +225,7 @@ def play(
     """
     settings = acting.Acting(
         model=model, env=place(env, acting.parse_options(option or []), wrapper or [], run=model),
-        episodes=episodes, seed=seed, device=device, held_out=False,
+        episodes=episodes, seed=seed, device=device, sampler=sampler, held_out=False,
         temperature=temperature, top_p=top_p, top_k=top_k,
         max_turn_tokens=max_turn_tokens, max_turns=max_turns, max_context=max_context,
         template_options=acting.parse_options(template_option or []),

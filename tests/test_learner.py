@@ -247,7 +247,7 @@ def test_the_learner_recomputes_the_samplers_log_probabilities(
     run = run_of(tiny_model, tmp_path / "run", f"rollout.temperature={temperature}")
     with torch.no_grad():
         run.student.output.weight.mul_(20.0)  # near-uniform distributions would agree anyhow
-    run.sampler.sync(run.student)
+    run.sampler.moved()
     trajectories = run.roll_out(0)
     update = run.learn(trajectories, run.ask_teacher(trajectories, 0), step=0)
     assert 0 < update.scalars["sampler_gap"] < 1e-5

@@ -18,6 +18,7 @@ from agentopd.divergences.estimators import K1, RhoK3
 from agentopd.learning.notices import truncation_notice
 from agentopd.rollout import drawing
 from agentopd.rollout.drawing import draw
+from agentopd.rollout.engine import disagreement
 from agentopd.rollout.sampler import Request
 from agentopd.running.reading import parse_config
 from agentopd.signal.tokens import Tokens
@@ -186,6 +187,7 @@ def test_a_gap_that_truncation_makes_is_none_and_any_other_is() -> None:
             ],
             "leave stale out",
         ),
+        (["divergence.support=sampled", "weight=truncated_ratio"], "estimator=truncated"),
         (["rollout.top_p=0"], "top_p"),
     ],
 )
@@ -219,7 +221,7 @@ def test_a_run_is_sampled_so_and_raises_no_alarm(tiny_model: Path, tmp_path: Pat
     trajectories = run.roll_out(0)
     update = run.learn(trajectories, run.ask_teacher(trajectories, 0), 0)
     assert 0 <= update.scalars["sampler_gap"] < 1e-5
-    assert not run._disagreement(update)
+    assert not disagreement(update.scalars["sampler_gap"], run.config.student.dtype)
     behaviour = np.concatenate([t.logprob[t.trainable] for t in trajectories])
     # Of three tokens that hold everything, the likeliest has a third at least.
     assert (behaviour <= 0).all() and np.exp(behaviour).max() >= 1 / 3

@@ -27,6 +27,7 @@ from agentopd.weights.token import (
     EvidenceRatio,
     GapGate,
     OverlapOnly,
+    TruncatedRatio,
 )
 from agentopd.weights.turn import (
     BeliefIncrement,
@@ -135,7 +136,7 @@ quickly = settings(max_examples=10, deadline=None)
 def test_every_weight_is_known_once_a_configuration_can_be_read() -> None:
     assert agentopd.running.config.RunConfig
     assert {kind.kind for kind in BUILT_IN} == {
-        *("gap_gate", "evidence_ratio", "entropy", "cll", "overlap"),
+        *("gap_gate", "evidence_ratio", "entropy", "cll", "overlap", "truncated_ratio"),
         *("step_sigmoid", "belief_increment", "disagreement_uncertainty"),
         *("label_confidence", "trust_decay", "kl_centroid"),
         *("depth_decay", "depth_curriculum", "skip_first", "phrase_mask"),
@@ -214,8 +215,10 @@ def test_a_weight_reads_back_what_it_wrote(kind: type[Weight]) -> None:
 
 
 def test_those_a_multiplicative_mixer_reads_are_left_as_they_are() -> None:
+    """And an importance ratio, whose expectation is 1 as it is."""
     unscaled = {kind for kind in BUILT_IN if not kind().renormalise}
-    assert unscaled == {EvidenceRatio, StepSigmoid, BeliefIncrement, DepthCurriculum, Spike}
+    read = {EvidenceRatio, StepSigmoid, BeliefIncrement, DepthCurriculum, Spike}
+    assert unscaled == read | {TruncatedRatio}
 
 
 def test_only_the_overlap_asks_for_ranks() -> None:

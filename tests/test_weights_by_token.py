@@ -17,6 +17,7 @@ from agentopd.weights.token import (
     EvidenceRatio,
     GapGate,
     OverlapOnly,
+    TruncatedRatio,
 )
 
 
@@ -121,3 +122,23 @@ def test_overlap_wants_the_token_among_both_models_likeliest() -> None:
     assert found.tolist() == [1.0, 0.0, 0.0, 1.0]
     assert OverlapOnly(k=3, renormalise=False).of(evidence).tolist() == [1.0] * 4
     assert OverlapOnly(k=1).of(evidence).tolist() == [0.0] * 4
+
+
+def test_the_truncated_ratio_makes_up_for_another_sampler() -> None:
+    """Tokens were sampled with a probability of 0.2; their mean ratio is left as it is."""
+    student = opinion_of([0.2, 0.1, 0.3, 0.9])
+    trajectory = played([0] * 4, logprob=math.log(0.2))
+    evidence = evidence_of(student, opinion_of([0.5] * 4), trajectory)
+    assert TruncatedRatio().of(evidence).tolist() == pytest.approx([1.0, 0.5, 1.5, 2.0])
+    assert TruncatedRatio(cap=1.2).of(evidence).tolist() == pytest.approx([1.0, 0.5, 1.2, 1.2])
+
+
+def test_an_average_over_samples_is_then_the_students_own() -> None:
+    """Exactly, in expectation: p = (0.5, 0.3, 0.2), sampled from mu = (0.4, 0.4, 0.2)."""
+    p, mu, value = [0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [3.0, -1.0, 7.0]
+    found = 0.0
+    for own, sampled, x in zip(p, mu, value, strict=True):
+        trajectory = played([0], logprob=math.log(sampled))
+        evidence = evidence_of(opinion_of([own]), opinion_of([0.5]), trajectory)
+        found += sampled * x * TruncatedRatio().of(evidence).item()
+    assert found == pytest.approx(sum(own * x for own, x in zip(p, value, strict=True)))

@@ -60,6 +60,7 @@ class Acting:
     slots: int | None = None
     dtype: str | None = None
     threads: int | None = None
+    sampler: str | None = None
     chosen_on: EnvSettings | None = None
     template_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -74,6 +75,12 @@ class Acting:
             "dtype": dtype,
             "template_options": options,
         }
+
+    def engine(self) -> Any:
+        """What `agentopd.rollout.engine.Engine` is made of: what is given, or as in a run."""
+        if self.sampler is not None:
+            return yaml.safe_load(self.sampler)
+        return stored(self.model).get("sampler", "transformers")
 
     def limits(self) -> dict[str, Any]:
         """The settings of the rollout: those given, over those of a run's folder."""
@@ -312,18 +319,22 @@ def _play(acting: Acting) -> _Played:
         import torch
 
         from agentopd.models.model import ModelSettings, load_model
+        from agentopd.rollout.engine import Engine
         from agentopd.rollout.policies import Rollout
-        from agentopd.rollout.transformers_sampler import TransformersSampler, check_actor
+        from agentopd.running import kinds  # noqa: F401  (every sampler is known by its kind)
         from agentopd.running.evaluate import play_tasks
 
         settings = ModelSettings.model_validate(acting.weights())
         if acting.threads is not None:
             torch.set_num_threads(acting.threads)
-        check_actor(settings)
+        engine = Engine.model_validate(acting.engine())
+        engine.check(settings)
         student = load_model(settings)
-        sampler = TransformersSampler(student)
         rollout = Rollout.model_validate(acting.limits())
-    with working(f"playing {acting.episodes} episodes"):
+    with (
+        working(f"playing {acting.episodes} episodes"),
+        engine.open(student, rollout.max_context) as sampler,
+    ):
         played = play_tasks(acting.env, student, sampler, rollout, acting.episodes, {}, acting.seed)
     return _Played(played, student, rollout, summarise)
 

@@ -100,6 +100,14 @@ Temperature = Annotated[
     float | None,
     typer.Option(min=0, metavar="T", help="Of sampling; 0 takes the likeliest." + _AS_IN_A_RUN),
 ]
+SamplerName = Annotated[
+    str | None,
+    typer.Option(
+        "--sampler", metavar="YAML",
+        help="What runs the model: transformers, vllm, or '{kind: vllm_server, url: ...}'."
+        + _AS_IN_A_RUN,
+    ),
+]  # fmt: skip
 TopP = Annotated[
     float | None,
     typer.Option(

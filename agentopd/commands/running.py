@@ -66,7 +66,7 @@ def resume(out: Path, overrides: Sequence[str], workers: int, engine: str) -> No
     """Go on with the run or the study in a folder, which knows its own settings.
 
     Args:
-        overrides: of `steps` and `threads`, which alone may be others than before.
+        overrides: of `steps`, `threads` and `sampler`, which alone may be others than before.
 
     Raises:
         ValueError: there is none, or something in its folder is damaged.

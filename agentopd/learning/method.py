@@ -38,6 +38,7 @@ from agentopd.teacher import Teacher
 from agentopd.units.base import Unit
 from agentopd.units.stretches import TokenUnit
 from agentopd.weights.base import Weight
+from agentopd.weights.token import TruncatedRatio
 
 AXES = (
     "rollout",
@@ -202,6 +203,7 @@ class Method(Settings):
         if self.mix.distil_coefficient:
             self.teacher.check(self.beside)
         self._check_truncation()
+        self._check_ratio()
         check_advice(self.mix, self.weight)
         if isinstance(self.mix, Multiplicative):
             check_modulation(self.weight, self.unit)
@@ -247,6 +249,15 @@ class Method(Settings):
                 "divergence.estimator.stale takes what tokens were sampled with for the student's "
                 "own log-probability, and under rollout.top_p or top_k that is another "
                 "distribution: leave stale out"
+            )
+
+    def _check_ratio(self) -> None:
+        """A token is weighed by its importance ratio once."""
+        if self.divergence.sampled and any(isinstance(x, TruncatedRatio) for x in self.weight):
+            raise ValueError(
+                "weight: truncated_ratio, and the divergence's estimator of the sampled token has "
+                "the same ratio in it: leave the weight out, and to cap the ratio set "
+                "divergence.estimator=truncated"
             )
 
     @model_serializer(mode="wrap")

@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.lora import LoraLayer
 from pydantic import Field, field_validator
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -134,6 +135,26 @@ def merged(module: PreTrainedModel) -> PreTrainedModel:
     return cast(PreTrainedModel, cast(PeftModel, module).merge_and_unload())
 
 
+def merged_weights(module: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """The base's weights and lasting buffers, by its own names, with the adapters' products added.
+
+    The model stays as it is, to the bit: layers are merged in copies, one at a time. What several
+    layers share comes under each of its names.
+    """
+    base = cast(PeftModel, module).get_base_model()
+    layers = {name: x for name, x in base.named_modules() if isinstance(x, LoraLayer)}
+    copied, twin = "", dict[str, torch.Tensor]()
+    for name, tensor in base.state_dict().items():
+        layer, inside, weight = name.partition(".base_layer.")
+        if not inside:
+            if not is_adapter(name):
+                yield name, tensor
+            continue
+        if layer != copied:
+            copied, twin = layer, _merged_layer(layers[layer])
+        yield f"{layer}.{weight}", twin[weight]
+
+
 def sharing(module: PreTrainedModel, shared: Iterable[torch.Tensor]) -> PreTrainedModel:
     """A copy of a model that has some tensors in common with it."""
     return copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
@@ -173,6 +194,13 @@ def _without_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         yield
+
+
+@torch.no_grad()
+def _merged_layer(layer: LoraLayer) -> dict[str, torch.Tensor]:
+    twin = copy.deepcopy(layer)
+    twin.merge(adapter_names=["default"])  # type: ignore[operator]  (each kind of layer has one)
+    return twin.get_base_layer().state_dict()
 
 
 def _described(module: PreTrainedModel, settings: LoraSettings) -> LoraConfig:

@@ -7,13 +7,20 @@ for; one behind a server only listens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Event
 from typing import Protocol
 
 from agentopd.models.model import LanguageModel
 from agentopd.signal.truncation import WHOLE, Truncation
+
+
+class SamplerFailed(ValueError):
+    """What runs the student while it acts is gone, or is not the student any more.
+
+    The message is one line, and says what to do. No step that was finished is lost by it.
+    """
 
 
 @dataclass(frozen=True)
@@ -82,8 +89,15 @@ class Sampler(Protocol):
         """These conversations are over, or broken off: an answer under way is never given."""
         ...
 
-    def sync(self, student: LanguageModel) -> None:
-        """Take over the student's weights; forget everything computed with older ones."""
+    def sync(self, student: LanguageModel) -> Mapping[str, float] | None:
+        """Take over the student's weights; forget everything computed with older ones.
+
+        Returns:
+            Numbers on how that went, for the metrics, if there are any.
+
+        Raises:
+            SamplerFailed: what runs it has not taken them over, or is gone.
+        """
         ...
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, SerializeAsAny, model_validator
 
 import agentopd.running.kinds  # noqa: F401  (every built-in part is known by its kind)
 from agentopd.base.parts import Settings
@@ -15,6 +15,7 @@ from agentopd.environment.wrappers import EnvSettings
 from agentopd.learning.method import Method
 from agentopd.learning.notices import notices_of, truncation_notice
 from agentopd.models.model import StudentSettings
+from agentopd.rollout.engine import Engine, TransformersEngine
 
 __all__ = ["ConfigError", "EvaluationSettings", "RunConfig", "StudySettings"]
 
@@ -55,7 +56,8 @@ class RunConfig(Method):
     """Everything a run depends on.
 
     `threads` are torch's; see `thread_count` for how many there are where it is not given. `track`
-    names trackers that the metrics' numbers go to as well: tensorboard, wandb, trackio.
+    names trackers that the metrics' numbers go to as well: tensorboard, wandb, trackio. `sampler`
+    is what runs the student while it acts: the student itself, or vLLM.
 
     Raises:
         ValueError: the teacher is the student without adapters, which the student does not have.
@@ -67,6 +69,7 @@ class RunConfig(Method):
     student: StudentSettings = StudentSettings()
     env: EnvSettings
     evaluate: EvaluationSettings = EvaluationSettings()
+    sampler: SerializeAsAny[Engine] = TransformersEngine()
     track: tuple[str, ...] = ()
     study: StudySettings | None = None
 

@@ -18,7 +18,7 @@ from agentopd.rollout.failures import failures, most_frequent, refuse_failures, 
 from agentopd.rollout.policies import Rollout
 from agentopd.rollout.pool import Task
 from agentopd.rollout.sampler import Sampler
-from agentopd.rollout.transformers_sampler import TransformersSampler, check_actor
+from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.running.config import RunConfig
 
 # An evaluation's sampling is apart from any run's, whose seeds count from 0.
@@ -63,13 +63,13 @@ def measure(
 
 def untrained_success(config: RunConfig) -> dict[str, Any]:
     """What `measure` tells of the run's student before any step."""
-    check_actor(config.student)
+    config.sampler.check(config.student)
     student = load_model(config.student)
     env = config.env.build()
     summarise = declared(env, "summarise", None)
     env.close()
-    sampler = TransformersSampler(student)
-    return measure(config.fresh(), student, sampler, summarise, "before the first step")
+    with config.sampler.open(student, config.rollout.max_context) as sampler:
+        return measure(config.fresh(), student, sampler, summarise, "before the first step")
 
 
 def score(trajectories: Sequence[Trajectory], summarise: Summarise | None = None) -> dict[str, Any]:
@@ -112,6 +112,8 @@ def _summary(trajectories: Sequence[Trajectory], summarise: Summarise | None) ->
 def teacher_success(config: RunConfig) -> dict[str, Any] | None:
     """How well the teacher itself acts on the held-out tasks, told what it is told at the start of
     a run.
+
+    It acts in this process, whatever the run's sampler, which is the student's alone.
 
     None where that question has no answer: no teacher is asked, or none that could act, its text
     comes only after the fact, or it is not put where an actor could read it in time.

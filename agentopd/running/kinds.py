@@ -12,6 +12,7 @@ import agentopd.privilege.controls
 import agentopd.privilege.sources
 import agentopd.privilege.view
 import agentopd.rollout.policies
+import agentopd.rollout.vllm.engines
 import agentopd.teachers.copies
 import agentopd.teachers.external
 import agentopd.teachers.logprobs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from agentopd.parallel.episodes import known_elsewhere, own_episodes
 from agentopd.parallel.processes import ALONE, Processes, by_the_first
 from agentopd.privilege.sources import gather, missing_keys
 from agentopd.privilege.view import most_inserted
-from agentopd.probes.clock import Clock
 from agentopd.probes.collector import jsonable
 from agentopd.probes.rollout import rollout_probes
 from agentopd.probes.showcase import describe_episode
 from agentopd.probes.untold import with_untold
+from agentopd.rollout.engine import Following, disagreement
 from agentopd.rollout.failures import (
     EveryEpisodeFailed,
     failures,
@@ -34,7 +35,7 @@ from agentopd.rollout.failures import (
     unopened,
 )
 from agentopd.rollout.policies import Rollout
-from agentopd.rollout.transformers_sampler import TransformersSampler, check_actor
+from agentopd.rollout.sampler import SamplerFailed
 from agentopd.running.checkpoint import (
     Progress,
     check_start,
@@ -43,6 +44,7 @@ from agentopd.running.checkpoint import (
     restore_weights,
     save_checkpoint,
 )
+from agentopd.running.clock import Clock
 from agentopd.running.config import RunConfig, thread_count
 from agentopd.running.evaluate import measure
 from agentopd.running.folder import (
@@ -60,8 +62,8 @@ from agentopd.signal.groups import dead_groups
 from agentopd.stored.scores import save_scores
 from agentopd.stored.trajectories import save_trajectories
 
-_GAP = 1e-3
-"""Nats between sampler and learner that are no rounding."""
+_FREE = ("steps", "threads", "sampler")
+"""What may be given anew to a run that goes on."""
 Watch = Callable[[dict[str, Any]], None]
 
 
@@ -86,13 +88,12 @@ class Run:
         self.untrained: dict[str, Any] | None = None
         self.evaluation: dict[str, Any] | None = None
         self.skipped, self.errors = Counter[str](), Counter[str]()
-        check_folder(self.config, out, resume, "run", free=("steps", "threads"))
+        check_folder(self.config, out, resume, "run", free=_FREE)
         self.summarise = check_environments(self.config)
-        check_actor(self.config.student)
+        self.config.sampler.check(self.config.student)
         processes.check_device(self.config.student.device)
         self.student = load_model(self.config.student)
         self.template = self.student.template
-        self.sampler = TransformersSampler(self.student)
         for source in self.config.privilege:
             source.prepare(self.template)
         self.taught = bool(self.config.mix.distil_coefficient)
@@ -105,10 +106,19 @@ class Run:
         self.memory = forecast(self.learner)
         alike = self.student.device.type == "cpu"  # a GPU is one process's own
         self.memory.check(memory_room(self.student.device), processes.local if alike else 1)
-        self._restore(latest(out / "checkpoints"))
-        processes.check_alike("the student", self.student.digest)
-        self._open()
         self.trackers = Trackers()
+        with ExitStack() as opened:  # whatever fails from here on, the sampler is closed
+            context = self.config.rollout.max_context
+            sampler = opened.enter_context(self.config.sampler.open(self.student, context))
+            self.sampler = Following(sampler, self.student)
+            self._restore(latest(out / "checkpoints"))
+            processes.check_alike("the student", self.student.digest)
+            self._open()
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        """Let go of the sampler."""
+        self._opened.close()
 
     def tracked(self) -> Trackers:
         """The trackers of this run, open to the end of the `with` block."""
@@ -136,16 +146,16 @@ class Run:
         """The student plays the step's tasks.
 
         Raises:
-            EveryEpisodeFailed: none could be played; the steps before are saved.
+            EveryEpisodeFailed, SamplerFailed: none could be played; the steps before are saved.
         """
         config = self.config
-        with self.clock.stage("rollout"):
-            trajectories = self._roomy(config.rollout).collect(
-                config.env, self.student, self.sampler, config.seed, step
-            )
         try:
+            with self.clock.stage("rollout"):
+                trajectories = self._roomy(config.rollout).collect(
+                    config.env, self.student, self.sampler.current(), config.seed, step
+                )
             refuse_failures(trajectories, f"of step {step + 1} ({self.out})")
-        except EveryEpisodeFailed:
+        except (EveryEpisodeFailed, SamplerFailed):
             if self.step:
                 self.save()
             raise
@@ -190,20 +200,30 @@ class Run:
         return lessons
 
     def learn(self, trajectories: list[Trajectory], lessons: list[Lesson], step: int) -> Update:
-        """One optimizer step; sampler and teacher follow."""
+        """One optimizer step. The teacher follows now, the sampler before it is next asked: should
+        it be gone by then, the step is whole, and can be saved.
+        """
         with self.clock.stage("learner"):
             update = self.learner.update(trajectories, lessons, step)
-        self.sampler.sync(self.student)
+        self.sampler.moved()
         if self.taught:
             self.config.teacher.sync(self.student, step)
         self.step = step + 1
         return update
 
     def record(self, step: int, trajectories: list[Trajectory], update: Update) -> None:
-        """Write the step's line, its trajectories and, when due, a checkpoint and an evaluation."""
+        """Write the step's line, its trajectories and, when due, a checkpoint and an evaluation.
+
+        Raises:
+            SamplerFailed: the evaluation that is due could not be played; all else is saved.
+        """
         save, every = self.config.save, self.config.evaluate.every
         due = self.step == self.config.steps or bool(every and self.step % every == 0)
-        self.evaluation = self._measure() if due else None
+        self.evaluation, failed = None, None
+        try:
+            self.evaluation = self._measure() if due else None
+        except SamplerFailed as error:
+            failed = error
         line = self._line(step, trajectories, update)
         self._write_line(line)
         self.errors.update(line.get("failed", {}))
@@ -212,8 +232,10 @@ class Run:
             self.skipped[update.skipped] += 1
         if save.keeps(step):
             self._keep(step, trajectories, update)
-        if save.checkpoint_every and self.step % save.checkpoint_every == 0:
+        if failed or (save.checkpoint_every and self.step % save.checkpoint_every == 0):
             self.save()
+        if failed:
+            raise failed
 
     @by_the_first
     def save(self) -> None:
@@ -315,7 +337,8 @@ class Run:
             return self.untrained
         where = f"after {self.step} steps ({self.out})"
         with self.clock.stage("evaluate"):
-            return measure(self.config, self.student, self.sampler, self.summarise, where)
+            sampler = self.sampler.current()
+            return measure(self.config, self.student, sampler, self.summarise, where)
 
     def _line(self, step: int, trajectories: list[Trajectory], update: Update) -> dict[str, Any]:
         stages, tokens = self.clock.since_last_line()
@@ -327,7 +350,7 @@ class Run:
             "loss": update.loss,
             "probes": {
                 **update.probes,
-                "scalars": {**update.scalars, **self.config.unit.scalars()},
+                "scalars": {**update.scalars, **self.config.unit.scalars(), **self.sampler.numbers},
             },
             "stages": stages,
             "tokens": tokens,
@@ -339,7 +362,8 @@ class Run:
         if self.taught and self.unheard:
             line["unheard"] = self.unheard
         first = self._first_look(trajectories) if step == 0 else []
-        if warnings := [*first, *self._disagreement(update)]:
+        gap = update.scalars.get("sampler_gap", 0.0)
+        if warnings := [*first, *disagreement(gap, self.config.student.dtype)]:
             line["warnings"] = warnings
         return line | {"evaluation": self.evaluation} if self.evaluation else line
 
@@ -347,16 +371,6 @@ class Run:
         """What the first step shows to be wrong with the whole run."""
         untold = missing_keys(self.config.privilege, trajectories) if self.taught else []
         return [warning for warning in (mixed_groups(trajectories), *untold) if warning]
-
-    def _disagreement(self, update: Update) -> list[str]:
-        """That sampler and learner are two models, where only rounding should be between them."""
-        gap = update.scalars.get("sampler_gap", 0.0)
-        if self.config.student.dtype != "float32" or gap < _GAP:
-            return []
-        return [
-            f"sampler and learner differ by {gap:.2g} nats in a token's log-probability, in "
-            "float32: what is learnt from is not what acted. Please report the model's architecture"
-        ]
 
     @by_the_first
     def _write_line(self, line: dict[str, Any], **said: Any) -> None:
@@ -385,7 +399,7 @@ class Run:
         for source, state in zip(self.config.privilege, progress.sources, strict=True):
             source.restore(state)
         self.config.unit.restore(progress.unit)
-        self.sampler.sync(self.student)
+        self.sampler.moved()
         self.step, self.room = progress.step, progress.room
         self.success_before = progress.success_before
         # What was learnt before is not known to have been nothing.

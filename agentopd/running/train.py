@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +43,20 @@ def train(
             step was finished and saved.
         ProcessLost: another of the processes is gone.
         EveryEpisodeFailed: no episode of a step, or of an evaluation, could be played.
+        SamplerFailed: what runs the student while it acts is gone; the steps before are saved.
         ServerError: a served teacher is gone.
     """
-    run = Run(config, out, resume, watch or (lambda _: None), processes)
-    with interruptible(stop) as asked, run.tracked():
-        if processes.any(asked.is_set()):  # nothing was done that is not saved
-            raise Interrupted(run.step)
-        run.begin(untrained)
-        for step in range(run.step, config.steps):
-            if processes.any(asked.is_set()):
-                run.save()
-                raise Interrupted(step)
-            trajectories = run.roll_out(step)
-            lessons = run.ask_teacher(trajectories, step)
-            update = run.learn(trajectories, lessons, step)
-            run.record(step, trajectories, update)
-    return run.finish()
+    with closing(Run(config, out, resume, watch or (lambda _: None), processes)) as run:
+        with interruptible(stop) as asked, run.tracked():
+            if processes.any(asked.is_set()):  # nothing was done that is not saved
+                raise Interrupted(run.step)
+            run.begin(untrained)
+            for step in range(run.step, config.steps):
+                if processes.any(asked.is_set()):
+                    run.save()
+                    raise Interrupted(step)
+                trajectories = run.roll_out(step)
+                lessons = run.ask_teacher(trajectories, step)
+                update = run.learn(trajectories, lessons, step)
+                run.record(step, trajectories, update)
+        return run.finish()

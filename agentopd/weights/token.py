@@ -11,6 +11,7 @@ from agentopd.signal.evidence import Evidence
 from agentopd.weights.base import Renormalise, Weight, Whose, opinion
 
 # N tokens of a micro-batch; p the student, q the teacher, A the advantage, y the sampled token
+# mu what tokens were sampled from
 
 
 class GapGate(Weight, kind="gap_gate"):
@@ -69,6 +70,27 @@ class EvidenceRatio(Weight, kind="evidence_ratio"):
         """See `Weight.raw`."""
         ratio_N = (evidence.advantage_N.sign() * evidence.gap_N).exp()
         return ratio_N.clamp(1 - self.clip, 1 + self.clip)
+
+
+class TruncatedRatio(Weight, kind="truncated_ratio"):
+    """min(p(y) / mu(y), cap), where mu is what the token was sampled from (IMPALA 1802.01561).
+
+    A divergence over the vocabulary is an average over the contexts that the sampler has led into.
+    Where that runs in 16 bits, or elsewhere than the learner, they are not quite the student's own,
+    and this weighs each of its tokens as the student would have sampled it. Estimators of the
+    sampled token have their ratio in them: this weight is refused beside those.
+
+    Args:
+        cap: the largest ratio that counts, which bounds the variance.
+    """
+
+    renormalise: Renormalise = False
+    cap: float = Field(default=2.0, ge=1)
+
+    def raw(self, evidence: Evidence) -> torch.Tensor:
+        """See `Weight.raw`."""
+        gap_N = evidence.student.logprob_N - evidence.tokens.behaviour_N
+        return gap_N.exp().clamp(max=self.cap)
 
 
 class EntropyWeight(Weight, kind="entropy"):

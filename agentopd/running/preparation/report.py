@@ -13,7 +13,6 @@ from agentopd.privilege.sources import GroundTruth, OracleNext, SkillSummary, So
 from agentopd.privilege.view import EveryTurnView, SystemView, ViewBuilder
 from agentopd.privilege.whispered import Told, Whispered
 from agentopd.rollout.failures import EveryEpisodeFailed
-from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.running.config import RunConfig
 from agentopd.running.defaults import is_large
 from agentopd.running.preparation.behaviour import Behaviour, Player
@@ -81,11 +80,17 @@ def prepare(
     """
     config = config.fresh()
     tell("loading")
+    config.sampler.check(config.student)
     model = load_model(config.student)
     rollout = config.rollout
     if config.evaluate.temperature is not None:
         rollout = rollout.model_copy(update={"temperature": config.evaluate.temperature})
-    player, options = Player(model, TransformersSampler(model), rollout), config.evaluate.options
+    with config.sampler.open(model, rollout.max_context) as sampler:
+        return _measured(config, Player(model, sampler, rollout), episodes, step, tell)
+
+
+def _measured(config: RunConfig, player: Player, episodes: int, step: bool, tell: Tell) -> Prepared:
+    model, rollout, options = player.model, player.rollout, config.evaluate.options
     tell("conversing")
     chat = chat_form(model, config.env)
     tell(f"playing {episodes} episodes alone")

@@ -214,7 +214,7 @@ def _alone(described: dict[str, Any]) -> RunConfig:
 def _student_tasks(config: RunConfig) -> str:
     """All that the untrained student's evaluation depends on: equal in two runs, so is that."""
     parts = config.model_dump(
-        mode="json", include={"student", "env", "evaluate", "rollout", "threads"}
+        mode="json", include={"student", "env", "evaluate", "rollout", "sampler", "threads"}
     )
     for name in ("tasks", "group"):
         del parts["rollout"][name]

@@ -1,0 +1,1 @@
+"""vLLM as sampler: in this process, or as a server."""
