@@ -108,6 +108,7 @@ FLOORS = """
     teacher
     models
     environment
+    stored
     signal
     base
 """

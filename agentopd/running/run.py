@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -45,6 +42,7 @@ from agentopd.running.checkpoint import (
     restore_weights,
     save_checkpoint,
 )
+from agentopd.running.clock import Clock
 from agentopd.running.config import RunConfig, thread_count
 from agentopd.running.evaluate import measure
 from agentopd.running.folder import (
@@ -57,32 +55,13 @@ from agentopd.running.folder import (
     open_folder,
     past_lines,
 )
-from agentopd.running.storage import save_scores, save_trajectories
 from agentopd.signal.groups import dead_groups
+from agentopd.stored.scores import save_scores
+from agentopd.stored.trajectories import save_trajectories
 
 _GAP = 1e-3
 """Nats between sampler and learner that are no rounding."""
 Watch = Callable[[dict[str, Any]], None]
-
-
-@dataclass
-class Clock:
-    """Seconds and tokens by stage, over the whole run."""
-
-    stages: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(
-            ("rollout", "privilege", "teacher", "learner", "evaluate"), 0.0
-        )
-    )
-    student_tokens: int = 0
-    teacher_tokens: int = 0
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count the seconds spent inside."""
-        began = perf_counter()
-        yield
-        self.stages[name] += perf_counter() - began
 
 
 class Run:
