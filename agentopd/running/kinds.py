@@ -4,6 +4,7 @@
 
 import agentopd.divergences.alpha
 import agentopd.divergences.kl
+import agentopd.mixes.likelihood
 import agentopd.mixes.modulating
 import agentopd.mixes.routing
 import agentopd.mixes.scored

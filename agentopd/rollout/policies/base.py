@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -49,6 +49,9 @@ class Rollout(Part, family="rollout"):
         env_seconds: wall-clock seconds after which one call of an environment that blocks (its
             `metadata["blocking"]` is true) costs its episode.
     """
+
+    replays: ClassVar[bool] = False
+    """Whether episodes are read and not played: nothing is sampled in a step."""
 
     tasks: int = Field(default=32, ge=1)
     group: int = Field(default=1, ge=1)
