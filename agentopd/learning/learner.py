@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agentopd.base.types import EndReason, Lesson, Owner, Trajectory
+from agentopd.base.types import EndReason, Lesson, Trajectory
 from agentopd.divergences.base import Divergence
 from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
@@ -27,12 +27,12 @@ from agentopd.models.passes import hidden_before
 from agentopd.models.recompute import layers_of
 from agentopd.probes.collector import Collector
 from agentopd.probes.token import channel_ratios
-from agentopd.rollout.policies import truncation_of
+from agentopd.rollout.policies import Rollout, truncation_of
 from agentopd.signal.aggregate import Aggregator
 from agentopd.signal.evidence import Measured, check_measured
 from agentopd.signal.payments import Payment
 from agentopd.signal.scores import Scored, join_scores, split_scores
-from agentopd.signal.tokens import Tokens
+from agentopd.signal.tokens import Tokens, acted, foreign
 from agentopd.teacher import Teacher
 from agentopd.units.base import Unit
 
@@ -108,6 +108,9 @@ class Learner:
         Args:
             gold: demonstrations whose likelihood is raised beside that.
         """
+        rollout = self.method.rollout_at(step, self.history)
+        if rollout.recomputes:
+            trajectories, lessons = self._recomputed(trajectories, lessons, rollout)
         usable = lessons if self.method.mix.distil_coefficient else ()
         taught = [x for x in usable if x.hidden_NH is not None and _learnable(x.trajectory)]
         episodes = {x.trajectory.episode for x in taught}
@@ -121,7 +124,8 @@ class Learner:
         self.method.unit.learn([x.trajectory for x in (*taught, *untaught)])
         survey = None
         if taught and self.objective.needs_survey(taught, step):
-            survey = self._survey(taught, self.method.divergence_at(step, self.history))
+            divergence = self.method.divergence_at(step, self.history)
+            survey = self._survey(taught, divergence, rollout)
         plan = Plan.of(self.method, taught, untaught, step, self.history, survey)
         learnt = self.objective.learnt(plan)
         payments = _payments(self.method.unit, [*taught, *untaught], plan)
@@ -171,18 +175,39 @@ class Learner:
         return [[lessons[i] for i in batch] for batch in batches]
 
     @torch.no_grad()
-    def _survey(self, taught: list[Lesson], divergence: Divergence) -> Survey:
+    def _survey(self, taught: list[Lesson], divergence: Divergence, rollout: Rollout) -> Survey:
         """What the models say of all taught episodes, before anything is learnt of them."""
         found: dict[int, Scored] = {}
         for batch in self._batches(taught):
             tokens = Tokens.of(batch, self.student.device)
             hidden_NH = self._hidden(self.student, batch)
-            measured = self._measure(batch, hidden_NH, tokens, divergence)
+            measured = self._measure(batch, hidden_NH, tokens, divergence, rollout)
             check_measured(measured, tokens, batch)
             scored = split_scores(measured, tokens, batch, self.student.vocabulary)
             found |= {one.lesson.trajectory.episode: one for one in scored}
         ordered = [found[x.trajectory.episode] for x in taught]
         return Survey.of([one.lesson for one in ordered], join_scores(ordered))
+
+    @torch.no_grad()
+    def _recomputed(
+        self, trajectories: Sequence[Trajectory], lessons: Sequence[Lesson], rollout: Rollout
+    ) -> tuple[list[Trajectory], list[Lesson]]:
+        """The same, with the student's log-probabilities where tokens were sampled by who was told
+        more than stands in the history that is learnt under: ratios begin at 1 there.
+        """
+        found = {t.episode: t for t in trajectories}
+        told = [Lesson(trajectory=t) for t in trajectories if t.told is not None and _learnable(t)]
+        for batch in self._batches(told):
+            tokens = Tokens.of(batch, self.student.device)
+            question = Question(tokens.ids_N, None, rollout.temperature or 1.0)
+            head = self.student.head(self._hidden(self.student, batch))
+            own_N = measure(question, head, None).student.logprob_N.cpu().numpy()
+            for number, trajectory in enumerate(x.trajectory for x in batch):
+                mine_N = own_N[(tokens.lesson_N == number).cpu().numpy()]
+                found[trajectory.episode] = _relearnt(trajectory, mine_N)
+        return list(found.values()), [
+            replace(x, trajectory=found[x.trajectory.episode]) for x in lessons
+        ]
 
     def _accumulate(
         self, batch: list[Lesson], plan: Plan, witness: _Witness | None
@@ -195,7 +220,8 @@ class Learner:
         coefficient_N = self.objective.coefficients(tokens, batch, plan)
         most = self.method.save.scores_top_k
         keep = max(self.method.probe.keep, most) if witness else 0
-        measured = self._measure(batch, leaf_NH, tokens, plan.divergence, coefficient_N, keep)
+        asked = plan.divergence, plan.rollout
+        measured = self._measure(batch, leaf_NH, tokens, *asked, coefficient_N, keep)
         check_measured(measured, tokens, batch)
         channels = self.objective.channels(measured, tokens, batch, plan)
         if witness:
@@ -209,9 +235,12 @@ class Learner:
         several = _both_channels(self.method.mix) and not summands
         if leaf_NH.grad is not None:
             hidden_NH.backward(leaf_NH.grad)
+        own_N, truncation = measured.student.logprob_N.detach(), truncation_of(plan.rollout)
+        gap_N = truncation.unexplained(own_N, tokens.behaviour_N)
+        gap_N = gap_N.masked_fill(foreign(batch, gap_N.device), 0.0)
         return {
             "loss": sum(term.item() for term in terms.values()),
-            **self._gap(batch, measured, tokens),
+            **({} if self.method.mix.imitates else {"sampler_gap": gap_N.max().item()}),
             **(norms if several else {}),
             **{f"advantage_{k}": v.norm().item() for k, v in summands.items()},
             **{f"loss_{k}": v.item() for k, v in terms.items()},
@@ -243,36 +272,25 @@ class Learner:
             model, trajectories, settings.tokens_per_batch, settings.checkpoint_layers
         )
 
-    def _gap(self, batch: Sequence[Lesson], measured: Measured, tokens: Tokens) -> dict[str, float]:
-        """Nats by which sampler and learner differ, over the tokens that the student has sampled
-        from the context in which they are learnt; nothing where ratios do not matter.
-        """
-        own = [_own(x.trajectory) for x in batch]
-        own_N = torch.from_numpy(np.concatenate(own)).to(tokens.ids_N.device)
-        if self.method.mix.imitates or not own_N.any():
-            return {}
-        truncation, logprob_N = truncation_of(self.method.rollout), measured.student.logprob_N
-        gap_N = truncation.unexplained(logprob_N.detach(), tokens.behaviour_N)
-        return {"sampler_gap": gap_N[own_N].max().item()}
-
     def _measure(
         self,
         batch: list[Lesson],
         hidden_NH: torch.Tensor,
         tokens: Tokens,
         divergence: Divergence,
+        rollout: Rollout,
         coefficient_N: torch.Tensor | None = None,
         keep: int = 0,
     ) -> Measured:
         """What student and teacher say, both at the rollout's temperature; where tokens are made
         likelier, whoever drew them, at the model's own.
         """
-        drawn_at = 1.0 if self.method.mix.imitates else self.method.rollout.temperature or 1.0
         taught = batch[0].hidden_NH is not None
         question = Question(
             ids_N=tokens.ids_N,
             divergence=divergence if taught and not divergence.sampled else None,
-            temperature=drawn_at,
+            temperature=1.0 if self.method.mix.imitates else rollout.temperature or 1.0,
+            acted_N=acted(batch, tokens.ids_N.device),
             keep=keep if taught else 0,
             ranks=bool(self.method.save.scores_top_k)
             or any(weight.needs_ranks for weight in self.method.weight),
@@ -357,12 +375,14 @@ def _nothing(mix: Mix) -> str:
     return "no teacher signal and no advantage"
 
 
-def _own(trajectory: Trajectory) -> np.ndarray:
-    """(N,) which trainable tokens the student has sampled from what stands before them."""
-    told_T = np.zeros_like(trajectory.trainable) if trajectory.told is None else trajectory.told
-    own_T = (trajectory.owner == Owner.STUDENT) & ~told_T
-    return own_T[trajectory.trainable]
-
-
 def _learnable(trajectory: Trajectory) -> bool:
     return trajectory.end is not EndReason.ERROR and bool(trajectory.trainable.any())
+
+
+def _relearnt(trajectory: Trajectory, own_N: np.ndarray) -> Trajectory:
+    """The trajectory as the student would have sampled it from the history that is kept."""
+    assert trajectory.told is not None
+    own_T = np.full_like(trajectory.logprob, np.nan)
+    own_T[trajectory.trainable] = own_N
+    logprob = np.where(trajectory.told & trajectory.trainable, own_T, trajectory.logprob)
+    return replace(trajectory, logprob=logprob, told=None)

@@ -14,6 +14,7 @@ from agentopd.learning.survey import Survey
 from agentopd.mixes.base import Route
 from agentopd.mixes.channels import Channels, Distillation, Reinforcement
 from agentopd.mixes.scored import Scoring
+from agentopd.rollout.policies import Rollout
 from agentopd.signal.aggregate import Aggregator
 from agentopd.signal.evidence import Evidence, Measured, NotYetAsked, UnaskedEvidence
 from agentopd.signal.groups import group_success
@@ -36,6 +37,7 @@ class Plan:
 
     Attributes:
         factors: of the schedules, by what they are attached to.
+        rollout: with its numbers as their schedules have them, as it has played.
         divergence: as its schedule has it.
         advantages: of each episode, by its number; empty without a reinforcement-learning channel.
         success: the share of solved episodes in each episode's group.
@@ -48,6 +50,7 @@ class Plan:
 
     step: int
     factors: dict[str, float]
+    rollout: Rollout
     divergence: Divergence
     advantages: dict[int, float]
     success: dict[int, float]
@@ -81,6 +84,7 @@ class Plan:
         plan = cls(
             step=step,
             factors={x: method.factor(x, step, history) for x in ("distil", "rl", "strength")},
+            rollout=method.rollout_at(step, history),
             divergence=method.divergence_at(step, history),
             advantages=mix.rl_channel.of(trajectories, rewards, history) if mix.rl_channel else {},
             success=group_success(trajectories),

@@ -12,7 +12,10 @@ import agentopd.mixes.shared
 import agentopd.privilege.controls
 import agentopd.privilege.sources
 import agentopd.privilege.view
-import agentopd.rollout.policies
+import agentopd.rollout.policies.demonstrations
+import agentopd.rollout.policies.mixed
+import agentopd.rollout.policies.student
+import agentopd.rollout.policies.truncated
 import agentopd.teachers.copies
 import agentopd.teachers.external
 import agentopd.units.decisions

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,6 +22,7 @@ from agentopd.learning.learner import Learner, Update
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.sources import gather, missing_keys
 from agentopd.privilege.view import most_inserted
+from agentopd.privilege.whispered import Told, Whisper
 from agentopd.probes.collector import jsonable
 from agentopd.probes.rollout import rollout_probes
 from agentopd.probes.showcase import describe_episode
@@ -33,7 +35,7 @@ from agentopd.rollout.failures import (
     refuse_failures,
     unopened,
 )
-from agentopd.rollout.policies import Rollout
+from agentopd.rollout.policies.base import Cast, Rollout
 from agentopd.rollout.transformers_sampler import TransformersSampler, check_actor
 from agentopd.running.checkpoint import (
     Progress,
@@ -108,11 +110,13 @@ class Run:
         for source in self.config.privilege:
             source.prepare(self.template)
         self.taught = bool(self.config.mix.distil_coefficient)
-        if self.taught:
+        self.taking_part = self.taught or self.config.rollout.needs_teacher
+        if self.taking_part:
             self.config.teacher.prepare(self.student)
         _refuse_unmoved(self.student)
         self.learner = Learner(self.student, self.config.teacher, self.config)
         self._start = self.student.digest() if self._needs_start() else ""
+        self.config.rollout.prepare(self._cast())
         self.memory = forecast(self.learner)
         self.memory.check(memory_room(self.student.device))
         self._restore(latest(out / "checkpoints"))
@@ -148,8 +152,9 @@ class Run:
             EveryEpisodeFailed: none could be played; the steps before are saved.
         """
         config = self.config
+        rollout = config.rollout_at(step, self.learner.history)
         with self.clock.stage("rollout"):
-            trajectories = self._roomy(config.rollout).collect(
+            trajectories = self._roomy(rollout).collect(
                 config.env, self.student, self.sampler, config.seed, step
             )
         try:
@@ -159,6 +164,7 @@ class Run:
                 self.save()
             raise
         self.clock.student_tokens += sum(t.student_tokens for t in trajectories)
+        self.clock.teacher_tokens += sum(t.acted_tokens for t in trajectories)
         return trajectories
 
     def ask_teacher(self, trajectories: list[Trajectory], step: int) -> list[Lesson]:
@@ -184,7 +190,7 @@ class Run:
         with self.clock.stage("learner"):
             update = self.learner.update(trajectories, lessons, step)
         self.sampler.sync(self.student)
-        if self.taught:
+        if self.taking_part:
             self.config.teacher.sync(self.student, step)
         self.step = step + 1
         return update
@@ -222,7 +228,7 @@ class Run:
             room=self.room,
             start=self._start,
         )
-        teacher = self.config.teacher.tensors() if self.taught else {}
+        teacher = self.config.teacher.tensors() if self.taking_part else {}
         save_checkpoint(
             self.out / "checkpoints", self.student, self.learner.optimizer, teacher, progress
         )
@@ -254,8 +260,20 @@ class Run:
 
     def _needs_start(self) -> bool:
         """Whether the run stands on what it started from, and does not save it."""
-        frozen = self.taught and self.config.teacher.is_start
+        frozen = self.taking_part and self.config.teacher.is_start
         return bool(self.student.base) or frozen or self.learner.reference is not None
+
+    def _cast(self) -> Cast:
+        """Who can act beside the student, and what they can be told."""
+        config = self.config
+        teacher = config.teacher if self.taking_part else None
+        view = config.view
+        teller = partial(Whisper, config.privilege, view) if isinstance(view, Told) else None
+        return Cast(student=self.student, teacher=teacher, teller=teller)
+
+    def _temperature(self) -> float:
+        """At which this step's tokens are drawn, and the models compared."""
+        return self.config.rollout_at(self.step, self.learner.history).temperature or 1.0
 
     def _roomy(self, rollout: Rollout) -> Rollout:
         """The rollout, whose contexts leave room for the longest text that the teacher was told in
@@ -270,13 +288,13 @@ class Run:
     def _with_untold(self, lessons: list[Lesson]) -> list[Lesson]:
         """The lessons with what the teacher would say if it were told nothing."""
         teacher, view = self.config.teacher, self.config.view
-        temperature = self.config.rollout.temperature or 1.0
+        temperature = self._temperature()
         return with_untold(lessons, teacher, view, self.template, temperature)
 
     def _show(self, lessons: list[Lesson]) -> None:
         """Keep one episode for people to look at, as the teacher sees it before any learning."""
         teacher, unit = self.config.teacher, self.config.unit.kind
-        temperature = self.config.rollout.temperature or 1.0
+        temperature = self._temperature()
         described = describe_episode(self.student, teacher, lessons, unit, temperature)
         if described is not None:
             write_whole(self.out / "episode.json", json.dumps(described, indent=1) + "\n")

@@ -106,5 +106,3 @@ class Direction:
 
 ALONE = Direction()
 """The student alone."""
-
-
