@@ -14,6 +14,7 @@ from trajectories import played
 from agentopd.base.types import Briefed, Lesson, Trajectory
 from agentopd.learning.learner import Learner, Update
 from agentopd.mixes.advantages import Grpo
+from agentopd.mixes.gold import NONE, GoldEpisodes
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
 from agentopd.privilege.view import SystemView
@@ -40,6 +41,7 @@ class Scene:
         *overrides: str,
         lessons: Sequence[Lesson] | None = None,
         trajectories: Sequence[Trajectory] | None = None,
+        gold: GoldEpisodes = NONE,
     ) -> tuple[Update, torch.Tensor | None, LanguageModel]:
         """One update of a copy of the student: its record, the gradient, the copy."""
         config = parse_config(ENV, ["learner.clip=1e9", *overrides])
@@ -52,6 +54,7 @@ class Scene:
             self.trajectories if trajectories is None else trajectories,
             self.lessons if lessons is None else lessons,
             step=0,
+            gold=gold,
         )
         return update, seen[0] if seen else None, twin
 

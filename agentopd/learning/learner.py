@@ -19,6 +19,7 @@ from agentopd.learning.objective import Objective, Plan
 from agentopd.learning.optimizer import MasterAdamW, MasterAdamW8bit
 from agentopd.learning.survey import Survey
 from agentopd.mixes.base import Mix
+from agentopd.mixes.gold import NONE, GoldEpisodes
 from agentopd.models.batching import together
 from agentopd.models.head import Head
 from agentopd.models.model import LanguageModel
@@ -27,6 +28,7 @@ from agentopd.models.recompute import layers_of
 from agentopd.probes.collector import Collector
 from agentopd.probes.token import channel_ratios
 from agentopd.rollout.policies import Rollout, truncation_of
+from agentopd.signal.aggregate import Aggregator
 from agentopd.signal.evidence import Measured, check_measured
 from agentopd.signal.payments import Payment
 from agentopd.signal.scores import Scored, join_scores, split_scores
@@ -92,12 +94,19 @@ class Learner:
         )
 
     def update(
-        self, trajectories: Sequence[Trajectory], lessons: Sequence[Lesson], step: int
+        self,
+        trajectories: Sequence[Trajectory],
+        lessons: Sequence[Lesson],
+        step: int,
+        gold: GoldEpisodes = NONE,
     ) -> Update:
         """Learn from a step's trajectories.
 
         Those without a lesson take part in the reinforcement-learning term alone; those that ended
         in an error, in none.
+
+        Args:
+            gold: demonstrations whose likelihood is raised beside that.
         """
         rollout = self.method.rollout_at(step, self.history)
         if rollout.recomputes:
@@ -107,7 +116,7 @@ class Learner:
         episodes = {x.trajectory.episode for x in taught}
         untaught = [
             Lesson(trajectory=t)
-            for t in trajectories
+            for t in self.method.mix.chosen([t for t in trajectories if _learnable(t)])
             if t.episode not in episodes and _learnable(t)
         ]
         probes = Collector(self.method.probe)
@@ -120,17 +129,17 @@ class Learner:
         plan = Plan.of(self.method, taught, untaught, step, self.history, survey)
         learnt = self.objective.learnt(plan)
         payments = _payments(self.method.unit, [*taught, *untaught], plan)
-        if not learnt:
-            why = "no teacher signal and no advantage"
+        if not learnt and not gold.trajectories:
+            why = _nothing(self.method.mix)
             return Update(None, {}, probes.result(), why, payments=payments)
         untaught = [x for x in untaught if x.trajectory.episode in learnt]
-        batches = self._batches(taught) + self._batches(untaught)
+        batches = self._batches(taught) + self._batches(untaught) if learnt else []
         scored = list[Scored]()
-        totals, skipped = self._pass(batches, plan, step, _Witness(probes, scored))
+        totals, skipped = self._pass(batches, plan, step, gold, _Witness(probes, scored))
         for _ in range(1, self.settings.epochs):
             if not skipped:
-                again, skipped = self._pass(batches, plan, step)
-                totals["drift"] = again["sampler_gap"]
+                again, skipped = self._pass(batches, plan, step, gold)
+                totals["drift"] = again.get("sampler_gap", 0.0)
         scalars = {
             **probes.means(),
             **totals,
@@ -145,6 +154,7 @@ class Learner:
         batches: list[list[Lesson]],
         plan: Plan,
         step: int,
+        gold: GoldEpisodes,
         witness: _Witness | None = None,
     ) -> tuple[dict[str, float], str]:
         """Learn from all micro-batches with one step of the optimizer; what it was like, and why it
@@ -154,6 +164,8 @@ class Learner:
         for batch in batches:
             for name, value in self._accumulate(batch, plan, witness).items():
                 totals[name] = _combined(name, totals.get(name, 0.0), value)
+        for name, value in self._follow(gold).items():
+            totals[name] = totals.get(name, 0.0) + value
         norm = float(torch.nn.utils.clip_grad_norm_(self.optimizer.held, self.settings.clip))
         return totals | {"gradient_norm": norm}, self._apply(norm, step)
 
@@ -225,13 +237,33 @@ class Learner:
             hidden_NH.backward(leaf_NH.grad)
         own_N, truncation = measured.student.logprob_N.detach(), truncation_of(plan.rollout)
         gap_N = truncation.unexplained(own_N, tokens.behaviour_N)
+        gap_N = gap_N.masked_fill(foreign(batch, gap_N.device), 0.0)
         return {
             "loss": sum(term.item() for term in terms.values()),
-            "sampler_gap": gap_N.masked_fill(foreign(batch, gap_N.device), 0.0).max().item(),
+            **({} if self.method.mix.imitates else {"sampler_gap": gap_N.max().item()}),
             **(norms if several else {}),
             **{f"advantage_{k}": v.norm().item() for k, v in summands.items()},
             **{f"loss_{k}": v.item() for k, v in terms.items()},
         }
+
+    def _follow(self, gold: GoldEpisodes) -> dict[str, float]:
+        """Add the gradient of the gold episodes' likelihood; returns its part of the loss."""
+        lessons = [Lesson(trajectory=t) for t in gold.trajectories]
+        average = Aggregator.of(lessons, self.method.unit.normalise, self.method.unit.budget)
+        found = 0.0
+        for batch in self._batches(lessons):
+            tokens, hidden_NH = (
+                Tokens.of(batch, self.student.device),
+                self._hidden(self.student, batch),
+            )
+            question = Question(ids_N=tokens.ids_N, divergence=None)
+            measured = measure(question, self.student.head(hidden_NH), None, None)
+            check_measured(measured, tokens, batch)
+            loss_N = -average.factor(tokens) * measured.student.logprob_N
+            term = gold.coefficient * loss_N.sum()
+            term.backward()
+            found += term.item()
+        return {"loss": found, "loss_gold": found} if lessons else {}
 
     def _hidden(self, model: LanguageModel, batch: Sequence[Lesson]) -> torch.Tensor:
         """(N, H) a model's hidden states before the trainable tokens, in the student's context."""
@@ -250,12 +282,14 @@ class Learner:
         coefficient_N: torch.Tensor | None = None,
         keep: int = 0,
     ) -> Measured:
-        """What student and teacher say, both at the rollout's temperature."""
+        """What student and teacher say, both at the rollout's temperature; where tokens are made
+        likelier, whoever drew them, at the model's own.
+        """
         taught = batch[0].hidden_NH is not None
         question = Question(
             ids_N=tokens.ids_N,
             divergence=divergence if taught and not divergence.sampled else None,
-            temperature=rollout.temperature or 1.0,
+            temperature=1.0 if self.method.mix.imitates else rollout.temperature or 1.0,
             acted_N=acted(batch, tokens.ids_N.device),
             keep=keep if taught else 0,
             ranks=bool(self.method.save.scores_top_k)
@@ -332,6 +366,13 @@ def _needs_reference(config: Method) -> bool:
 def _both_channels(mix: Mix) -> bool:
     """Whether the teacher and the rewards may both have a say in the loss."""
     return mix.distils and bool(mix.distil_coefficient) and mix.rl_channel is not None
+
+
+def _nothing(mix: Mix) -> str:
+    """Why a step has nothing to learn from."""
+    if mix.imitates:
+        return f"mix: {mix.kind} keeps no token of the step"
+    return "no teacher signal and no advantage"
 
 
 def _learnable(trajectory: Trajectory) -> bool:

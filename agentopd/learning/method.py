@@ -25,7 +25,7 @@ from agentopd.divergences.kl import ReverseKL
 from agentopd.learning.controls import ControlName, controlled_sources, controlled_teacher
 from agentopd.mixes.base import Mix
 from agentopd.mixes.modulating import Multiplicative
-from agentopd.mixes.refusals import check_advice, check_modulation
+from agentopd.mixes.refusals import check_advice, check_imitation, check_modulation
 from agentopd.mixes.scored import Scoring
 from agentopd.mixes.shared import DistilOnly
 from agentopd.privilege.sources import SkillSummary, Source
@@ -203,9 +203,11 @@ class Method(Settings):
         self._check_actors()
         if "target" in self.schedule:
             self.divergence.aimed(1.0)
+        self._check_replay()
         self.mix.check(self.beside)
         self._check_truncation(self.rollout)
         check_advice(self.mix, self.weight)
+        check_imitation(self.mix, self.weight)
         if isinstance(self.mix, Multiplicative):
             check_modulation(self.weight, self.unit)
         self.unit.check(self.beside)
@@ -221,7 +223,17 @@ class Method(Settings):
     def learns_from_samples(self) -> bool:
         """Whether gradients are averages over the tokens that were sampled."""
         distils = bool(self.mix.distil_coefficient) and self.mix.distils
-        return self.mix.rl_channel is not None or (distils and self.divergence.sampled)
+        return self.mix.learns_from_samples or (distils and self.divergence.sampled)
+
+    def _check_replay(self) -> None:
+        """What others have written is no sample of the student, and has no ratio to it."""
+        if self.rollout.replays and self.learns_from_samples:
+            name = "divergence.support: sampled" if not self.mix.learns_from_samples else "mix"
+            raise ValueError(
+                f"rollout: {self.rollout.kind} reads what others wrote, and {name} as it is set "
+                f"(mix: {self.mix.kind}) learns from tokens as samples of the student, which these "
+                "are not: use mix: nll, or mix: distil with divergence.support: full"
+            )
 
     def check_schedules(self, steps: int) -> None:
         """What the rollout's schedules come to in a run of so many steps.

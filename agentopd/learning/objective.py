@@ -94,7 +94,8 @@ class Plan:
             spans=spans,
             balance=unit.balance(list(spans.values())),
         )
-        return replace(plan, weighed=plan._known_weights(method, taught, survey))
+        weighed = everyone if mix.imitates else taught
+        return replace(plan, weighed=plan._known_weights(method, weighed, survey))
 
     def evidence(
         self,
@@ -256,12 +257,16 @@ class Objective:
             return None
         routes = [plan.routes[x.trajectory.episode] for x in batch]
         advantages = [plan.advantages[x.trajectory.episode] for x in batch]
+        likelihood_N = _spread([scheduled * route.likelihood for route in routes], tokens)
+        if self.method.mix.imitates:
+            assert plan.weighed is not None, "weights under a likelihood look at places alone"
+            likelihood_N = likelihood_N * self._planned(tokens, batch, plan.weighed).weight_N
         return Reinforcement(
             rule=rule,
             advantage_N=_spread(advantages, tokens),
             average_N=plan.rl.factor(tokens),
             scale_N=_spread([scheduled * route.rl for route in routes], tokens),
-            likelihood_N=_spread([scheduled * route.likelihood for route in routes], tokens),
+            likelihood_N=likelihood_N,
         )
 
     def _distil_scale(self, tokens: Tokens, batch: Sequence[Lesson], plan: Plan) -> torch.Tensor:

@@ -19,13 +19,19 @@ from agentopd.base.types import EndReason, Owner, Trajectory, Turn
 from agentopd.environment.contract import examples, recorded, system_prompt
 from agentopd.models.chat import Conversation
 from agentopd.rollout.acting.roles import ALONE, Direction
-from agentopd.rollout.calls import Call, Caller
+from agentopd.rollout.calls import Call, Caller, Made
 from agentopd.rollout.sampler import Completion, Mixture, Request
 from agentopd.signal.truncation import Truncation
 
 RAISED = (Exception, SystemExit)
 """What ends an episode alone: environments that call `sys.exit` too, but not Ctrl-C."""
 _SHOWN = 60
+_PREFIX_ONLY = (
+    "the {} turns that were replayed played the episode to its end ({}), and nothing was left to "
+    "the student: replay fewer, or allow more of rollout.max_turns"
+)
+_Stepped = tuple[str, float, EndReason | None, dict[str, Any]]
+"""Observation, reward, end if it is one, and info."""
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -82,6 +88,7 @@ class Episode:
     _prompt: dict[str, Any] = field(default_factory=dict)
     _observation: str = ""
     _sampled: int = 0
+    _line: Completion | None = None
 
     def __post_init__(self) -> None:
         direction = self.task.direction
@@ -113,18 +120,10 @@ class Episode:
 
         self._tell(begin)
 
+    @property
     def scripted(self) -> Completion | None:
         """The next answer if it is the script's, which nobody samples."""
-        script, turn = self.task.direction.script, len(self.turns)
-        if script is None:
-            return None
-        info = self.turns[-1].info if self.turns else self._prompt
-        text = script.line(self.env, turn, dict(info))
-        if text is None:
-            return None
-        template = self.conversation.template
-        ids = [*template.encode_content(text), template.closing]
-        return Completion(ids, [math.nan] * len(ids), cut=False)
+        return self._line
 
     def advance(self, completion: Completion, owner: Owner | None = None) -> Iterator[Call[Any]]:
         """Hand the answer to the environment and note what it says.
@@ -141,7 +140,7 @@ class Episode:
         self._sampled += len(completion.ids) if owner is None else 0
         observation, reward, info = "", 0.0, {"success": False}
         ended = None
-        step = self.caller.begin(lambda: _stepped(self.env, action))
+        step = self._step(action)
         yield step
         try:
             observation, reward, ended, info = step.result()
@@ -161,6 +160,8 @@ class Episode:
         self.turns.append(turn)
         self._observation = observation
         ended = ended or self._limit()
+        if owner is Owner.DEMO and ended:
+            self._fail(ValueError(_PREFIX_ONLY.format(len(self.turns), ended)))
         self.end = self.end or ended
         if self.end is None:
             self._tell(lambda: self._observe(observation))
@@ -208,6 +209,18 @@ class Episode:
             error=self.error,
         )
 
+    def _step(self, action: str) -> Call[_Stepped]:
+        """One step of the environment, or what it is recorded to have said."""
+        script, turn = self.task.direction.script, len(self.turns)
+        if script is None or not self.task.direction.recorded:
+            return self.caller.begin(lambda: _stepped(self.env, action))
+
+        def replied() -> _Stepped:
+            reply = script.reply(turn)
+            return reply.observation, reply.reward, None, dict(reply.info)
+
+        return Made(replied)
+
     def _observe(self, observation: str) -> None:
         """Show an observation to whoever answers next."""
         told = observation
@@ -216,6 +229,26 @@ class Episode:
         self.conversation.observe(observation if self.aside else told)
         if self.aside:
             self.aside.observe(told)
+
+    def _scripted(self) -> Completion | None:
+        """See `scripted`.
+
+        Raises:
+            ValueError: the environment does not repeat itself, or the script lacks a line.
+        """
+        script, turn = self.task.direction.script, len(self.turns)
+        if script is None:
+            return None
+        heard = script.heard(turn)
+        if heard is not None and heard != self._observation:
+            raise NotRepeated(turn, heard, self._observation)
+        info = self.turns[-1].info if self.turns else self._prompt
+        line, template = script.line(self.env, turn, dict(info)), self.conversation.template
+        if line is None:
+            return None
+        if isinstance(line, str):
+            line = [*template.encode_content(line), template.closing]
+        return Completion(line, [math.nan] * len(line), cut=False)
 
     def _left(self) -> int:
         """How many tokens may still be sampled in the episode."""
@@ -237,13 +270,9 @@ class Episode:
         """Show the student what the environment said, if another answer fits behind it."""
         try:
             say()
+            self._line = self._scripted()
         except ValueError as error:
             self._fail(error)
-            return
-        script, turn = self.task.direction.script, len(self.turns)
-        heard = script.heard(turn) if script else None
-        if heard is not None and heard != self._observation:
-            self._fail(NotRepeated(turn, heard, self._observation))
             return
         shown = max(len(x.context) for x in (self.conversation, self.aside) if x)
         if shown + self.limits.turn_tokens > self.limits.context:
@@ -282,8 +311,8 @@ class Unbuilt(gymnasium.Env[str, str]):
 
 def _stepped(
     env: gymnasium.Env[str, str], action: str
-) -> tuple[str, float, EndReason | None, dict[str, Any]]:
-    """One step's observation, reward, end if it is one, and info.
+) -> _Stepped:
+    """One step of an environment.
 
     Raises:
         Exception: the environment did, or broke the contract of `agentopd.environment.contract`.

@@ -134,7 +134,7 @@ class _Play:
             self.finished.append(episode.trajectory())
             del self.playing[key]
         elif episode.end is None:
-            if (line := episode.scripted()) is None:
+            if (line := episode.scripted) is None:
                 self.asking.append(episode)
             else:
                 self._call(episode, episode.advance(line, Owner.DEMO))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import gymnasium
 
@@ -61,11 +61,14 @@ class Teller(Protocol):
 
 
 class Script(Protocol):
-    """The turns with which an episode begins, which nobody samples."""
+    """The turns with which one episode begins, which nobody samples."""
 
-    def line(self, env: gymnasium.Env[str, str], turn: int, info: Info) -> str | None:
-        """The next answer, without the token that ends it, given what the environment has just said
-        in `info`; None where the script is over.
+    def line(self, env: gymnasium.Env[str, str], turn: int, info: Info) -> str | list[int] | None:
+        """The next answer, given what the environment has just said in `info`: its text without
+        the token that ends it, or all of its tokens; None where the script is over.
+
+        Raises:
+            ValueError: it has no line where it needs one.
         """
         ...
 
@@ -75,6 +78,21 @@ class Script(Protocol):
         """
         ...
 
+    def reply(self, turn: int) -> Reply:
+        """What the environment said after a turn when it was first played; see
+        `Direction.recorded`.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an environment says after a turn."""
+
+    observation: str = ""
+    reward: float = 0.0
+    info: Mapping[str, Any] = field(default_factory=lambda: {"success": False})
+
 
 @dataclass(frozen=True)
 class Direction:
@@ -83,6 +101,8 @@ class Direction:
     Attributes:
         voices: who writes each turn; the last writes all further ones.
         script: what is said before anybody is asked.
+        recorded: whether the environment's replies are the script's too: it is reset, and no step
+            is made in it.
         teller: what told voices read; None where nobody is told anything.
         told_history: whether what was told stands in the history that is kept and learnt from;
             otherwise whoever is told reads a history of their own.
@@ -93,6 +113,7 @@ class Direction:
 
     voices: tuple[Voice, ...] = (STUDENT,)
     script: Script | None = None
+    recorded: bool = False
     teller: Teller | None = None
     told_history: bool = False
     learnt: Collection[Owner] = STUDENTS

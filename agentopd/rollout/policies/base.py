@@ -69,6 +69,8 @@ class Rollout(Part, family="rollout"):
             `metadata["blocking"]` is true) costs its episode.
     """
 
+    replays: ClassVar[bool] = False
+    """Whether episodes are read and not played: nothing is sampled in a step."""
     tunable: ClassVar[tuple[str, ...]] = ("temperature", "top_p", "top_k")
     """The numbers that a schedule may multiply."""
 
