@@ -385,4 +385,4 @@ def _relearnt(trajectory: Trajectory, own_N: np.ndarray) -> Trajectory:
     own_T = np.full_like(trajectory.logprob, np.nan)
     own_T[trajectory.trainable] = own_N
     logprob = np.where(trajectory.told & trajectory.trainable, own_T, trajectory.logprob)
-    return replace(trajectory, logprob=logprob, told=None)
+    return replace(trajectory, logprob=logprob)

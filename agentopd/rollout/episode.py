@@ -309,9 +309,7 @@ class Unbuilt(gymnasium.Env[str, str]):
         raise self.error
 
 
-def _stepped(
-    env: gymnasium.Env[str, str], action: str
-) -> _Stepped:
+def _stepped(env: gymnasium.Env[str, str], action: str) -> _Stepped:
     """One step of an environment.
 
     Raises:

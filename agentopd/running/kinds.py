@@ -13,7 +13,9 @@ import agentopd.privilege.controls
 import agentopd.privilege.sources
 import agentopd.privilege.view
 import agentopd.rollout.policies.demonstrations
+import agentopd.rollout.policies.hinted
 import agentopd.rollout.policies.mixed
+import agentopd.rollout.policies.prefix
 import agentopd.rollout.policies.student
 import agentopd.rollout.policies.truncated
 import agentopd.teachers.copies

@@ -49,14 +49,14 @@ class DemonstrationsRollout(Rollout, kind="demonstrations"):
             check_readable(store, student, self.path)
             self._read[self.path] = store
         store, first = self._read[self.path], step * self.episodes
-        taken = (_nth(len(store), seed, first + i) for i in range(self.episodes))
+        taken = (nth(len(store), seed, first + i) for i in range(self.episodes))
         return [
             replace(store[place], episode=first + i, task=first + i)
             for i, place in enumerate(taken)
         ]
 
 
-def _nth(count: int, seed: int, number: int) -> int:
+def nth(count: int, seed: int, number: int) -> int:
     """Which of so many demonstrations comes in that place, over one pass after another."""
     turn, place = divmod(number, count)
     return random.Random(f"demonstrations/{seed}/{turn}").sample(range(count), count)[place]
