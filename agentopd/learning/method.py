@@ -189,7 +189,7 @@ class Method(Settings):
         """The rollout with its numbers as their schedules have them at a step, after the steps of
         the history.
         """
-        played: list[Played] = [name for name in get_args(Played) if name in self.schedule]
+        played: list[Channel] = [x for x in self.schedule if x in get_args(Played)]
         return self.rollout.tuned({name: self.factor(name, step, history) for name in played})
 
     @model_validator(mode="after")
