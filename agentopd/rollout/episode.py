@@ -211,12 +211,12 @@ class Episode:
 
     def _step(self, action: str) -> Call[_Stepped]:
         """One step of the environment, or what it is recorded to have said."""
-        script, turn = self.task.direction.script, len(self.turns)
-        if script is None or not self.task.direction.recorded:
+        replies, turn = self.task.direction.replies, len(self.turns)
+        if replies is None:
             return self.caller.begin(lambda: _stepped(self.env, action))
 
         def replied() -> _Stepped:
-            reply = script.reply(turn)
+            reply = replies(turn)
             return reply.observation, reply.reward, None, dict(reply.info)
 
         return Made(replied)

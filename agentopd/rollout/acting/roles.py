@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -78,12 +78,6 @@ class Script(Protocol):
         """
         ...
 
-    def reply(self, turn: int) -> Reply:
-        """What the environment said after a turn when it was first played; see
-        `Direction.recorded`.
-        """
-        ...
-
 
 @dataclass(frozen=True)
 class Reply:
@@ -101,8 +95,8 @@ class Direction:
     Attributes:
         voices: who writes each turn; the last writes all further ones.
         script: what is said before anybody is asked.
-        recorded: whether the environment's replies are the script's too: it is reset, and no step
-            is made in it.
+        replies: what is said after each turn in place of the environment, which is reset and in
+            which no step is made; None where it is played.
         teller: what told voices read; None where nobody is told anything.
         told_history: whether what was told stands in the history that is kept and learnt from;
             otherwise whoever is told reads a history of their own.
@@ -113,7 +107,7 @@ class Direction:
 
     voices: tuple[Voice, ...] = (STUDENT,)
     script: Script | None = None
-    recorded: bool = False
+    replies: Callable[[int], Reply] | None = None
     teller: Teller | None = None
     told_history: bool = False
     learnt: Collection[Owner] = STUDENTS

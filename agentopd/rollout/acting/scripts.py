@@ -30,7 +30,7 @@ class Replayed:
         return self._demonstration.turns[turn].observation if known else None
 
     def reply(self, turn: int) -> Reply:
-        """See `Script.reply`; to what was not replayed nothing is known to be said."""
+        """See `Direction.replies`; to what is not replayed nothing is known to be said."""
         turns = self._demonstration.turns
         if turn >= self._turns or turn + 1 >= len(turns):
             return Reply()
@@ -66,7 +66,3 @@ class Solution:
     def heard(self, turn: int) -> str | None:
         """See `Script.heard`: nobody has played it before."""
         return None
-
-    def reply(self, turn: int) -> Reply:
-        """See `Script.reply`."""
-        raise NotImplementedError("a solution has no record of what the environment said")

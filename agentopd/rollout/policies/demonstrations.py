@@ -11,7 +11,7 @@ from pydantic import PrivateAttr
 from agentopd.base.types import Owner, Trajectory
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
-from agentopd.rollout.policies.base import Rollout
+from agentopd.rollout.policies.base import Cast, Rollout
 from agentopd.rollout.sampler import Sampler
 from agentopd.stored.demonstrations import Selection, read_demonstrations
 
@@ -36,18 +36,20 @@ class DemonstrationsRollout(Rollout, kind="demonstrations"):
 
     _read: dict[str, list[Trajectory]] = PrivateAttr(default_factory=dict)
 
-    def collect(
-        self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
-    ) -> list[Trajectory]:
-        """See `Rollout.collect`.
+    def prepare(self, cast: Cast) -> None:
+        """See `Rollout.prepare`.
 
         Raises:
             ValueError: there are no demonstrations, or the student cannot read them.
         """
-        if self.path not in self._read:
-            store = read_demonstrations(Path(self.path), self.keep)
-            check_readable(store, student, self.path)
-            self._read[self.path] = store
+        store = read_demonstrations(Path(self.path), self.keep)
+        check_readable(store, cast.student, self.path)
+        self._read[self.path] = store
+
+    def collect(
+        self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
+    ) -> list[Trajectory]:
+        """See `Rollout.collect`."""
         store, first = self._read[self.path], step * self.episodes
         taken = (nth(len(store), seed, first + i) for i in range(self.episodes))
         return [

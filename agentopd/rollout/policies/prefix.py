@@ -89,9 +89,10 @@ class PrefixRollout(Directed, kind="prefix"):
             return Direction(script=Solution(lambda length: self._count(length, task, seed)))
         demonstration = self._demonstration(task, seed)
         turns = self._count(len(demonstration.turns), task, seed)
+        script = Replayed(demonstration, turns)
         return Direction(
-            script=Replayed(demonstration, turns),
-            recorded=self.single,
+            script=script,
+            replies=script.reply if self.single else None,
             turns=turns + 1 if self.single else None,
         )
 
