@@ -24,8 +24,9 @@ from agentopd.commands import (
     serving,
 )
 from agentopd.commands import parameters as given
+from agentopd.commands.called.collect import collect
+from agentopd.commands.called.zoo import zoo
 from agentopd.commands.place import place
-from agentopd.commands.zoo import zoo
 from agentopd.environment.contract import HELD_OUT_SEED
 from agentopd.parallel.launched import refuse_several
 
@@ -39,6 +40,7 @@ app = typer.Typer(
 _TRAIN, _LOOK, _ENVIRONMENTS, _MODELS = "Train", "Look", "Environments", "Models"
 """The panels of the help; they stand in the order of their first commands."""
 app.add_typer(zoo, name="zoo", rich_help_panel=_MODELS)
+app.command(rich_help_panel=_TRAIN)(collect)
 
 
 @app.callback(invoke_without_command=True)

@@ -14,6 +14,7 @@ from trajectories import played
 from agentopd.base.types import Briefed, Lesson, Trajectory
 from agentopd.learning.learner import Learner, Update
 from agentopd.mixes.advantages import Grpo
+from agentopd.mixes.gold import NONE, GoldEpisodes
 from agentopd.models.adapters import LoraSettings
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import LanguageModel, StudentSettings, load_model
@@ -45,6 +46,7 @@ class Scene:
         trajectories: Sequence[Trajectory] | None = None,
         processes: Processes = ALONE,
         frozen: Sequence[str] = (),
+        gold: GoldEpisodes = NONE,
     ) -> tuple[Update, torch.Tensor | None, LanguageModel]:
         """One update of a copy of the student: its record, the gradient, the copy.
 
@@ -68,6 +70,7 @@ class Scene:
                 for lesson in (self.lessons if lessons is None else lessons)
             ],
             step=0,
+            gold=gold,
         )
         return update, seen[0] if seen else None, twin
 

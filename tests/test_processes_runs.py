@@ -20,8 +20,8 @@ from agentopd.parallel.group import ProcessLost
 from agentopd.parallel.processes import ALONE, Processes
 from agentopd.running.checkpoint import load_progress
 from agentopd.running.reading import parse_config
-from agentopd.running.storage import load_trajectories
 from agentopd.running.train import train
+from agentopd.stored.trajectories import load_trajectories
 
 STEPS = 4
 

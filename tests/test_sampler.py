@@ -13,7 +13,7 @@ from scripted import alone, random_model, toy_tokenizer
 from agentopd.models.model import LanguageModel
 from agentopd.rollout import transformers_sampler
 from agentopd.rollout.sampler import Completion, Request, answers
-from agentopd.rollout.transformers_sampler import TransformersSampler, _Row
+from agentopd.rollout.transformers_sampler import Row, TransformersSampler
 
 Asked = dict[tuple[int, int], tuple[list[int], Completion]]
 """(conversation, turn) -> (context, answer)."""
@@ -256,7 +256,7 @@ def test_long_prompts_are_read_in_pieces(
     widths: list[int] = []
     feed = TransformersSampler._feed
 
-    def noting(self: TransformersSampler, rows: list[_Row], first: int, width: int) -> object:
+    def noting(self: TransformersSampler, rows: list[Row], first: int, width: int) -> object:
         widths.append(width * len(rows))
         return feed(self, rows, first, width)
 

@@ -14,7 +14,7 @@ from agentopd.models.model import LanguageModel
 from agentopd.rollout import transformers_sampler
 from agentopd.rollout.sampler import Completion, Request, answers
 from agentopd.rollout.sharing import common, followers, longest_common
-from agentopd.rollout.transformers_sampler import TransformersSampler, _Row
+from agentopd.rollout.transformers_sampler import Row, TransformersSampler
 
 TOKENIZER = toy_tokenizer()
 
@@ -38,7 +38,7 @@ def endless() -> LanguageModel:
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     found, feed = Calls(), TransformersSampler._feed
 
-    def noting(self: TransformersSampler, rows: list[_Row], first: int, width: int) -> torch.Tensor:
+    def noting(self: TransformersSampler, rows: list[Row], first: int, width: int) -> torch.Tensor:
         found.read.append({row.key: min(width, len(row.left)) for row in rows})
         return feed(self, rows, first, width)
 

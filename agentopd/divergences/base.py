@@ -27,12 +27,14 @@ from agentopd.signal.tokens import Tokens
 
 @dataclass(frozen=True)
 class Row:
-    """What else is known of each token: the teacher's entropy over the whole vocabulary, and the
-    reference model's log-probabilities of the categories, where there is one.
+    """What else is known of each token: the teacher's entropy over the whole vocabulary, the
+    reference model's log-probabilities of the categories, where there is one, and whether the
+    teacher wrote it; where that is None it wrote none.
     """
 
     teacher_entropy_N: torch.Tensor
     reference_NK: torch.Tensor | None = None
+    acted_N: torch.Tensor | None = None
 
 
 class Divergence(Part, family="divergence"):

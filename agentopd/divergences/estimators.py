@@ -41,6 +41,12 @@ class Estimator(Part, family="estimator"):
     baseline_free: ClassVar[bool] = False
     """Whether a number that depends on the history alone, added to the teacher's log-probability,
     leaves the expected gradient on the rollout's own policy as it is."""
+
+    @property
+    def corrects(self) -> bool:
+        """Whether it weighs a token by how likely the student was to draw it, whoever drew it."""
+        return True
+
     gate: ClassVar[bool] = False
     """Whether its values are those of a gate, which probes show beside the weights'."""
 
@@ -90,6 +96,11 @@ class K1(Estimator, kind="k1"):
     baseline_free: ClassVar[bool] = True
 
     stale: bool = False
+
+    @property
+    def corrects(self) -> bool:
+        """See `Estimator.corrects`."""
+        return not self.stale
 
     def per_token(
         self, logprob_N: torch.Tensor, teacher_N: torch.Tensor, tokens: Tokens
@@ -182,6 +193,11 @@ class K2(Estimator, kind="k2"):
 
     corrected: bool = True
 
+    @property
+    def corrects(self) -> bool:
+        """See `Estimator.corrects`."""
+        return self.corrected
+
     def per_token(
         self, logprob_N: torch.Tensor, teacher_N: torch.Tensor, tokens: Tokens
     ) -> torch.Tensor:
@@ -227,6 +243,11 @@ class Gated(Estimator, kind="gated"):
     gate: ClassVar[bool] = True
 
     beta: float = Field(default=5.0, ge=0)
+
+    @property
+    def corrects(self) -> bool:
+        """See `Estimator.corrects`."""
+        return False
 
     @field_validator("beta")
     @classmethod

@@ -169,6 +169,43 @@ class EntropySwitched(Divergence, kind="entropy_switched"):
         return (one_N if self.reading == "additive" else one_N - forward_N), forward_N
 
 
+class ByOwner(Divergence, kind="by_owner"):
+    """The reverse KL at the tokens that the student wrote, the forward KL at those that the teacher
+    wrote (Guided-OPD 2606.15912).
+
+    At whole distributions: of the student's tokens the k1 advantage, of the teacher's their
+    likelihood, is each an estimate of it.
+
+    Args:
+        share: of the forward KL; the reverse KL has the rest.
+    """
+
+    share: float = Field(default=0.5, gt=0, lt=1)
+
+    def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
+        """See `Divergence.value`."""
+        reverse_N, forward_N = self._shares(row)
+        return reverse_N * kl(p_NK, _where(reverse_N, q_NK, p_NK)) + forward_N * kl(
+            _where(forward_N, q_NK, p_NK), p_NK
+        )
+
+    def closed_form(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Divergence.closed_form`."""
+        reverse_N, forward_N = self._shares(row)
+        down_N, down_NK = _reverse(p_NK, _where(reverse_N, q_NK, p_NK))
+        up_N, up_NK = _forward(p_NK, _where(forward_N, q_NK, p_NK))
+        pull_NK = down_NK.mul_(reverse_N[:, None]).add_(up_NK.mul_(forward_N[:, None]))
+        return reverse_N * down_N + forward_N * up_N, pull_NK
+
+    def _shares(self, row: Row) -> tuple[torch.Tensor, torch.Tensor]:
+        """How much the reverse and the forward KL count, (N,) each."""
+        like_N = row.teacher_entropy_N
+        acted_N = like_N.new_zeros(len(like_N)) if row.acted_N is None else row.acted_N.to(like_N)
+        return (1 - self.share) * (1 - acted_N), self.share * acted_N
+
+
 def _where(share_N: torch.Tensor, q_NK: torch.Tensor, p_NK: torch.Tensor) -> torch.Tensor:
     """q where it counts; elsewhere p, of which an infinite divergence cannot come."""
     return torch.where(share_N[:, None] > 0, q_NK, p_NK)

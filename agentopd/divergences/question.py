@@ -21,6 +21,7 @@ class Question:
         temperature: of all models' distributions.
         ranks: whether to count the tokens that are likelier than the sampled one.
         keep: how many likeliest tokens of each model to keep with both models' log-probabilities.
+        acted_N: bool, which of the tokens the teacher wrote; None for none.
         tile: how many numbers one tensor of logits may hold.
 
     Raises:
@@ -32,6 +33,7 @@ class Question:
     temperature: float = 1.0
     ranks: bool = False
     keep: int = 0
+    acted_N: torch.Tensor | None = None
     tile: int = 13 * 2**22
 
     def __post_init__(self) -> None:

@@ -193,7 +193,9 @@ class Strip:
             return replace(self, measured=found)
         support = divergence.support
         chosen = support.select(student_rV, teacher_rV, self.reference_rV)
-        row = Row(teacher.entropy_N, chosen.reference_NK)
+        acted_N = self.question.acted_N
+        acted_r = None if acted_N is None else acted_N[self.rows]
+        row = Row(teacher.entropy_N, chosen.reference_NK, acted_r)
         value_r, pull_rK = divergence.compare(chosen.student_NK, chosen.teacher_NK, row)
         found = replace(found, divergence_N=value_r, mass_N=chosen.mass_N)
         return replace(self, measured=found, pull_rV=support.spread(chosen, pull_rK, student_rV))

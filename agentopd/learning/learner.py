@@ -19,6 +19,7 @@ from agentopd.learning.objective import Objective, Plan
 from agentopd.learning.optimizer import MasterAdamW, MasterAdamW8bit
 from agentopd.learning.survey import Survey
 from agentopd.mixes.base import Mix
+from agentopd.mixes.gold import NONE, GoldEpisodes
 from agentopd.models.batching import together
 from agentopd.models.head import Head
 from agentopd.models.model import LanguageModel
@@ -28,11 +29,12 @@ from agentopd.parallel.episodes import own_episodes
 from agentopd.parallel.processes import ALONE, Processes
 from agentopd.probes.collector import Collector
 from agentopd.probes.token import channel_ratios
-from agentopd.rollout.policies import truncation_of
+from agentopd.rollout.policies import Rollout, truncation_of
+from agentopd.signal.aggregate import Aggregator
 from agentopd.signal.evidence import Measured, check_measured
 from agentopd.signal.payments import Payment
 from agentopd.signal.scores import Scored, join_scores, split_scores
-from agentopd.signal.tokens import Tokens
+from agentopd.signal.tokens import Tokens, acted, foreign
 from agentopd.teacher import Teacher
 from agentopd.units.base import Unit
 
@@ -101,21 +103,31 @@ class Learner:
         )
 
     def update(
-        self, trajectories: Sequence[Trajectory], lessons: Sequence[Lesson], step: int
+        self,
+        trajectories: Sequence[Trajectory],
+        lessons: Sequence[Lesson],
+        step: int,
+        gold: GoldEpisodes = NONE,
     ) -> Update:
         """Learn from a step's trajectories.
 
         Those without a lesson take part in the reinforcement-learning term alone; those that ended
         in an error, in none. Every process is given the whole step and the same plan of it, passes
         its own episodes, and makes the step of all.
+
+        Args:
+            gold: demonstrations whose likelihood is raised beside that.
         """
         own = own_episodes(self.processes, trajectories)
+        rollout = self.method.rollout_at(step, self.history)
+        if rollout.recomputes:
+            trajectories, lessons = self._recomputed(trajectories, lessons, rollout, own)
         usable = lessons if self.method.mix.distil_coefficient else ()
         taught = [x for x in usable if x.taught and _learnable(x.trajectory)]
         episodes = {x.trajectory.episode for x in taught}
         untaught = [
             Lesson(trajectory=t)
-            for t in trajectories
+            for t in self.method.mix.chosen([t for t in trajectories if _learnable(t)])
             if t.episode not in episodes and _learnable(t)
         ]
         probes = Collector(self.method.probe)
@@ -126,22 +138,22 @@ class Learner:
         self.method.unit.learn([x.trajectory for x in (*taught, *untaught)])
         survey = None
         if taught and self.objective.needs_survey(taught, step):
-            survey = self._survey(taught, own, self.method.divergence_at(step, self.history))
+            divergence = self.method.divergence_at(step, self.history)
+            survey = self._survey(taught, own, divergence, rollout)
         plan = Plan.of(self.method, taught, untaught, step, self.history, survey)
         learnt = self.objective.learnt(plan)
         payments = _payments(self.method.unit, [*taught, *untaught], plan)
-        if not learnt:
-            why = "no teacher signal and no advantage"
+        if not learnt and not gold.trajectories:
             found = probes.together(self.processes).result()
-            return Update(None, {}, found, why, payments=payments)
+            return Update(None, {}, found, _nothing(self.method.mix), payments=payments)
         passed = [x for x in untaught if x.trajectory.episode in own & learnt]
-        batches = self._batches(_among(own, taught)) + self._batches(passed)
+        batches = self._batches(_among(own, taught)) + self._batches(passed) if learnt else []
         scored = list[Scored]()
-        totals, skipped = self._pass(batches, plan, step, _Witness(probes, scored))
+        totals, skipped = self._pass(batches, plan, step, gold, _Witness(probes, scored))
         for _ in range(1, self.settings.epochs):
             if not skipped:
-                again, skipped = self._pass(batches, plan, step)
-                totals["drift"] = again["sampler_gap"]
+                again, skipped = self._pass(batches, plan, step, gold)
+                totals["drift"] = again.get("sampler_gap", 0.0)
         seen = probes.together(self.processes)
         scalars = {
             **seen.means(),
@@ -158,12 +170,14 @@ class Learner:
         batches: list[list[Lesson]],
         plan: Plan,
         step: int,
+        gold: GoldEpisodes,
         witness: _Witness | None = None,
     ) -> tuple[dict[str, float], str]:
         """Learn from all micro-batches with one step of the optimizer; what it was like, and why it
         was skipped, if it was.
         """
-        own = _combined(self._accumulate(batch, plan, witness) for batch in batches)
+        passed = (self._accumulate(batch, plan, witness) for batch in batches)
+        own = _combined([*passed, self._follow(gold)])
         totals = _combined(self.processes.gather([own]))
         self.processes.add_gradients(self.optimizer.held)
         norm = float(torch.nn.utils.clip_grad_norm_(self.optimizer.held, self.settings.clip))
@@ -175,18 +189,46 @@ class Learner:
         return [[lessons[i] for i in batch] for batch in batches]
 
     @torch.no_grad()
-    def _survey(self, taught: list[Lesson], own: set[int], divergence: Divergence) -> Survey:
+    def _survey(
+        self, taught: list[Lesson], own: set[int], divergence: Divergence, rollout: Rollout
+    ) -> Survey:
         """What the models say of all taught episodes, before anything is learnt of them."""
         said = list[Scored]()
         for batch in self._batches(_among(own, taught)):
             tokens = Tokens.of(batch, self.student.device)
             hidden_NH = self._hidden(self.student, batch)
-            measured = self._measure(batch, hidden_NH, tokens, divergence)
+            measured = self._measure(batch, hidden_NH, tokens, divergence, rollout)
             check_measured(measured, tokens, batch)
             said += split_scores(measured, tokens, batch, self.student.vocabulary)
         found = {one.lesson.trajectory.episode: one for one in self.processes.gather(said)}
         ordered = [found[x.trajectory.episode] for x in taught]
         return Survey.of([one.lesson for one in ordered], join_scores(ordered))
+
+    @torch.no_grad()
+    def _recomputed(
+        self,
+        trajectories: Sequence[Trajectory],
+        lessons: Sequence[Lesson],
+        rollout: Rollout,
+        own: set[int],
+    ) -> tuple[list[Trajectory], list[Lesson]]:
+        """The same, with the student's log-probabilities where tokens were sampled by who was told
+        more than stands in the history that is learnt under: ratios begin at 1 there.
+        """
+        told = [t for t in trajectories if t.told is not None and _learnable(t)]
+        anew = list[Trajectory]()
+        for batch in self._batches(_among(own, [Lesson(trajectory=t) for t in told])):
+            tokens = Tokens.of(batch, self.student.device)
+            question = Question(tokens.ids_N, None, rollout.temperature or 1.0)
+            head = self.student.head(self._hidden(self.student, batch))
+            own_N = measure(question, head, None).student.logprob_N.cpu().numpy()
+            for number, trajectory in enumerate(x.trajectory for x in batch):
+                mine_N = own_N[(tokens.lesson_N == number).cpu().numpy()]
+                anew.append(_relearnt(trajectory, mine_N))
+        found = {t.episode: t for t in (*trajectories, *self.processes.gather(anew))}
+        return list(found.values()), [
+            replace(x, trajectory=found[x.trajectory.episode]) for x in lessons
+        ]
 
     def _accumulate(
         self, batch: list[Lesson], plan: Plan, witness: _Witness | None
@@ -199,7 +241,8 @@ class Learner:
         coefficient_N = self.objective.coefficients(tokens, batch, plan)
         most = self.method.save.scores_top_k
         keep = max(self.method.probe.keep, most) if witness else 0
-        measured = self._measure(batch, leaf_NH, tokens, plan.divergence, coefficient_N, keep)
+        asked = plan.divergence, plan.rollout
+        measured = self._measure(batch, leaf_NH, tokens, *asked, coefficient_N, keep)
         check_measured(measured, tokens, batch)
         channels = self.objective.channels(measured, tokens, batch, plan)
         if witness:
@@ -213,15 +256,34 @@ class Learner:
         several = _both_channels(self.method.mix) and not summands
         if leaf_NH.grad is not None:
             hidden_NH.backward(leaf_NH.grad)
-        own_N, truncation = measured.student.logprob_N.detach(), truncation_of(self.method.rollout)
+        own_N, truncation = measured.student.logprob_N.detach(), truncation_of(plan.rollout)
         gap_N = truncation.unexplained(own_N, tokens.behaviour_N)
+        gap_N = gap_N.masked_fill(foreign(batch, gap_N.device), 0.0)
         return {
             "loss": sum(term.item() for term in terms.values()),
-            "sampler_gap": gap_N.max().item(),
+            **({} if self.method.mix.imitates else {"sampler_gap": gap_N.max().item()}),
             **(norms if several else {}),
             **{f"advantage_{k}": v.norm().item() for k, v in summands.items()},
             **{f"loss_{k}": v.item() for k, v in terms.items()},
         }
+
+    def _follow(self, gold: GoldEpisodes) -> dict[str, float]:
+        """Add the gradient of the gold episodes' likelihood; returns its part of the loss."""
+        lessons = [Lesson(trajectory=t) for t in gold.trajectories]
+        average = Aggregator.of(lessons, self.method.unit.normalise, self.method.unit.budget)
+        found = 0.0
+        own = self.processes.share(lessons, lambda x: x.trajectory.episode, _length)
+        for batch in self._batches(own):
+            tokens = Tokens.of(batch, self.student.device)
+            hidden_NH = self._hidden(self.student, batch)
+            question = Question(ids_N=tokens.ids_N, divergence=None)
+            measured = measure(question, self.student.head(hidden_NH), None, None)
+            check_measured(measured, tokens, batch)
+            loss_N = -average.factor(tokens) * measured.student.logprob_N
+            term = gold.coefficient * loss_N.sum()
+            term.backward()
+            found += term.item()
+        return {"loss": found, "loss_gold": found} if lessons else {}
 
     def _hidden(self, model: LanguageModel, batch: Sequence[Lesson]) -> torch.Tensor:
         """(N, H) a model's hidden states before the trainable tokens, in the student's context."""
@@ -236,15 +298,19 @@ class Learner:
         hidden_NH: torch.Tensor,
         tokens: Tokens,
         divergence: Divergence,
+        rollout: Rollout,
         coefficient_N: torch.Tensor | None = None,
         keep: int = 0,
     ) -> Measured:
-        """What student and teacher say, both at the rollout's temperature."""
+        """What student and teacher say, both at the rollout's temperature; where tokens are made
+        likelier, whoever drew them, at the model's own.
+        """
         teacher = self.teacher.speaker(batch) if batch[0].taught else None
         question = Question(
             ids_N=tokens.ids_N,
             divergence=None if teacher is None or divergence.sampled else divergence,
-            temperature=self.method.rollout.temperature or 1.0,
+            temperature=1.0 if self.method.mix.imitates else rollout.temperature or 1.0,
+            acted_N=acted(batch, tokens.ids_N.device),
             keep=keep if teacher is not None and teacher.whole else 0,
             ranks=bool(self.method.save.scores_top_k)
             or any(weight.needs_ranks for weight in self.method.weight),
@@ -286,6 +352,10 @@ class Learner:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return "" if np.isfinite(norm) else "the gradient is not finite"
+
+
+def _length(lesson: Lesson) -> int:
+    return len(lesson.trajectory.ids)
 
 
 def _among(own: set[int], lessons: Sequence[Lesson]) -> list[Lesson]:
@@ -330,5 +400,21 @@ def _both_channels(mix: Mix) -> bool:
     return mix.distils and bool(mix.distil_coefficient) and mix.rl_channel is not None
 
 
+def _nothing(mix: Mix) -> str:
+    """Why a step has nothing to learn from."""
+    if mix.imitates:
+        return f"mix: {mix.kind} keeps no token of the step"
+    return "no teacher signal and no advantage"
+
+
 def _learnable(trajectory: Trajectory) -> bool:
     return trajectory.end is not EndReason.ERROR and bool(trajectory.trainable.any())
+
+
+def _relearnt(trajectory: Trajectory, own_N: np.ndarray) -> Trajectory:
+    """The trajectory as the student would have sampled it from the history that is kept."""
+    assert trajectory.told is not None
+    own_T = np.full_like(trajectory.logprob, np.nan)
+    own_T[trajectory.trainable] = own_N
+    logprob = np.where(trajectory.told & trajectory.trainable, own_T, trajectory.logprob)
+    return replace(trajectory, logprob=logprob)

@@ -6,7 +6,7 @@ Everything that one step of learning depends on stands here; where and how long 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -25,15 +25,16 @@ from agentopd.divergences.kl import ReverseKL
 from agentopd.learning.controls import ControlName, controlled_sources, controlled_teacher
 from agentopd.mixes.base import Mix
 from agentopd.mixes.modulating import Multiplicative
-from agentopd.mixes.refusals import check_advice, check_modulation
-from agentopd.mixes.schedules import History, Schedule
+from agentopd.mixes.refusals import check_advice, check_imitation, check_modulation
 from agentopd.mixes.scored import Scoring
 from agentopd.mixes.shared import DistilOnly
 from agentopd.privilege.sources import SkillSummary, Source
 from agentopd.privilege.view import SystemView, ViewBuilder
+from agentopd.privilege.whispered import Told
 from agentopd.probes.settings import ProbeSettings
 from agentopd.rollout.policies import Rollout, StudentRollout, truncation_of
 from agentopd.signal.beside import Beside
+from agentopd.signal.schedules import History, Schedule
 from agentopd.teacher import Teacher
 from agentopd.units.base import Unit
 from agentopd.units.stretches import TokenUnit
@@ -52,9 +53,13 @@ AXES = (
     "schedule",
 )
 
-Channel = Literal["distil", "rl", "strength", "target", "learning_rate"]
+Played = Literal["temperature", "top_p", "top_k", "turns", "tokens", "share", "left"]
+"""Numbers of a rollout that a schedule can be attached to: those of its `tunable`."""
+_PLAYED: tuple[Played, ...] = get_args(Played)
+Channel = Literal["distil", "rl", "strength", "target", "learning_rate"] | Played
 """What a schedule can be attached to: a channel's term, a mix's `strength`, the number in the
-divergence's target (veto's `beta`, extrapolate's `scale`), the learning rate."""
+divergence's target (veto's `beta`, extrapolate's `scale`), the learning rate, and the rollout's
+numbers."""
 
 
 class LearnerSettings(Settings):
@@ -194,17 +199,31 @@ class Method(Settings):
             return self.divergence
         return self.divergence.aimed(self.factor("target", step, history))
 
+    def rollout_at(self, step: int, history: History = ()) -> Rollout:
+        """The rollout with its numbers as their schedules have them at a step, after the steps of
+        the history.
+        """
+        factors = dict[str, float]()
+        for name in _PLAYED:
+            if name in self.schedule:
+                factors[name] = self.factor(name, step, history)
+        return self.rollout.tuned(factors)
+
     @model_validator(mode="after")
     def _makes_sense(self) -> Method:
         self._take_control()
+        self.rollout.tuned({x: 1.0 for x in _PLAYED if x in self.schedule})
+        self._check_actors()
         if "target" in self.schedule:
             self.divergence.aimed(1.0)
+        self._check_replay()
         self.mix.check(self.beside)
         if self.mix.distil_coefficient:
             self.teacher.check(self.beside)
-        self._check_truncation()
+        self._check_truncation(self.rollout)
         self._check_ratio()
         check_advice(self.mix, self.weight)
+        check_imitation(self.mix, self.weight)
         if isinstance(self.mix, Multiplicative):
             check_modulation(self.weight, self.unit)
         self.unit.check(self.beside)
@@ -220,13 +239,64 @@ class Method(Settings):
     def learns_from_samples(self) -> bool:
         """Whether gradients are averages over the tokens that were sampled."""
         distils = bool(self.mix.distil_coefficient) and self.mix.distils
-        return self.mix.rl_channel is not None or (distils and self.divergence.sampled)
+        return self.mix.learns_from_samples or (distils and self.divergence.sampled)
 
-    def _check_truncation(self) -> None:
+    def _check_replay(self) -> None:
+        """What others have written is no sample of the student, and has no ratio to it."""
+        if self.rollout.replays and self.learns_from_samples:
+            name = "divergence.support: sampled" if not self.mix.learns_from_samples else "mix"
+            raise ValueError(
+                f"rollout: {self.rollout.kind} reads what others wrote, and {name} as it is set "
+                f"(mix: {self.mix.kind}) learns from tokens as samples of the student, which these "
+                "are not: use mix: nll, or mix: distil with divergence.support: full"
+            )
+
+    def check_schedules(self, steps: int) -> None:
+        """What the rollout's schedules come to in a run of so many steps.
+
+        Raises:
+            ValueError: a number leaves its bounds, or what is learnt then makes no sense.
+        """
+        for name in _PLAYED:
+            if name in self.schedule:
+                for factor in self.schedule[name].bounds(steps):
+                    tuned = self.rollout.tuned({name: factor})
+                    if self.rollout.temperature and not tuned.temperature:
+                        raise ValueError(
+                            "schedule.temperature takes rollout.temperature to 0, at which tokens "
+                            "are no samples any more: let it end above"
+                        )
+                    self._check_truncation(tuned)
+
+    def _check_actors(self) -> None:
+        """Whoever is told must be there to be told, and in time."""
+        if self.rollout.tells and not isinstance(self.view, Told):
+            raise ValueError(
+                f"rollout: {self.rollout.kind} has somebody act who is told what the teacher would "
+                f"be, and view: {self.view.kind} puts it where an actor could not read it in time: "
+                "use view: system or every_turn"
+            )
+        estimator, rollout = self.divergence.estimated_by, self.rollout
+        distils = bool(self.mix.distil_coefficient) and self.mix.distils
+        drawn_by_others = rollout.foreign and not rollout.recomputes
+        if distils and drawn_by_others and estimator and not estimator.corrects:
+            raise ValueError(
+                f"divergence.estimator: {estimator.kind} as it is set takes every token for one "
+                f"that the student has drawn from what it learns under, and rollout: "
+                f"{rollout.kind} has others draw some: without an importance ratio their average "
+                "is not the student's. Use estimator: k1, rho_k3 or truncated, or support: full"
+            )
+        if self.rollout.tells and not self.privilege:
+            raise ValueError(
+                f"rollout: {self.rollout.kind} has somebody act who is told something, and no "
+                "source of privilege tells anything: name one, such as ground_truth"
+            )
+
+    def _check_truncation(self, rollout: Rollout) -> None:
         """An importance ratio begins at the share of probability that sampling keeps: where that
         lies outside of a clip's bounds, tokens with a negative advantage are never learnt from.
         """
-        truncation, estimator = truncation_of(self.rollout), self.divergence.estimated_by
+        truncation, estimator = truncation_of(rollout), self.divergence.estimated_by
         if not truncation or not self.learns_from_samples:
             return
         rl, clips = self.mix.rl_channel, dict[str, float]()

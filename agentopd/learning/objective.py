@@ -13,11 +13,12 @@ from agentopd.learning.method import Method
 from agentopd.learning.survey import Survey
 from agentopd.mixes.base import Route
 from agentopd.mixes.channels import Channels, Distillation, Reinforcement
-from agentopd.mixes.schedules import History
 from agentopd.mixes.scored import Scoring
+from agentopd.rollout.policies import Rollout
 from agentopd.signal.aggregate import Aggregator
 from agentopd.signal.evidence import Evidence, Measured, NotYetAsked, UnaskedEvidence
 from agentopd.signal.groups import group_success
+from agentopd.signal.schedules import History
 from agentopd.signal.tokens import Tokens
 from agentopd.units.spans import Span, SpanIndex
 from agentopd.weights.weighed import (
@@ -36,6 +37,7 @@ class Plan:
 
     Attributes:
         factors: of the schedules, by what they are attached to.
+        rollout: with its numbers as their schedules have them, as it has played.
         divergence: as its schedule has it.
         advantages: of each episode, by its number; empty without a reinforcement-learning channel.
         success: the share of solved episodes in each episode's group.
@@ -48,6 +50,7 @@ class Plan:
 
     step: int
     factors: dict[str, float]
+    rollout: Rollout
     divergence: Divergence
     advantages: dict[int, float]
     success: dict[int, float]
@@ -81,6 +84,7 @@ class Plan:
         plan = cls(
             step=step,
             factors={x: method.factor(x, step, history) for x in ("distil", "rl", "strength")},
+            rollout=method.rollout_at(step, history),
             divergence=method.divergence_at(step, history),
             advantages=mix.rl_channel.of(trajectories, rewards, history) if mix.rl_channel else {},
             success=group_success(trajectories),
@@ -90,7 +94,8 @@ class Plan:
             spans=spans,
             balance=unit.balance(list(spans.values())),
         )
-        return replace(plan, weighed=plan._known_weights(method, taught, survey))
+        weighed = everyone if mix.imitates else taught
+        return replace(plan, weighed=plan._known_weights(method, weighed, survey))
 
     def evidence(
         self,
@@ -252,12 +257,16 @@ class Objective:
             return None
         routes = [plan.routes[x.trajectory.episode] for x in batch]
         advantages = [plan.advantages[x.trajectory.episode] for x in batch]
+        likelihood_N = _spread([scheduled * route.likelihood for route in routes], tokens)
+        if self.method.mix.imitates:
+            assert plan.weighed is not None, "weights under a likelihood look at places alone"
+            likelihood_N = likelihood_N * self._planned(tokens, batch, plan.weighed).weight_N
         return Reinforcement(
             rule=rule,
             advantage_N=_spread(advantages, tokens),
             average_N=plan.rl.factor(tokens),
             scale_N=_spread([scheduled * route.rl for route in routes], tokens),
-            likelihood_N=_spread([scheduled * route.likelihood for route in routes], tokens),
+            likelihood_N=likelihood_N,
         )
 
     def _distil_scale(self, tokens: Tokens, batch: Sequence[Lesson], plan: Plan) -> torch.Tensor:

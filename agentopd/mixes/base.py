@@ -67,9 +67,22 @@ class Mix(Part, family="mix"):
         """What the distillation term is multiplied by; 0 means that no teacher is asked."""
         return 1.0
 
+    imitates: ClassVar[bool] = False
+    """Whether all of the loss is the likelihood of tokens, which weights may multiply."""
     distils: ClassVar[bool] = True
     """Whether the teacher's credit enters the loss by itself, whatever the advantages are. Where it
     does not, episodes without an advantage are left out."""
+
+    @property
+    def learns_from_samples(self) -> bool:
+        """Whether tokens are learnt from as samples of the student, whatever the teacher says."""
+        return self.rl_channel is not None
+
+    def chosen(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+        """Those of a step's episodes that are learnt from, with the tokens that are; the others
+        are as if they had not been played.
+        """
+        return list(trajectories)
 
     def routes(self, lessons: Sequence[Lesson]) -> dict[int, Route]:
         """How much each of the step's episodes, by number, counts in each channel."""
@@ -122,10 +135,11 @@ class Mix(Part, family="mix"):
 
     def _check_samples(self, beside: Beside) -> None:
         """What is learnt from the student's chances needs tokens that it has drawn by them."""
-        if beside.temperature or not (self.rl_channel or beside.sampled):
+        asked = self.learns_from_samples or (self.distils and beside.sampled)
+        if beside.temperature or not asked:
             return
         what, instead = f"mix: {self.kind}", ""
-        if not self.rl_channel:
+        if not self.learns_from_samples:
             what, instead = "divergence.support: sampled", ", or support: full"
         raise ValueError(
             f"{what} learns from tokens as samples of the student, and rollout.temperature: 0 "

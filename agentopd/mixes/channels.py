@@ -120,8 +120,15 @@ class Channels:
             loss_N = loss_N - rule.entropy_bonus * own.scale_N * student.entropy_N
         return (own.average_N * loss_N).sum()
 
-    def imitate(self) -> torch.Tensor:
-        """The likelihood term: of the tokens that are to be made likelier, -log p."""
-        own = self.reinforcement
+    def imitate(self, power: float = 0.0) -> torch.Tensor:
+        """The likelihood term: of the tokens that are to be made likelier, -log p.
+
+        Args:
+            power: of the token's own probability, with which it counts.
+        """
+        own, logprob_N = self.reinforcement, self.measured.student.logprob_N
         assert own is not None
-        return -(own.average_N * own.likelihood_N * self.measured.student.logprob_N).sum()
+        share_N = own.average_N * own.likelihood_N
+        if power:
+            share_N = share_N * (power * logprob_N.detach()).exp()
+        return -(share_N * logprob_N).sum()

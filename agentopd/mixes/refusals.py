@@ -19,7 +19,7 @@ from agentopd.units.base import Unit
 from agentopd.units.rubric.stand_ins import without_models
 from agentopd.units.spans import SpanIndex
 from agentopd.weights.base import Weight
-from agentopd.weights.weighed import weigh
+from agentopd.weights.weighed import weigh, weigh_unasked
 
 # N tokens of a synthetic step
 
@@ -82,6 +82,24 @@ def check_advice(mix: Mix, weights: Sequence[Weight]) -> None:
                 f"under mix: {_kind(mix)} no token that the teacher teaches has an advantage: its "
                 "weights would be the same whatever the teacher says. Use mix: multiplicative or "
                 "auxiliary, or another weight, such as gap_gate"
+            )
+
+
+def check_imitation(mix: Mix, weights: Sequence[Weight]) -> None:
+    """Whether weights under a likelihood can be known without asking a model.
+
+    Raises:
+        ValueError: one of them cannot.
+    """
+    if not mix.imitates:
+        return
+    lessons = SyntheticStep.of(Shape()).lessons
+    for weight in weights:
+        if weigh_unasked([without_models(weight)], lessons, 0) is None:
+            raise ValueError(
+                f"weight: {_kind(weight)} looks at what student and teacher say of a token, and "
+                f"mix: {_kind(mix)} asks no teacher: use weights of where a token stands, such as "
+                "early_tokens, or the mix's own power"
             )
 
 

@@ -117,6 +117,25 @@ class DeadGroupFallback(Auxiliary, kind="dead_group_fallback"):
         return found
 
 
+class HintedDistilled(Auxiliary, kind="hinted_distilled"):
+    """Episodes that were sampled under a hint learn from the teacher, all others from their reward
+    (HDPO 2603.23871): where the student fails alone, it learns what it does when it is told.
+
+    It reads which episodes were sampled by who was told more than stands in their history: those of
+    `rollout: {kind: hinted, learn_under: plain}`.
+
+    Args:
+        coefficient: of the distillation term.
+    """
+
+    coefficient: float = Field(default=0.1, gt=0)
+
+    def routes(self, lessons: Sequence[Lesson]) -> dict[int, Route]:
+        """See `Mix.routes`."""
+        told = {x.trajectory.episode: x.trajectory.told is not None for x in lessons}
+        return {e: Route(distil=float(hint), rl=float(not hint)) for e, hint in told.items()}
+
+
 def _shares(
     trajectories: Sequence[Trajectory], temperature: float
 ) -> list[tuple[Trajectory, float]]:

@@ -24,24 +24,37 @@ def draw(
     Returns:
         The ids (R,) and their log-probabilities (R,), as `Completion` has them.
     """
+    return pick(distribution(logits_RV, requests), uniform_R, requests)
+
+
+def distribution(logits_RV: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
+    """(R, V) log-probabilities of what may be drawn: tempered, truncated, renormalised; plain at
+    temperature 0.
+    """
     temperature_R = [request.temperature for request in requests]
     scale_R1 = logits_RV.new_tensor([[t or 1.0] for t in temperature_R])
     logprob_RV = torch.log_softmax(logits_RV / scale_R1, dim=-1)
     truncation_R = [r.truncation if r.temperature else WHOLE for r in requests]
-    if any(truncation_R):
-        logprob_RV = _truncated(logprob_RV, truncation_R)
+    return _truncated(logprob_RV, truncation_R) if any(truncation_R) else logprob_RV
+
+
+def pick(
+    logprob_RV: torch.Tensor, uniform_R: Sequence[float], requests: Sequence[Request]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sample from log-probabilities (R, V); see `draw`."""
+    device = logprob_RV.device
     cumulative_RV = logprob_RV.double().exp_().cumsum_(-1)
     # Scaled by the last sum, which rounding keeps from being exactly 1, and kept below it, so that
     # what is found has a probability.
     total_R1 = cumulative_RV[:, -1:]
     below_R1 = torch.nextafter(total_R1, torch.zeros_like(total_R1))
-    uniform_R1 = torch.tensor(uniform_R, dtype=torch.float64, device=logits_RV.device)[:, None]
+    uniform_R1 = torch.tensor(uniform_R, dtype=torch.float64, device=device)[:, None]
     target_R1 = torch.minimum(uniform_R1 * total_R1, below_R1)
     ids_R1 = torch.searchsorted(cumulative_RV, target_R1, right=True)
-    ids_R1.clamp_(max=logits_RV.shape[1] - 1)  # where logits are no numbers, nothing is found
-    if not all(temperature_R):
+    ids_R1.clamp_(max=logprob_RV.shape[1] - 1)  # where logits are no numbers, nothing is found
+    if not all(request.temperature for request in requests):
         likeliest_R1 = logprob_RV.argmax(-1, keepdim=True)
-        cold_R1 = torch.tensor([[not t] for t in temperature_R], device=logits_RV.device)
+        cold_R1 = torch.tensor([[not r.temperature] for r in requests], device=device)
         ids_R1 = torch.where(cold_R1, likeliest_R1, ids_R1)
     return ids_R1.squeeze(1), logprob_RV.gather(1, ids_R1).squeeze(1)
 

@@ -37,7 +37,7 @@ _MOST = 8192
 
 
 @dataclass(eq=False)
-class _Row:
+class Row:
     """A conversation: what the cache holds of it, and the answer it is giving, if it is.
 
     Attributes:
@@ -114,15 +114,15 @@ class TransformersSampler:
         """See `Sampler.sync`; answers under way are forgotten too."""
         self.student = student
         self._reach = reach_of(student.module.config, student.name)
-        self._known: dict[int, _Row] = {}
+        self._known: dict[int, Row] = {}
         self._start()
 
     def _start(self) -> None:
         """Nothing is known, and no memory held."""
-        self._places: list[_Row | None] = []
-        self._writing: list[_Row] = []
-        self._waiting: list[_Row] = []
-        self._joining: list[_Row] = []
+        self._places: list[Row | None] = []
+        self._writing: list[Row] = []
+        self._waiting: list[Row] = []
+        self._joining: list[Row] = []
         self._missed = 0
         layers = self.student.module.config.get_text_config().num_hidden_layers
         self._cache = RowCache(layers, self.student.device)
@@ -167,9 +167,9 @@ class TransformersSampler:
         while self._places[-1] is None:
             self._places.pop()
 
-    def _enter(self, key: int) -> _Row:
+    def _enter(self, key: int) -> Row:
         """A new conversation takes the first free place."""
-        row = self._known[key] = _Row(key)
+        row = self._known[key] = Row(key)
         if None in self._places:
             self._places[self._places.index(None)] = row
         else:
@@ -194,7 +194,7 @@ class TransformersSampler:
         self._writing = [r for r in (*self._writing, *joined) if r.request is not None]
         return sorted(found, key=lambda answer: answer.key)
 
-    def _next(self) -> tuple[list[_Row], int]:
+    def _next(self) -> tuple[list[Row], int]:
         """The rows of the next call, and the place of the first of them.
 
         Those who wait are let in when the tokens that they have missed by waiting are as many as
@@ -223,7 +223,7 @@ class TransformersSampler:
             return [*self._writing, *rows], 0
         return rows, len(self._writing)
 
-    def _readers(self) -> list[_Row]:
+    def _readers(self) -> list[Row]:
         """Those of who join that read now: what several begin with, one of them reads for all."""
         new = [row for row in self._joining if row.new]
         if not new:
@@ -237,11 +237,11 @@ class TransformersSampler:
         return [row for n, row in enumerate(self._joining) if n not in later]
 
     @torch.inference_mode()
-    def _share(self, rows: list[_Row]) -> None:
+    def _share(self, rows: list[Row]) -> None:
         """Copy what others have read of these rows' contexts."""
         known = sorted((row for row in self._known.values() if row.fed), key=lambda row: row.fed)
         read = [row.fed for row in known]
-        found: list[tuple[_Row, _Row, int]] = []
+        found: list[tuple[Row, Row, int]] = []
         for row in rows:
             number, count = longest_common(context := row.context, read)
             count = min(count, len(context) - 1)
@@ -262,7 +262,7 @@ class TransformersSampler:
         """Whether padding rows of so many tokens to a width costs less than a call of their own."""
         return rows * (width - tokens) <= _CALL
 
-    def _gather(self, batch: list[_Row], first: int) -> list[_Row]:
+    def _gather(self, batch: list[Row], first: int) -> list[Row]:
         """Let the batch lie side by side from place `first` on; returns it in that order."""
         keys = {row.key for row in batch}
         last = first + len(batch)
@@ -276,7 +276,7 @@ class TransformersSampler:
                 self._places[a], self._places[b] = self._places[b], self._places[a]
         return [row for row in self._places[first:last] if row is not None]
 
-    def _feed(self, rows: list[_Row], first: int, width: int) -> torch.Tensor:
+    def _feed(self, rows: list[Row], first: int, width: int) -> torch.Tensor:
         """Run the model on what the rows have left, `width` tokens of it at most.
 
         Returns:
@@ -304,16 +304,21 @@ class TransformersSampler:
         row_R, column_R = torch.tensor(ended, dtype=torch.long, device=device).reshape(-1, 2).T
         return self.student.logits(hidden_RQH[row_R, column_R])
 
-    def _say(self, rows: list[_Row], logits_RV: torch.Tensor) -> list[Answer]:
+    def _say(self, rows: list[Row], logits_RV: torch.Tensor) -> list[Answer]:
         """Draw each row's next token; the answers that end with it."""
         requests = [row.request for row in rows if row.request is not None]
-        uniform_R = [row.uniform[len(row.ids)] for row in rows]
-        ids_R, logprob_R = draw(logits_RV, uniform_R, requests)
+        ids_R, logprob_R = self._draw(rows, requests, logits_RV)
         found = []
         for row, token, logprob in zip(rows, ids_R.tolist(), logprob_R.tolist(), strict=True):
             if (said := row.say(token, logprob, self.student.stop_ids)) is not None:
                 found.append(Answer(row.key, said))
         return found
+
+    def _draw(
+        self, rows: Sequence[Row], requests: Sequence[Request], logits_RV: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next token (R,) of each row, and its log-probability (R,)."""
+        return draw(logits_RV, [row.uniform[len(row.ids)] for row in rows], requests)
 
 
 def check_actor(settings: ModelSettings) -> None:

@@ -84,6 +84,11 @@ class RunConfig(Method):
             )
         return self
 
+    @model_validator(mode="after")
+    def _plays_to_its_end(self) -> RunConfig:
+        self.check_schedules(self.steps)
+        return self
+
     def fresh(self) -> RunConfig:
         """The same settings, of parts that have not lived: no weights, no memory."""
         return RunConfig.model_validate(self.model_dump(mode="json")).telling(self._told)

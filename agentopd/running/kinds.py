@@ -4,6 +4,7 @@
 
 import agentopd.divergences.alpha
 import agentopd.divergences.kl
+import agentopd.mixes.likelihood
 import agentopd.mixes.modulating
 import agentopd.mixes.routing
 import agentopd.mixes.scored
@@ -11,7 +12,12 @@ import agentopd.mixes.shared
 import agentopd.privilege.controls
 import agentopd.privilege.sources
 import agentopd.privilege.view
-import agentopd.rollout.policies
+import agentopd.rollout.policies.demonstrations
+import agentopd.rollout.policies.hinted
+import agentopd.rollout.policies.mixed
+import agentopd.rollout.policies.prefix
+import agentopd.rollout.policies.student
+import agentopd.rollout.policies.truncated
 import agentopd.rollout.vllm.engines
 import agentopd.teachers.copies
 import agentopd.teachers.external

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from agentopd.parallel.episodes import known_elsewhere, own_episodes
 from agentopd.parallel.processes import ALONE, Processes, by_the_first
 from agentopd.privilege.sources import gather, missing_keys
 from agentopd.privilege.view import most_inserted
+from agentopd.privilege.whispered import Told, Whisper
 from agentopd.probes.collector import jsonable
 from agentopd.probes.rollout import rollout_probes
 from agentopd.probes.showcase import describe_episode
@@ -34,7 +36,7 @@ from agentopd.rollout.failures import (
     refuse_failures,
     unopened,
 )
-from agentopd.rollout.policies import Rollout
+from agentopd.rollout.policies.base import Cast, Rollout
 from agentopd.rollout.sampler import SamplerFailed
 from agentopd.running.checkpoint import (
     Progress,
@@ -97,12 +99,14 @@ class Run:
         for source in self.config.privilege:
             source.prepare(self.template)
         self.taught = bool(self.config.mix.distil_coefficient)
-        if self.taught:
+        self.taking_part = self.taught or self.config.rollout.needs_teacher
+        if self.taking_part:
             self.config.teacher.prepare(self.student)
         _refuse_unmoved(self.student)
         self.config.rollout.join(processes)
         self.learner = Learner(self.student, self.config.teacher, self.config, processes)
         self._start = self.student.digest() if self._needs_start() else ""
+        self.config.rollout.prepare(self._cast())
         self.memory = forecast(self.learner)
         alike = self.student.device.type == "cpu"  # a GPU is one process's own
         self.memory.check(memory_room(self.student.device), processes.local if alike else 1)
@@ -149,9 +153,10 @@ class Run:
             EveryEpisodeFailed, SamplerFailed: none could be played; the steps before are saved.
         """
         config = self.config
+        rollout = config.rollout_at(step, self.learner.history)
         try:
             with self.clock.stage("rollout"):
-                trajectories = self._roomy(config.rollout).collect(
+                trajectories = self._roomy(rollout).collect(
                     config.env, self.student, self.sampler.current(), config.seed, step
                 )
             refuse_failures(trajectories, f"of step {step + 1} ({self.out})")
@@ -160,6 +165,7 @@ class Run:
                 self.save()
             raise
         self.clock.student_tokens += sum(t.student_tokens for t in trajectories)
+        self.clock.teacher_tokens += sum(t.acted_tokens for t in trajectories)
         return trajectories
 
     def ask_teacher(self, trajectories: list[Trajectory], step: int) -> list[Lesson]:
@@ -206,7 +212,7 @@ class Run:
         with self.clock.stage("learner"):
             update = self.learner.update(trajectories, lessons, step)
         self.sampler.moved()
-        if self.taught:
+        if self.taking_part:
             self.config.teacher.sync(self.student, step)
         self.step = step + 1
         return update
@@ -252,7 +258,7 @@ class Run:
             room=self.room,
             start=self._start,
         )
-        teacher = self.config.teacher.tensors() if self.taught else {}
+        teacher = self.config.teacher.tensors() if self.taking_part else {}
         save_checkpoint(
             self.out / "checkpoints", self.student, self.learner.optimizer, teacher, progress
         )
@@ -303,8 +309,20 @@ class Run:
 
     def _needs_start(self) -> bool:
         """Whether the run stands on what it started from, and does not save it."""
-        frozen = self.taught and self.config.teacher.is_start
+        frozen = self.taking_part and self.config.teacher.is_start
         return bool(self.student.base) or frozen or self.learner.reference is not None
+
+    def _cast(self) -> Cast:
+        """Who can act beside the student, and what they can be told."""
+        config = self.config
+        teacher = config.teacher if self.taking_part else None
+        view = config.view
+        teller = partial(Whisper, config.privilege, view) if isinstance(view, Told) else None
+        return Cast(student=self.student, teacher=teacher, teller=teller)
+
+    def _temperature(self) -> float:
+        """At which this step's tokens are drawn, and the models compared."""
+        return self.config.rollout_at(self.step, self.learner.history).temperature or 1.0
 
     def _roomy(self, rollout: Rollout) -> Rollout:
         """The rollout, whose contexts leave room for the longest text that the teacher was told in
@@ -319,14 +337,14 @@ class Run:
     def _with_untold(self, lessons: list[Lesson]) -> list[Lesson]:
         """The lessons with what the teacher would say if it were told nothing."""
         teacher, view = self.config.teacher, self.config.view
-        temperature = self.config.rollout.temperature or 1.0
+        temperature = self._temperature()
         return with_untold(lessons, teacher, view, self.template, temperature)
 
     @by_the_first
     def _show(self, lessons: list[Lesson]) -> None:
         """Keep one episode for people to look at, as the teacher sees it before any learning."""
         teacher, unit = self.config.teacher, self.config.unit.kind
-        temperature = self.config.rollout.temperature or 1.0
+        temperature = self._temperature()
         described = describe_episode(self.student, teacher, lessons, unit, temperature)
         if described is not None:
             self._write("episode.json", json.dumps(described, indent=1) + "\n")

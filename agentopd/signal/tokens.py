@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from agentopd.base.types import Lesson
+from agentopd.base.types import Lesson, Owner
 
 # N trainable tokens of the micro-batch, K turns that have some, G groups of any kind
 
@@ -62,6 +62,26 @@ class Tokens:
         span = int(self.turn_N.max()) + 1 if len(self) else 1
         keys_K, at_N = torch.unique(self.lesson_N * span + self.turn_N, return_inverse=True)
         return Turns(at_N=at_N, lesson_K=keys_K // span, depth_K=keys_K % span)
+
+
+def acted(lessons: Sequence[Lesson], device: torch.device) -> torch.Tensor:
+    """(N,) bool, which trainable tokens the teacher wrote."""
+    trajectories = [lesson.trajectory for lesson in lessons]
+    found = [t.owner[t.trainable] == Owner.TEACHER for t in trajectories]
+    return torch.from_numpy(np.concatenate(found)).to(device)
+
+
+def foreign(lessons: Sequence[Lesson], device: torch.device) -> torch.Tensor:
+    """(N,) bool, which trainable tokens another policy has drawn than the student in the history
+    that it learns under: their behaviour log-probability is not the student's.
+    """
+    found = []
+    for trajectory in (lesson.trajectory for lesson in lessons):
+        other_T = trajectory.owner != Owner.STUDENT
+        if trajectory.told is not None:
+            other_T |= trajectory.told
+        found.append(other_T[trajectory.trainable])
+    return torch.from_numpy(np.concatenate(found)).to(device)
 
 
 @dataclass(frozen=True)

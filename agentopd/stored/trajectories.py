@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from agentopd.base.text import escaped
@@ -50,6 +51,8 @@ def save_trajectories(
     rows: dict[str, Any] = {
         **{name: [getattr(t, name) for t in trajectories] for name in (*_ARRAYS, *_NUMBERS)},
         **{name: [escaped(getattr(t, name)) for t in trajectories] for name in _NAMES},
+        "trainable": [t.trainable for t in trajectories],
+        "told": [t.told for t in trajectories],
         "success": [t.success for t in trajectories],
         "reward": [t.reward for t in trajectories],
         "end": [t.end.value for t in trajectories],
@@ -105,10 +108,16 @@ def _read(row: dict[str, Any]) -> Trajectory:
     return Trajectory(
         **arrays,
         **{name: row[name] for name in _PLAIN},
-        trainable=arrays["owner"] != Owner.TEMPLATE,
+        trainable=_flags(row.get("trainable"), arrays["owner"] != Owner.TEMPLATE),
+        told=_flags(row.get("told"), None),
         end=EndReason(row["end"]),
         messages=tuple(Message(**m) for m in json.loads(row["messages"])),
         turns=tuple(Turn(**u) for u in json.loads(row["turns"])),
         segments=tuple((a, b) for a, b in json.loads(row["segments"])),
         prompt=json.loads(row["prompt"]),
     )
+
+
+def _flags(column: Sequence[bool] | None, otherwise: npt.NDArray[np.bool_] | None) -> Any:
+    """A column of flags, one a token; `otherwise` in a file by a version that did not write it."""
+    return otherwise if column is None else np.array(column, dtype=np.bool_)

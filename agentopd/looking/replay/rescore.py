@@ -9,7 +9,6 @@ import torch
 
 from agentopd.base.parts import Settings
 from agentopd.base.types import Briefed, Lesson, Trajectory, View
-from agentopd.divergences.base import Divergence
 from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
 from agentopd.looking.replay.rows import Compared, Rows, compare_rows
@@ -21,7 +20,7 @@ from agentopd.privilege.sources import gather
 from agentopd.running.checkpoint import check_start, latest, load_progress, restore_weights
 from agentopd.running.config import RunConfig
 from agentopd.signal.scores import Scored, join_scores, split_scores
-from agentopd.signal.tokens import Tokens
+from agentopd.signal.tokens import Tokens, acted
 from agentopd.stored.trajectories import load_trajectories
 from agentopd.teacher import Teacher
 
@@ -58,11 +57,11 @@ def rescore(step: SavedStep, parts: RunConfig) -> tuple[list[Scored], Compared |
         Lesson(trajectory=t) for t in step.trajectories if learnable(t) and t.episode not in taught
     ]
     scored, compared = [], None
-    divergence = parts.divergence_at(step.number, step.history())
+    models = parts, step, student, reference
     if lessons:
-        scored, compared = _scored(parts, divergence, student, reference, lessons)
+        scored, compared = _scored(*models, lessons)
     if untaught:
-        scored += _scored(parts, divergence, student, reference, untaught)[0]
+        scored += _scored(*models, untaught)[0]
     order = {t.episode: place for place, t in enumerate(step.trajectories)}
     # The compared tokens keep their order, since the lessons' is that of the trajectories.
     return sorted(scored, key=lambda one: order[one.lesson.trajectory.episode]), compared
@@ -134,11 +133,13 @@ def _briefed(step: SavedStep, parts: RunConfig, template: ChatTemplate) -> list[
 
 def _scored(
     parts: RunConfig,
-    divergence: Divergence,
+    step: SavedStep,
     student: LanguageModel,
     reference: LanguageModel,
     lessons: list[Lesson],
 ) -> tuple[list[Scored], Compared | None]:
+    time = step.number, step.history()
+    divergence = parts.divergence_at(*time)
     tokens = Tokens.of(lessons, student.device)
     trajectories = [x.trajectory for x in lessons]
     own, before = (model.head(_alone(model, trajectories)) for model in (student, reference))
@@ -146,8 +147,9 @@ def _scored(
     question = Question(
         ids_N=tokens.ids_N,
         divergence=None if teacher is None or divergence.sampled else divergence,
-        temperature=parts.rollout.temperature or 1.0,
+        temperature=parts.rollout_at(*time).temperature or 1.0,
         ranks=True,
+        acted_N=acted(lessons, student.device),
     )
     measured = measure(question, own, teacher, before)
     scored = split_scores(measured, tokens, lessons, student.vocabulary)
@@ -192,7 +194,8 @@ def _compared(
         speakers = (student, teacher, reference)
         own_RV, teacher_RV, before_RV = (_logprobs(x, tile, temperature) for x in speakers)
         at_R = question.ids_N[tile].cpu()
-        rows = Rows(own_RV, teacher_RV, at_R, whole=True, reference_NW=before_RV)
+        acted_R = None if question.acted_N is None else question.acted_N[tile].cpu()
+        rows = Rows(own_RV, teacher_RV, at_R, True, before_RV, acted_R)
         pieces.append(compare_rows(divergence, rows, measured.teacher.entropy_N[tile]))
     return Compared(
         value_N=torch.cat([piece.value_N for piece in pieces]),

@@ -12,7 +12,7 @@ from agentopd.divergences.base import Divergence, Row
 from agentopd.divergences.support import TopKSupport
 from agentopd.signal.evidence import Kept
 from agentopd.signal.scores import Scored, join_scores
-from agentopd.signal.tokens import Tokens
+from agentopd.signal.tokens import Tokens, acted
 
 # N tokens, K kept ids, W columns: the kept ids, the sampled one, and all others as one if need be
 
@@ -26,6 +26,7 @@ class Rows:
     Attributes:
         at_N: the column of the sampled token.
         whole: whether nothing of the vocabulary is missing.
+        acted_N: bool, whether the teacher wrote the token; None for none.
     """
 
     student_NW: torch.Tensor
@@ -33,13 +34,14 @@ class Rows:
     at_N: torch.Tensor
     whole: bool
     reference_NW: torch.Tensor | None = None
+    acted_N: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, kept: Kept, scored: Sequence[Scored], ids_N: torch.Tensor) -> Rows:
+    def of(cls, kept: Kept, scored: Sequence[Scored], tokens: Tokens) -> Rows:
         """The kept columns and the sampled token's; a column that repeats an id is impossible to
         both models, which every divergence ignores.
         """
-        measured = join_scores(scored)
+        measured, ids_N = join_scores(scored), tokens.ids_N
         assert measured.teacher is not None
         ids_NW = torch.cat([kept.ids_NK, ids_N[:, None]], 1)
         again_NW = _repeated(ids_NW)
@@ -52,6 +54,7 @@ class Rows:
             teacher_NW=columns(kept.teacher_NK, measured.teacher.logprob_N),
             at_N=((ids_NW == ids_N[:, None]) & ~again_NW).int().argmax(1),
             whole=kept.ids_NK.shape[1] // 2 >= scored[0].vocabulary,
+            acted_N=acted([one.lesson for one in scored], tokens.ids_N.device),
         )
 
     def closed(self) -> Rows:
@@ -104,7 +107,7 @@ def compare_kept(divergence: Divergence, scored: Sequence[Scored]) -> Compared:
             f"run it with save.scores_top_k={wanted}, or --rescore"
         )
     tokens = Tokens.of([one.lesson for one in scored], torch.device("cpu"))
-    rows = Rows.of(kept, scored, tokens.ids_N)
+    rows = Rows.of(kept, scored, tokens)
     compared = compare_rows(divergence, rows, teacher.entropy_N)
     if rows.whole or isinstance(divergence.support, TopKSupport):
         return compared
@@ -120,9 +123,8 @@ def compare_rows(divergence: Divergence, rows: Rows, teacher_entropy_N: torch.Te
         chosen = support.categories(*support.chosen(rows.student_NW, rows.teacher_NW), *everything)
     else:
         chosen = support.select(*everything)
-    value_N, pull_NK = divergence.compare(
-        chosen.student_NK, chosen.teacher_NK, Row(teacher_entropy_N, chosen.reference_NK)
-    )
+    row = Row(teacher_entropy_N, chosen.reference_NK, rows.acted_N)
+    value_N, pull_NK = divergence.compare(chosen.student_NK, chosen.teacher_NK, row)
     pull_NW = support.spread(chosen, pull_NK, closed.student_NW)
     return Compared(
         value_N=value_N,

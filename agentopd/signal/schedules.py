@@ -17,6 +17,10 @@ History = Sequence[Mapping[str, float | None]]
 """What each finished step of the run was like, oldest first: `train` of its line of metrics."""
 
 
+_TRIED = 1_000
+"""Steps at which the bounds of a schedule are looked for."""
+
+
 class Schedule(Part, family="schedule"):
     """Multiplies what it is attached to.
 
@@ -27,6 +31,15 @@ class Schedule(Part, family="schedule"):
     @abstractmethod
     def factor(self, step: int, history: History = ()) -> float:
         """The factor at a step, counted from 0, after the steps of the history."""
+
+    def bounds(self, steps: int) -> tuple[float, float]:
+        """The least and the largest factor of a run of so many steps, as far as they are known
+        before it.
+        """
+        last = max(steps - 1, 0)
+        tried = {last * n // _TRIED for n in range(_TRIED + 1)} if last else {0}
+        found = [self.factor(step) for step in tried]
+        return min(found), max(found)
 
 
 class Constant(Schedule, kind="constant"):
@@ -60,6 +73,26 @@ class Cosine(Linear, kind="cosine"):
         return self.stop + (self.start - self.stop) * 0.5 * (1 + math.cos(math.pi * done))
 
 
+class Staircase(Schedule, kind="staircase"):
+    """`start`, and `by` more every `every` steps (TCOD 2604.24005: one more turn of the student's).
+
+    Args:
+        stop: the last stair; none if not given.
+    """
+
+    start: float = 1.0
+    by: float = 1.0
+    every: int = Field(default=1, ge=1)
+    stop: float | None = None
+
+    def factor(self, step: int, history: History = ()) -> float:
+        """See `Schedule.factor`."""
+        reached = self.start + self.by * (step // self.every)
+        if self.stop is None:
+            return reached
+        return min(reached, self.stop) if self.by > 0 else max(reached, self.stop)
+
+
 class Step(Schedule, kind="step"):
     """Jumps: `values[0]` before the step `boundaries[0]`, `values[1]` from it on, and so forth.
 
@@ -89,6 +122,11 @@ class Step(Schedule, kind="step"):
     def factor(self, step: int, history: History = ()) -> float:
         """See `Schedule.factor`."""
         return self.values[bisect_right(self.boundaries, step)]
+
+    def bounds(self, steps: int) -> tuple[float, float]:
+        """See `Schedule.bounds`."""
+        reached = self.values[: bisect_right(self.boundaries, max(steps - 1, 0)) + 1]
+        return min(reached), max(reached)
 
 
 Metric = Literal[
@@ -134,3 +172,7 @@ class Phase(Schedule, kind="phase"):
             reached = crossed >= self.patience
             switched = reached if self.returns else switched or reached
         return self.after if switched else self.before
+
+    def bounds(self, steps: int) -> tuple[float, float]:
+        """See `Schedule.bounds`."""
+        return min(self.before, self.after), max(self.before, self.after)

@@ -1,21 +1,40 @@
-"""Who acts during a rollout, and on which tasks."""
+"""What every rollout shares: its tasks, its limits, and how tokens are drawn."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, ValidationError
 
 from agentopd.base.parts import Part
-from agentopd.base.types import Trajectory
+from agentopd.base.types import Owner, Trajectory
 from agentopd.environment.contract import training_seed
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.parallel.processes import ALONE, Processes
+from agentopd.rollout.acting.roles import Teller
 from agentopd.rollout.pool import EpisodePool, Limits, Task
 from agentopd.rollout.sampler import Sampler
 from agentopd.signal.truncation import WHOLE, Truncation
+from agentopd.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who can act beside the student, once all are there.
+
+    Attributes:
+        teacher: None where the method has none.
+        teller: what may be told to whoever acts; None where the method's view puts it where no
+            actor could read it in time.
+    """
+
+    student: LanguageModel
+    teacher: Teacher | None = None
+    teller: Teller | None = None
 
 
 class Rollout(Part, family="rollout"):
@@ -51,6 +70,11 @@ class Rollout(Part, family="rollout"):
             `metadata["blocking"]` is true) costs its episode.
     """
 
+    replays: ClassVar[bool] = False
+    """Whether episodes are read and not played: nothing is sampled in a step."""
+    tunable: ClassVar[tuple[str, ...]] = ("temperature", "top_p", "top_k")
+    """The numbers that a schedule may multiply."""
+
     tasks: int = Field(default=32, ge=1)
     group: int = Field(default=1, ge=1)
     slots: int = Field(default=64, ge=1)
@@ -75,6 +99,66 @@ class Rollout(Part, family="rollout"):
         self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
     ) -> list[Trajectory]:
         """The trajectories of one step, in order."""
+
+    def prepare(self, cast: Cast) -> None:
+        """Learn, before the first step, who can act beside the student."""
+
+    @property
+    def actors(self) -> frozenset[Owner]:
+        """Who writes turns."""
+        return frozenset({Owner.STUDENT})
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the teacher acts, or writes with the student."""
+        return bool(self.actors & {Owner.TEACHER, Owner.MIXTURE})
+
+    @property
+    def tells(self) -> bool:
+        """Whether somebody who acts is told what the sources of privilege say."""
+        return False
+
+    @property
+    def foreign(self) -> bool:
+        """Whether tokens are learnt from that the student did not draw alone from the history that
+        it learns under: then importance ratios are other than 1 from the start.
+        """
+        return False
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether importance ratios begin at the student's own log-probabilities in the history
+        that is learnt under, where a token was sampled under another.
+        """
+        return False
+
+    def tuned(self, factors: Mapping[str, float]) -> Self:
+        """The same with numbers multiplied, each by its factor; those that count are rounded.
+
+        Raises:
+            ValueError: a number leaves its bounds, or is none that a schedule may multiply.
+        """
+        found = dict[str, float]()
+        for name, factor in factors.items():
+            value = getattr(self, name, None)
+            if name not in self.tunable or value is None:
+                known = ", ".join(n for n in self.tunable if getattr(self, n) is not None)
+                raise ValueError(
+                    f"schedule.{name}: rollout: {self.kind} has no number of that name; it has "
+                    f"{known}"
+                )
+            found[name] = round(value * factor) if isinstance(value, int) else value * factor
+            self._check_tuned(name, found[name])
+        return self.model_copy(update=found)
+
+    def _check_tuned(self, name: str, value: float) -> None:
+        try:
+            type(self).model_validate({**dict(self), name: value})
+        except ValueError as error:
+            raise ValueError(
+                f"schedule.{name} takes rollout.{name} from {getattr(self, name)} to {value:g}: "
+                f"{_reason(error)}"
+            ) from error
 
     def unread(self) -> dict[str, str]:
         """See `Settings.unread`."""
@@ -119,14 +203,11 @@ class Rollout(Part, family="rollout"):
         )
 
 
-class StudentRollout(Rollout, kind="student"):
-    """The student acts, told nothing."""
-
-    def collect(
-        self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
-    ) -> list[Trajectory]:
-        """See `Rollout.collect`."""
-        return self.pool(env, student, seed).play(self.schedule(seed, step), sampler)
+def _reason(error: ValueError) -> str:
+    """What a validation says, in one line."""
+    if isinstance(error, ValidationError):
+        return "; ".join(str(e["msg"]) for e in error.errors())
+    return str(error)
 
 
 def truncation_of(rollout: Rollout) -> Truncation:

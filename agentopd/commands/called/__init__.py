@@ -1,0 +1,1 @@
+"""How commands are called that `agentopd.cli` only lists."""

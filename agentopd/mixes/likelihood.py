@@ -1,0 +1,95 @@
+"""Likelihood: tokens that somebody wrote are made likelier, whatever a teacher would say of them.
+
+On demonstrations it is supervised fine-tuning (SFT), on a teacher's episodes sequence-level
+distillation (SeqKD 1606.07947), on the student's own solved ones rejection fine-tuning. The
+gradient of -log p at a token is that of the forward KL to a teacher that gives this token all of
+its probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from agentopd.base.types import Lesson, Owner, Trajectory
+from agentopd.mixes.advantages import Advantage, NoReward
+from agentopd.mixes.base import Mix, Route
+from agentopd.mixes.channels import Channels
+from agentopd.signal.beside import Beside
+from agentopd.stored.demonstrations import Selection
+
+# T tokens of a trajectory, N tokens of a micro-batch
+
+Author = Literal["student", "teacher", "demo"]
+
+
+class Likelihood(Mix, kind="nll"):
+    """The mean of -log p over the tokens of chosen episodes; no teacher is asked.
+
+    It is averaged as the unit's `normalise` says, over the chosen tokens alone. Weights that look
+    at where a token stands multiply it; the schedule `rl` multiplies all of it.
+
+    Args:
+        owners: whose tokens are learnt from; everybody's who wrote answers if not given.
+        keep: which of a step's episodes are learnt from.
+        power: each token counts with its own probability to this power: 0 is the likelihood, 1
+            learns where the student already believes (DFT; the exponent of IDFT 2602.12222).
+    """
+
+    owners: tuple[Author, ...] | None = None
+    keep: Selection = Selection()
+    power: float = Field(default=0.0, ge=0)
+
+    imitates = True
+    distils = False
+
+    def check(self, beside: Beside) -> None:
+        """See `Mix.check`."""
+        super().check(beside)
+        if self.owners is not None and not self.owners:
+            raise ValueError(
+                "mix: nll with owners: [] learns from nobody. Name some of student, teacher and "
+                "demo, or leave owners out for all of them"
+            )
+
+    @property
+    def learns_from_samples(self) -> bool:
+        """See `Mix.learns_from_samples`: tokens count whoever wrote them."""
+        return False
+
+    @property
+    def rl_channel(self) -> Advantage:
+        """See `Mix.rl_channel`: rewards count for nothing in it."""
+        return NoReward()
+
+    @property
+    def distil_coefficient(self) -> float:
+        """See `Mix.distil_coefficient`."""
+        return 0.0
+
+    def chosen(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+        """See `Mix.chosen`."""
+        return self.keep.of([authored(t, self.owners) for t in trajectories])
+
+    def routes(self, lessons: Sequence[Lesson]) -> dict[int, Route]:
+        """See `Mix.routes`."""
+        only = Route(distil=0.0, rl=0.0, likelihood=1.0)
+        return {x.trajectory.episode: only for x in lessons}
+
+    def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
+        """See `Mix.terms`."""
+        return {"nll": channels.imitate(self.power)}
+
+
+def authored(trajectory: Trajectory, owners: Sequence[Author] | None) -> Trajectory:
+    """The episode, of which the tokens of these owners are learnt from; all answers for None."""
+    if owners is None:
+        own_T = trajectory.owner != Owner.TEMPLATE
+    else:
+        own_T = np.isin(trajectory.owner, [Owner[name.upper()] for name in owners])
+    return replace(trajectory, trainable=own_T)

@@ -1,0 +1,1 @@
+"""Episodes played, or read from text, to be learnt from later."""

@@ -1,0 +1,113 @@
+"""Who plays the episodes that are collected, and what of them is kept as history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import gymnasium
+
+from agentopd.base.types import Owner, Trajectory
+from agentopd.environment.contract import Info, actions, declared
+from agentopd.models.chat import ANYONE
+from agentopd.models.model import LanguageModel, load_model
+from agentopd.privilege.whispered import Told, Whisper
+from agentopd.rollout.acting.ensemble import Ensemble
+from agentopd.rollout.acting.roles import Direction, Teller, Voice
+from agentopd.rollout.pool import Task
+from agentopd.rollout.sampler import Sampler
+from agentopd.rollout.transformers_sampler import TransformersSampler, check_actor
+from agentopd.running.collecting.settings import CollectSettings
+from agentopd.running.config import RunConfig
+
+
+class OracleScript:
+    """Answers each turn with the first action of `info["oracle"]`. It is a `Script`.
+
+    Where the environment names none any more, it answers with nothing.
+    """
+
+    def line(self, env: gymnasium.Env[str, str], turn: int, info: Info) -> str:
+        """See `Script.line`."""
+        plan = actions(env, str(info.get("oracle") or ""))
+        form = declared(env, "action_form", "<action>{}</action>")
+        return form.replace("{}", plan[0]) if plan else ""
+
+    def heard(self, turn: int) -> str | None:
+        """See `Script.heard`."""
+        return None
+
+
+@dataclass(frozen=True)
+class Players:
+    """Everything that plays: the student, who acts in its place, and how."""
+
+    config: RunConfig
+    student: LanguageModel
+    sampler: Sampler
+    direction: Direction
+
+    @classmethod
+    def of(cls, config: RunConfig, settings: CollectSettings) -> Players:
+        """Whoever is to play.
+
+        Raises:
+            ValueError: the environment has no oracle, or nobody could be told anything in time.
+        """
+        config = config.fresh()
+        if settings.by == "oracle":
+            _check_oracle(config)
+        check_actor(config.student)
+        student = load_model(config.student)
+        cast: dict[Owner, Sampler] = {Owner.STUDENT: TransformersSampler(student)}
+        if settings.by == "teacher":
+            config.teacher.prepare(student)
+            cast[Owner.TEACHER] = TransformersSampler(config.teacher.model)
+        return cls(config, student, Ensemble(cast), _direction(config, settings, student))
+
+    def play(self, first: int, count: int) -> list[Trajectory]:
+        """So many training tasks of the run from number `first` on, one episode each."""
+        config = self.config
+        single = config.rollout.model_copy(update={"tasks": first + count, "group": 1})
+        tasks: Sequence[Task] = single.schedule(config.seed, 0)[first:]
+        directed = [replace(task, direction=self.direction) for task in tasks]
+        return single.pool(config.env, self.student, config.seed).play(directed, self.sampler)
+
+
+def _direction(config: RunConfig, settings: CollectSettings, student: LanguageModel) -> Direction:
+    if settings.by == "oracle":
+        return Direction(script=OracleScript(), learnt=ANYONE)
+    owner = Owner.TEACHER if settings.by == "teacher" else Owner.STUDENT
+    teller = None if settings.by == "student" else _teller(config, settings, student)
+    return Direction((Voice(owner, told=teller is not None),), teller=teller, learnt=ANYONE)
+
+
+def _teller(config: RunConfig, settings: CollectSettings, student: LanguageModel) -> Teller | None:
+    """What tells the sources' texts; None where none of them ever says anything."""
+    if all(source.kind == "none" for source in config.privilege):
+        if settings.by == "teacher":
+            return None
+        raise ValueError(
+            "collect by told: no source of privilege tells anything; name one, such as "
+            "privilege=ground_truth, or collect by student"
+        )
+    if not isinstance(config.view, Told):
+        raise ValueError(
+            f"collect by {settings.by}: view: {config.view.kind} puts what is told where an actor "
+            "could not read it in time: use view=system or view=every_turn"
+        )
+    for source in config.privilege:
+        source.prepare(student.template)
+    return partial(Whisper, config.privilege, config.view)
+
+
+def _check_oracle(config: RunConfig) -> None:
+    env = config.env.build()
+    _, info = env.reset(seed=0)
+    env.close()
+    if not info.get("oracle"):
+        raise ValueError(
+            f"collect by oracle: {config.env.id} names no next best action, info['oracle']; "
+            "collect by teacher or told, or from a file of text"
+        )

@@ -1,0 +1,48 @@
+"""What is collected: who plays, how many episodes, and which of them are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import Field, field_validator
+
+from agentopd.base.parts import Settings, closest
+from agentopd.stored.demonstrations import Kept
+
+Player = Literal["oracle", "teacher", "student", "told"]
+TEXT = ".jsonl"
+"""How the names of files of text end."""
+
+
+class CollectSettings(Settings):
+    """A store of demonstrations to be made.
+
+    Args:
+        by: who plays: `oracle`, the environment's own next best action (`info["oracle"]`);
+            `teacher`, told what the sources of privilege say; `student`, told nothing; `told`, the
+            student told what they say. What is kept is the plain history in any case. Or a file of
+            text, one episode a line, see `agentopd.running.collecting.text`.
+        episodes: that are played, one a task, on the run's own training tasks from the first on;
+            a file is read to its end.
+        keep: which of them are kept.
+    """
+
+    by: str = "oracle"
+    episodes: int = Field(default=256, ge=1)
+    keep: Kept = Kept()
+
+    @field_validator("by")
+    @classmethod
+    def _known(cls, by: str) -> str:
+        if by in get_args(Player) or by.endswith(TEXT):
+            return by
+        raise ValueError(
+            f"nobody is called {by!r} who could play; {closest(by, get_args(Player))}. "
+            f"A file of text ends in {TEXT}"
+        )
+
+    @property
+    def text(self) -> Path | None:
+        """The file of text that is read, if one is."""
+        return Path(self.by) if self.by.endswith(TEXT) else None

@@ -1,0 +1,80 @@
+"""Demonstrations: folders of episodes that somebody played once, to learn from or to follow.
+
+A store is a folder of trajectories as runs save them, whoever wrote the answers: a run's own
+`trajectories/` is one too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from agentopd.base.parts import Settings
+from agentopd.base.types import EndReason, Trajectory
+from agentopd.stored.trajectories import load_trajectories
+
+
+class Kept(Settings):
+    """Which episodes are kept, by how they ended.
+
+    Args:
+        success: solved ones alone.
+        reward: those whose rewards sum to this or more; all if not given.
+    """
+
+    success: bool = False
+    reward: float | None = None
+
+    def keeps(self, trajectory: Trajectory) -> bool:
+        """Whether an episode is kept."""
+        solved = trajectory.success or not self.success
+        return solved and (self.reward is None or trajectory.reward >= self.reward)
+
+
+class Selection(Kept):
+    """Which of several episodes are learnt from.
+
+    Args:
+        drop_shortest: the share of those kept that is left out again, those with the fewest tokens
+            to learn from, rounded down to whole episodes.
+    """
+
+    drop_shortest: float = Field(default=0.0, ge=0, lt=1)
+
+    def of(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+        """The chosen ones, in their order."""
+        kept = [t for t in trajectories if self.keeps(t)]
+        by_length = sorted(range(len(kept)), key=lambda i: int(kept[i].trainable.sum()))
+        dropped = set(by_length[: int(self.drop_shortest * len(kept))])
+        return [t for i, t in enumerate(kept) if i not in dropped]
+
+
+def read_demonstrations(folder: Path, keep: Selection | None = None) -> list[Trajectory]:
+    """The episodes of a store that can be learnt from, in the order of its files.
+
+    Args:
+        folder: of Parquet files, as `agentopd collect` writes it; or a run's.
+
+    Raises:
+        ValueError: there is no such folder, a file in it is damaged, or nothing is left to learn
+            from; one line.
+    """
+    inner = folder / "trajectories"
+    files = sorted((inner if inner.is_dir() else folder).glob("*.parquet"))
+    if not files:
+        raise ValueError(
+            f"{folder} holds no demonstrations: name a folder that `agentopd collect` wrote, or a "
+            "run's with saved trajectories"
+        )
+    read = [t for path in files for t in load_trajectories(path)]
+    usable = [t for t in read if t.end is not EndReason.ERROR and t.trainable.any()]
+    chosen = (keep or Selection()).of(usable)
+    if not chosen:
+        raise ValueError(
+            f"of {len(read)} episodes in {folder} none is left to learn from: "
+            f"{len(read) - len(usable)} could not be played, and the others are not kept; keep "
+            "more of them, or collect others"
+        )
+    return chosen
