@@ -104,6 +104,7 @@ FLOORS = """
     weights
     units
     divergences
+    asking
     rollout
     teacher
     models

@@ -1,16 +1,14 @@
-"""Which model a judge or a writer of rubrics asks: the student, the teacher, or one of its own."""
+"""Which model is asked to judge or to write: the student, the teacher, or one of its own."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
 from agentopd.signal.beside import Beside
-
-if TYPE_CHECKING:
-    from agentopd.teacher import Teacher
+from agentopd.teacher import Teacher
 
 
 def _at_path(value: Any) -> Any:
@@ -22,18 +20,19 @@ AskedModel = Annotated[ModelSettings, BeforeValidator(_at_path)]
 mapping with its dtype and device too."""
 
 
-def check_asked(model: ModelSettings, beside: Beside, role: str) -> None:
+def check_asked(model: ModelSettings, beside: Beside, role: str, axis: str = "unit") -> None:
     """Look at the rest of the method when the configuration is read.
 
     Args:
         role: what the model is asked for, for the message.
+        axis: where in the method it stands, for the message.
 
     Raises:
         ValueError: it is the teacher, and the method has none.
     """
     if model.path == "teacher" and not beside.asks_teacher:
         raise ValueError(
-            f"unit: the {role} is the teacher, and mix: {beside.mix} asks no teacher. Name "
+            f"{axis}: the {role} is the teacher, and mix: {beside.mix} asks no teacher. Name "
             f"the {role}'s own folder, as in {{kind: model, model: zoo:sokoban-expert}}, or "
             "model: student"
         )
@@ -48,3 +47,11 @@ def asked_model(model: ModelSettings, student: LanguageModel, teacher: Teacher) 
     if model.path == "student":
         return student
     return teacher.model if model.path == "teacher" else load_model(model)
+
+
+def is_moving(model: ModelSettings, teacher: Teacher) -> bool:
+    """Whether the model that is asked learns during the run, so that it may reply otherwise later
+    on.
+    """
+    of_student = teacher.copies_student and not teacher.is_start
+    return model.path == "student" or (model.path == "teacher" and of_student)
