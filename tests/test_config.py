@@ -10,7 +10,6 @@ import yaml
 
 from agentopd.divergences.kl import JensenShannon, ReverseKL
 from agentopd.learning.method import AXES
-from agentopd.mixes.schedules import Schedule
 from agentopd.mixes.shared import Auxiliary, RlOnly
 from agentopd.privilege.sources import NoPrivilege, SkillSummary
 from agentopd.rollout.policies import Rollout
@@ -22,6 +21,7 @@ from agentopd.running.reading import (
     method_names,
     parse_config,
 )
+from agentopd.signal.schedules import Schedule
 from agentopd.units.rubric.unit import RubricSpanUnit
 from agentopd.units.stretches import TokenUnit, TrajectoryUnit, TurnUnit
 from agentopd.weights.token import EntropyWeight, GapGate

@@ -109,6 +109,7 @@ FLOORS = """
     teacher
     models
     environment
+    stored
     signal
     base
 """

@@ -25,7 +25,7 @@ from agentopd.divergences.support import SampledSupport
 from agentopd.divergences.targets import Veto
 from agentopd.environment.wrappers import InvalidLimit
 from agentopd.mixes.advantages import Grpo
-from agentopd.mixes.schedules import Constant
+from agentopd.signal.schedules import Constant
 from agentopd.mixes.shared import Auxiliary
 from agentopd.privilege.sources import SkillSummary
 from agentopd.privilege.view import SystemView
@@ -159,7 +159,7 @@ import sys
 from pathlib import Path
 from agentopd.base.types import Trajectory
 from agentopd.running.reading import parse_config
-from agentopd.running.study import compare
+from agentopd.running.studies.study import compare
 from agentopd.units.spans import Span
 from agentopd.units.base import Unit
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentopd.divergences.targets import Veto
-from agentopd.mixes.schedules import History, Phase, Schedule, Step
 from agentopd.running.config import ConfigError
 from agentopd.running.reading import parse_config
+from agentopd.signal.schedules import History, Phase, Schedule, Step
 
 ENV: dict[str, Any] = {"env": {"id": "agentopd/Sokoban-v0"}}
 

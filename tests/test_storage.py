@@ -16,10 +16,11 @@ from scripted import STRIPS_THINKING, ScriptedEnv, ends, play, play_one, says, t
 from trajectories import played
 
 from agentopd.base.types import Briefed, EndReason, Lesson, Privilege, Trajectory, View
-from agentopd.running.storage import load_scores, load_trajectories, save_scores, save_trajectories
 from agentopd.signal.evidence import Kept, Measured, Opinion
 from agentopd.signal.scores import Scored, join_scores, split_scores
 from agentopd.signal.tokens import Tokens
+from agentopd.stored.scores import load_scores, save_scores
+from agentopd.stored.trajectories import load_trajectories, save_trajectories
 
 INFO = {
     "action_valid": True,
@@ -42,7 +43,9 @@ def _played() -> list[Trajectory]:
     answers = [[], ["up up", "<think> so </think> left <|im_end|>"], ["up <|im_end|>"], ["up"]]
     thinking = ["<think> why </think> up <|im_end|>", "left <|im_end|>"]
     rewritten = play_one(["B1", "B2"], thinking, chat_template=STRIPS_THINKING, system="rules")
-    return [*play(tokenizer, envs, answers)[0], replace(rewritten, seed=2**62, task=7, episode=9)]
+    mine = rewritten.trainable & (rewritten.turn == 0)  # of another's turn nothing is learnt
+    others = replace(rewritten, seed=2**62, task=7, episode=9, trainable=mine, told=~mine)
+    return [*play(tokenizer, envs, answers)[0], others]
 
 
 def _assert_equal(found: Trajectory, expected: Trajectory) -> None:

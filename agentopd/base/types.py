@@ -29,6 +29,10 @@ class Owner(IntEnum):
     """Prompt, observation or chat template."""
     STUDENT = 1
     TEACHER = 2
+    DEMO = 3
+    """A demonstration that was replayed: nobody sampled it."""
+    MIXTURE = 4
+    """Drawn from a mixture of the student's and the teacher's probabilities."""
 
 
 class EndReason(StrEnum):
@@ -40,6 +44,8 @@ class EndReason(StrEnum):
     """The environment's own limit."""
     TURN_LIMIT = "turn_limit"
     """The rollout's limit of turns."""
+    TOKEN_LIMIT = "token_limit"
+    """The rollout's limit of sampled tokens."""
     CONTEXT_LIMIT = "context_limit"
     """Another turn would not have fitted into the rollout's limit of tokens."""
     ERROR = "error"
@@ -101,10 +107,11 @@ class Trajectory:
     Attributes:
         ids: (T,) int64 token ids.
         turn: (T,) int32, the turn a token belongs to; -1 before the first observation's text.
-        trainable: (T,) bool, the tokens the policy produced.
+        trainable: (T,) bool, the tokens that are learnt from: those of the owners that the rollout
+            names, the student's if it names none.
         owner: (T,) uint8 of `Owner`.
-        logprob: (T,) float32, behaviour log-probability in nats at the sampling temperature; NaN
-            where nothing was sampled.
+        logprob: (T,) float32, behaviour log-probability in nats at the sampling temperature, of
+            whoever sampled the token; NaN where nothing was sampled.
         messages: system, user and assistant messages, in order, of every segment.
         segments: ranges of `ids` that are one sequence for the model, each up to the last token
             that was sampled in it. One, unless the chat template rewrites its history: then a new
@@ -113,6 +120,9 @@ class Trajectory:
             was reset with.
         prompt: what the environment said on reset.
         error: why the episode could not be played, or not to its end; empty where it was.
+        told: (T,) bool, the tokens that were sampled by who was told something that does not stand
+            in `ids`, so that `logprob` is not that of the context in front of them; None where none
+            was.
     """
 
     ids: npt.NDArray[np.int64]
@@ -130,6 +140,7 @@ class Trajectory:
     end: EndReason
     prompt: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
+    told: npt.NDArray[np.bool_] | None = None
 
     @property
     def success(self) -> bool:
@@ -143,8 +154,19 @@ class Trajectory:
 
     @property
     def student_tokens(self) -> int:
-        """How many tokens the student produced."""
-        return int((self.owner == Owner.STUDENT).sum())
+        """How many tokens the student produced, alone or with the teacher."""
+        return int(np.isin(self.owner, (Owner.STUDENT, Owner.MIXTURE)).sum())
+
+    @property
+    def acted_tokens(self) -> int:
+        """How many tokens the teacher produced, alone or with the student."""
+        return int(np.isin(self.owner, (Owner.TEACHER, Owner.MIXTURE)).sum())
+
+    @property
+    def foreign(self) -> bool:
+        """Whether something that is learnt from was not sampled by the student from `ids`."""
+        other = self.trainable & (self.owner != Owner.STUDENT)
+        return bool(other.any() or (self.told is not None and self.told.any()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,9 +20,9 @@ from agentopd.divergences.question import Question
 from agentopd.learning.method import Method
 from agentopd.learning.objective import Objective, Plan
 from agentopd.learning.survey import Survey
-from agentopd.mixes.schedules import History
 from agentopd.models.head import Head
 from agentopd.signal.evidence import Measured
+from agentopd.signal.schedules import History
 from agentopd.signal.synthetic import Shape, SyntheticStep
 from agentopd.signal.tokens import Tokens
 from agentopd.units.rubric.stand_ins import without_models

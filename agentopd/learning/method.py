@@ -26,7 +26,6 @@ from agentopd.learning.controls import ControlName, controlled_sources, controll
 from agentopd.mixes.base import Mix
 from agentopd.mixes.modulating import Multiplicative
 from agentopd.mixes.refusals import check_advice, check_modulation
-from agentopd.mixes.schedules import History, Schedule
 from agentopd.mixes.scored import Scoring
 from agentopd.mixes.shared import DistilOnly
 from agentopd.privilege.sources import SkillSummary, Source
@@ -34,6 +33,7 @@ from agentopd.privilege.view import SystemView, ViewBuilder
 from agentopd.probes.settings import ProbeSettings
 from agentopd.rollout.policies import Rollout, StudentRollout, truncation_of
 from agentopd.signal.beside import Beside
+from agentopd.signal.schedules import History, Schedule
 from agentopd.teacher import Teacher
 from agentopd.units.base import Unit
 from agentopd.units.stretches import TokenUnit

@@ -24,8 +24,8 @@ from agentopd.learning.experiment import Laboratory
 from agentopd.learning.method import AXES as METHOD_AXES
 from agentopd.learning.method import Method
 from agentopd.mixes.base import Mix
-from agentopd.mixes.schedules import Constant
 from agentopd.signal.evidence import Evidence
+from agentopd.signal.schedules import Constant
 from agentopd.units.base import Unit
 from agentopd.units.rubric.criteria import Criterion
 from agentopd.units.rubric.unit import RubricSpanUnit

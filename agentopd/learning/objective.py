@@ -13,11 +13,11 @@ from agentopd.learning.method import Method
 from agentopd.learning.survey import Survey
 from agentopd.mixes.base import Route
 from agentopd.mixes.channels import Channels, Distillation, Reinforcement
-from agentopd.mixes.schedules import History
 from agentopd.mixes.scored import Scoring
 from agentopd.signal.aggregate import Aggregator
 from agentopd.signal.evidence import Evidence, Measured, NotYetAsked, UnaskedEvidence
 from agentopd.signal.groups import group_success
+from agentopd.signal.schedules import History
 from agentopd.signal.tokens import Tokens
 from agentopd.units.spans import Span, SpanIndex
 from agentopd.weights.weighed import (

@@ -13,9 +13,9 @@ from pydantic import Field
 
 from agentopd.base.parts import Part
 from agentopd.base.types import Trajectory
-from agentopd.mixes.schedules import History
 from agentopd.signal.evidence import SignalError
 from agentopd.signal.groups import groups
+from agentopd.signal.schedules import History
 
 # N tokens, G episodes of a group
 

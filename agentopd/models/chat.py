@@ -15,7 +15,7 @@ than a short one; while it is short, and whenever it has doubled, the whole of i
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,10 @@ from agentopd.base.types import EndReason, Message, Owner, Trajectory, Turn
 from agentopd.models.encoding import Before, Piece
 from agentopd.models.template import ChatTemplate
 
-__all__ = ["ChatTemplate", "Conversation"]
+__all__ = ["ANYONE", "ChatTemplate", "Conversation"]
+
+ANYONE = frozenset(Owner) - {Owner.TEMPLATE}
+"""All who may answer."""
 
 _SHORT = 8
 """Turns up to which every rendering is of the whole conversation."""
@@ -40,6 +43,7 @@ class Conversation:
     ids: list[int] = field(default_factory=list)
     turn: list[int] = field(default_factory=list)
     owner: list[int] = field(default_factory=list)
+    told: list[bool] = field(default_factory=list)
     logprob: list[float] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     starts: list[int] = field(default_factory=lambda: [0])
@@ -66,14 +70,18 @@ class Conversation:
         self._rewrite(self.template.pieces(self._spoken))
 
     def answer(
-        self, ids: Sequence[int], logprobs: Sequence[float], owner: Owner
+        self, ids: Sequence[int], logprobs: Sequence[float], owner: Owner, told: bool = False
     ) -> tuple[str, int]:
-        """Add an answer; returns what an environment is handed of it, and where it starts."""
+        """Add an answer; returns what an environment is handed of it, and where it starts.
+
+        Args:
+            told: whether it was sampled by who was told more than stands here.
+        """
         start = len(self.ids)
         self._end = ids[-1] if ids and ids[-1] in self.stop_ids else None
         spoken = ids if self._end is None else ids[:-1]
         self._said = self.template.spoken(spoken)
-        self._grow(ids, owner, logprobs)
+        self._grow(ids, owner, logprobs, told)
         self.messages.append(Message(role="assistant", start=start, stop=start + len(spoken)))
         content = self.template.opening + self._said
         self._spoken.append({"role": "assistant", "content": content})
@@ -106,14 +114,26 @@ class Conversation:
         """The ids the model answers to: those of the current segment."""
         return self.ids[self.starts[-1] :]
 
-    def trajectory(self, turns: Sequence[Turn], end: EndReason, **about: Any) -> Trajectory:
-        """The finished, frozen record; `about` holds its remaining fields."""
+    def trajectory(
+        self,
+        turns: Sequence[Turn],
+        end: EndReason,
+        learnt: Collection[Owner] = ANYONE,
+        **about: Any,
+    ) -> Trajectory:
+        """The finished, frozen record; `about` holds its remaining fields.
+
+        Args:
+            learnt: whose tokens are learnt from.
+        """
         owner = np.array(self.owner, dtype=np.uint8)
+        told = np.array(self.told, dtype=np.bool_)
         return Trajectory(
             ids=np.array(self.ids, dtype=np.int64),
             turn=np.array(self.turn, dtype=np.int32),
-            trainable=owner != Owner.TEMPLATE,
+            trainable=np.isin(owner, list(learnt)),
             owner=owner,
+            told=told if told.any() else None,
             logprob=np.array(self.logprob, dtype=np.float32),
             messages=tuple(self.messages),
             turns=tuple(turns),
@@ -196,9 +216,14 @@ class Conversation:
         self._grow(ids[done:], Owner.TEMPLATE)
 
     def _grow(
-        self, ids: Sequence[int], owner: Owner, logprobs: Sequence[float] | None = None
+        self,
+        ids: Sequence[int],
+        owner: Owner,
+        logprobs: Sequence[float] | None = None,
+        told: bool = False,
     ) -> None:
         self.ids += ids
+        self.told += [told] * len(ids)
         self.turn += [self._turn] * len(ids)
         self.owner += [owner] * len(ids)
         self.logprob += [float("nan")] * len(ids) if logprobs is None else logprobs

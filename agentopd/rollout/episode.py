@@ -18,12 +18,14 @@ from agentopd.base.text import check_unicode, raised
 from agentopd.base.types import EndReason, Owner, Trajectory, Turn
 from agentopd.environment.contract import examples, recorded, system_prompt
 from agentopd.models.chat import Conversation
+from agentopd.rollout.acting.roles import ALONE, Direction
 from agentopd.rollout.calls import Call, Caller
-from agentopd.rollout.sampler import Completion, Request
+from agentopd.rollout.sampler import Completion, Mixture, Request
 from agentopd.signal.truncation import Truncation
 
 RAISED = (Exception, SystemExit)
 """What ends an episode alone: environments that call `sys.exit` too, but not Ctrl-C."""
+_SHOWN = 60
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -31,12 +33,15 @@ _LARGEST = float(np.finfo(np.float32).max)
 class Task:
     """One episode to play.
 
-    `task` numbers what is played, equal within a group; `seed` resets the environment.
+    `task` numbers what is played, equal within a group; `seed` resets the environment. An episode
+    that is played again, as another `attempt`, has other random numbers.
     """
 
     episode: int
     task: int
     seed: int
+    direction: Direction = ALONE
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,9 @@ class Limits:
 class Episode:
     """One episode in play.
 
+    `conversation` is what is kept and learnt from; `aside` is the same as it is read by whoever is
+    told more, where that does not stand in it.
+
     `start`, `advance` and `close` stop once, where the environment has been called but not listened
     to, and give that call: whoever goes on when it is done waits for nobody.
     """
@@ -73,6 +81,14 @@ class Episode:
     closing: bool = False
     _prompt: dict[str, Any] = field(default_factory=dict)
     _observation: str = ""
+    _sampled: int = 0
+
+    def __post_init__(self) -> None:
+        direction = self.task.direction
+        self._telling = direction.teller() if direction.teller else None
+        plain = self.conversation
+        apart = self._telling is not None and not direction.told_history
+        self.aside = Conversation(plain.template, plain.stop_ids) if apart else None
 
     def start(self) -> Iterator[Call[Any]]:
         """Reset the environment and open the conversation."""
@@ -82,14 +98,47 @@ class Episode:
             self._observation, self._prompt = reset.result()
             system = _text(system_prompt(self.env), "system prompt")
             shown = [(_text(a, "example"), _text(b, "example")) for a, b in examples(self.env)]
+            plain = told = (system, self._observation)
+            if self._telling is not None:
+                told = self._telling.begin(self.env, self._prompt, *plain)
         except RAISED as error:  # whatever the environment raises ends this episode alone
             self._fail(error)
             return
-        self._tell(lambda: self.conversation.begin(system, self._observation, shown))
+        kept = plain if self.aside else told
 
-    def advance(self, completion: Completion) -> Iterator[Call[Any]]:
-        """Hand the answer to the environment and note what it says."""
-        action, start = self.conversation.answer(completion.ids, completion.logprobs, Owner.STUDENT)
+        def begin() -> None:
+            self.conversation.begin(*kept, shown)
+            if self.aside:
+                self.aside.begin(*told, shown)
+
+        self._tell(begin)
+
+    def scripted(self) -> Completion | None:
+        """The next answer if it is the script's, which nobody samples."""
+        script, turn = self.task.direction.script, len(self.turns)
+        if script is None:
+            return None
+        info = self.turns[-1].info if self.turns else self._prompt
+        text = script.line(self.env, turn, dict(info))
+        if text is None:
+            return None
+        template = self.conversation.template
+        ids = [*template.encode_content(text), template.closing]
+        return Completion(ids, [math.nan] * len(ids), cut=False)
+
+    def advance(self, completion: Completion, owner: Owner | None = None) -> Iterator[Call[Any]]:
+        """Hand the answer to the environment and note what it says.
+
+        Args:
+            owner: who wrote it, if not who was asked.
+        """
+        voice = self.task.direction.voice(len(self.turns))
+        said = completion.ids, completion.logprobs, owner or voice.owner
+        apart = self.aside is not None and voice.told and owner is None
+        action, start = self.conversation.answer(*said, told=apart)
+        if self.aside:
+            self.aside.answer(*said)
+        self._sampled += len(completion.ids) if owner is None else 0
         observation, reward, info = "", 0.0, {"success": False}
         ended = None
         step = self.caller.begin(lambda: _stepped(self.env, action))
@@ -111,22 +160,27 @@ class Episode:
         )
         self.turns.append(turn)
         self._observation = observation
-        if len(self.turns) >= self.limits.turns:
-            ended = ended or EndReason.TURN_LIMIT
+        ended = ended or self._limit()
         self.end = self.end or ended
         if self.end is None:
-            self._tell(lambda: self.conversation.observe(observation))
+            self._tell(lambda: self._observe(observation))
 
     def request(self, seed: int, temperature: float, truncation: Truncation) -> Request:
         """What the sampler needs for the next answer; `seed` is the run's."""
-        random = (seed, self.task.episode, len(self.turns))
+        attempt = (self.task.attempt,) if self.task.attempt else ()
+        random = (seed, self.task.episode, *attempt, len(self.turns))
+        voice, plain = self.task.direction.voice(len(self.turns)), self.conversation.context
+        told = self.aside.context if self.aside and voice.told else plain
+        mixed = voice.owner is Owner.MIXTURE
         return Request(
             key=self.task.episode,
-            ids=self.conversation.context,
+            ids=plain if mixed else told,
             seed=random,
-            max_tokens=self.limits.turn_tokens,
+            max_tokens=min(self.limits.turn_tokens, self._left()),
             temperature=temperature,
             truncation=truncation,
+            actor=voice.owner,
+            mixture=Mixture(told, voice.share) if mixed else None,
         )
 
     def close(self) -> Iterator[Call[Any]]:
@@ -145,6 +199,7 @@ class Episode:
         return self.conversation.trajectory(
             self.turns,
             self.end,
+            self.task.direction.learnt,
             env=self.env_id,
             episode=self.task.episode,
             task=self.task.task,
@@ -152,6 +207,27 @@ class Episode:
             prompt=self._prompt,
             error=self.error,
         )
+
+    def _observe(self, observation: str) -> None:
+        """Show an observation to whoever answers next."""
+        told = observation
+        if self._telling is not None:
+            told = self._telling.observe(self.turns, observation)
+        self.conversation.observe(observation if self.aside else told)
+        if self.aside:
+            self.aside.observe(told)
+
+    def _left(self) -> int:
+        """How many tokens may still be sampled in the episode."""
+        most = self.task.direction.tokens
+        return self.limits.turn_tokens if most is None else most - self._sampled
+
+    def _limit(self) -> EndReason | None:
+        """The rollout's limit that has been reached, if one has."""
+        turns = min(self.limits.turns, self.task.direction.turns or self.limits.turns)
+        if len(self.turns) >= turns:
+            return EndReason.TURN_LIMIT
+        return EndReason.TOKEN_LIMIT if self._left() <= 0 else None
 
     def _fail(self, error: BaseException) -> None:
         self.end = EndReason.ERROR
@@ -164,7 +240,12 @@ class Episode:
         except ValueError as error:
             self._fail(error)
             return
-        shown = len(self.conversation.context)
+        script, turn = self.task.direction.script, len(self.turns)
+        heard = script.heard(turn) if script else None
+        if heard is not None and heard != self._observation:
+            self._fail(NotRepeated(turn, heard, self._observation))
+            return
+        shown = max(len(x.context) for x in (self.conversation, self.aside) if x)
         if shown + self.limits.turn_tokens > self.limits.context:
             self.end = EndReason.CONTEXT_LIMIT
             if not self.turns:
@@ -174,6 +255,17 @@ class Episode:
                     f"that is more than the {context} of a context; shorten them, or raise "
                     "max_context as far as the student can read"
                 )
+
+
+class NotRepeated(ValueError):
+    """An environment says something else than when a demonstration was played in it."""
+
+    def __init__(self, turn: int, heard: str, said: str) -> None:
+        super().__init__(
+            f"the demonstration cannot be replayed: before turn {turn + 1} the environment said "
+            f"{heard[:_SHOWN]!r} when it was recorded and {said[:_SHOWN]!r} now, under the same "
+            "seed and actions; agentopd check-env says where it does not repeat itself"
+        )
 
 
 class Unbuilt(gymnasium.Env[str, str]):

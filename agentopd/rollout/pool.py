@@ -18,7 +18,7 @@ from typing import Any
 
 import gymnasium
 
-from agentopd.base.types import Trajectory
+from agentopd.base.types import Owner, Trajectory
 from agentopd.models.chat import ChatTemplate, Conversation
 from agentopd.rollout.calls import Call, caller
 from agentopd.rollout.episode import RAISED, Episode, Limits, Task, Unbuilt
@@ -134,7 +134,10 @@ class _Play:
             self.finished.append(episode.trajectory())
             del self.playing[key]
         elif episode.end is None:
-            self.asking.append(episode)
+            if (line := episode.scripted()) is None:
+                self.asking.append(episode)
+            else:
+                self._call(episode, episode.advance(line, Owner.DEMO))
         else:
             self.sampler.forget([key])
             self._call(episode, episode.close())

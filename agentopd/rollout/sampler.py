@@ -12,8 +12,19 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Protocol
 
+from agentopd.base.types import Owner
 from agentopd.models.model import LanguageModel
 from agentopd.signal.truncation import WHOLE, Truncation
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The teacher's part in an answer that it writes with the student: in every token it has
+    `share` of the probability, given the context `ids` and what the answer holds by then.
+    """
+
+    ids: Sequence[int]
+    share: float
 
 
 @dataclass(frozen=True)
@@ -22,7 +33,8 @@ class Request:
 
     `seed` fixes the random numbers of this answer, whatever else is being answered. The answer is
     cut after `max_tokens`; a temperature of 0 takes the likeliest token. What `truncation` cuts
-    off is found after the temperature.
+    off is found after the temperature. `actor` is who is to answer, which matters where several
+    models act.
     """
 
     key: int
@@ -31,6 +43,8 @@ class Request:
     max_tokens: int
     temperature: float = 1.0
     truncation: Truncation = WHOLE
+    actor: Owner = Owner.STUDENT
+    mixture: Mixture | None = None
 
 
 @dataclass(frozen=True)

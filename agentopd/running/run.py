@@ -55,8 +55,9 @@ from agentopd.running.folder import (
     open_folder,
     past_lines,
 )
-from agentopd.running.storage import save_scores, save_trajectories
 from agentopd.signal.groups import dead_groups
+from agentopd.stored.scores import save_scores
+from agentopd.stored.trajectories import save_trajectories
 
 _GAP = 1e-3
 """Nats between sampler and learner that are no rounding."""

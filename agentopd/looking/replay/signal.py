@@ -14,9 +14,9 @@ import torch
 from agentopd.learning.objective import Objective, Plan
 from agentopd.learning.survey import Survey
 from agentopd.looking.replay.rows import Compared
-from agentopd.mixes.schedules import History
 from agentopd.running.config import RunConfig
 from agentopd.signal.evidence import Measured
+from agentopd.signal.schedules import History
 from agentopd.signal.scores import Scored, join_scores
 from agentopd.signal.tokens import Tokens
 

@@ -1,4 +1,4 @@
-"""Who acts during a rollout, and on which tasks."""
+"""What every rollout shares: its tasks, its limits, and how tokens are drawn."""
 
 from __future__ import annotations
 
@@ -107,16 +107,6 @@ class Rollout(Part, family="rollout"):
             seed=seed,
             truncation=truncation_of(self),
         )
-
-
-class StudentRollout(Rollout, kind="student"):
-    """The student acts, told nothing."""
-
-    def collect(
-        self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
-    ) -> list[Trajectory]:
-        """See `Rollout.collect`."""
-        return self.pool(env, student, seed).play(self.schedule(seed, step), sampler)
 
 
 def truncation_of(rollout: Rollout) -> Truncation:

@@ -1,0 +1,1 @@
+"""Who writes which turn of an episode, and what they are told."""
