@@ -113,9 +113,19 @@ class NearFuture(Demonstration, kind="near_future"):
 
     The later episodes are played before: train on, then play the same tasks with what came of it
     (`agentopd collect`), and start again from the earlier student with this source.
+
+    Raises:
+        ValueError: no folder of episodes is named.
     """
 
-    path: str
+    @model_validator(mode="after")
+    def _has_episodes(self) -> NearFuture:
+        if self.path is None:
+            raise ValueError(
+                "privilege: near_future tells what a later student did: name the folder of its "
+                "episodes as path"
+            )
+        return self
 
     def worded(self, plan: str) -> str:
         """See `Demonstration.worded`."""

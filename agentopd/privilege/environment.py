@@ -1,4 +1,4 @@
-"""Sources that tell what the environment says of the task: its solution, its feedback, a document."""
+"""Sources that tell what the environment says: its solution, feedback, best actions, documents."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from agentopd.privilege.base import NoPrivilege, Source, gather, missing_keys
 from agentopd.privilege.environment import Document, EnvFeedback, GroundTruth, OracleNext
-from agentopd.privilege.hindsight import Reflection
-from agentopd.privilege.skills import SkillSummary
+from agentopd.privilege.writing.hindsight import Reflection
+from agentopd.privilege.writing.skills import SkillSummary
 
 __all__ = [
     "Document",

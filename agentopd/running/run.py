@@ -19,7 +19,7 @@ from agentopd.base.types import Lesson, Trajectory
 from agentopd.learning.forecast import forecast, memory_room
 from agentopd.learning.learner import Learner, Update
 from agentopd.models.model import LanguageModel, load_model
-from agentopd.privilege.sources import gather, missing_keys
+from agentopd.privilege.base import gather, missing_keys, scalars_of
 from agentopd.privilege.view import most_inserted
 from agentopd.probes.collector import jsonable
 from agentopd.probes.rollout import rollout_probes
@@ -110,6 +110,8 @@ class Run:
         self.taught = bool(self.config.mix.distil_coefficient)
         if self.taught:
             self.config.teacher.prepare(self.student)
+            for source in self.config.privilege:
+                source.meet(self.student, self.config.teacher)
         _refuse_unmoved(self.student)
         self.learner = Learner(self.student, self.config.teacher, self.config)
         self._start = self.student.digest() if self._needs_start() else ""
@@ -304,6 +306,7 @@ class Run:
 
     def _line(self, step: int, trajectories: list[Trajectory], update: Update) -> dict[str, Any]:
         stages, tokens = self._since_last_line()
+        told = scalars_of(self.config.privilege) if self.taught else {}
         line: dict[str, Any] = {
             "step": step,
             "episodes": self.step * self.config.rollout.episodes,
@@ -312,7 +315,7 @@ class Run:
             "loss": update.loss,
             "probes": {
                 **update.probes,
-                "scalars": {**update.scalars, **self.config.unit.scalars()},
+                "scalars": {**update.scalars, **self.config.unit.scalars(), **told},
             },
             "stages": stages,
             "tokens": tokens,

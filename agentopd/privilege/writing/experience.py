@@ -1,4 +1,4 @@
-"""What the agent has learnt from its episodes in words, step by step: a memory that is rewritten."""
+"""What the agent has learnt from its episodes, in words: a memory that grows step by step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Skills distilled from the agent's recent episodes: a summary of a tag, a bank that is searched."""
+"""Skills distilled from the agent's episodes: a summary of a tag, a bank that is searched."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ class SkillSummary(Source, kind="skill_summary"):
             )
             for tag, episodes in state.items()
         }
+
 
 @dataclass
 class Skill:
