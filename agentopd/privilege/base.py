@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 
@@ -20,6 +20,9 @@ from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import LanguageModel
 from agentopd.signal.beside import Beside
 from agentopd.teacher import Teacher
+
+When = Literal["always", "failed", "solved"]
+"""Of which episodes a source speaks, by how they ended."""
 
 
 class Source(Part, family="privilege source"):
@@ -148,6 +151,11 @@ def missing_keys(sources: Sequence[Source], trajectories: Sequence[Trajectory]) 
         for source in sources
         if source.reads and known and source.reads not in known
     ]
+
+
+def chosen(trajectory: Trajectory, when: When) -> bool:
+    """Whether a trajectory is one of those that something is said of."""
+    return when == "always" or trajectory.success == (when == "solved")
 
 
 def before_turns(trajectory: Trajectory) -> list[tuple[Turn, Mapping[str, Any]]]:

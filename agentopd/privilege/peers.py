@@ -12,7 +12,7 @@ from agentopd.asking.quoting import played
 from agentopd.base.types import Privilege, Trajectory
 from agentopd.environment.contract import declared, parse_action, without_reasoning
 from agentopd.privilege import writer
-from agentopd.privilege.base import Source
+from agentopd.privilege.base import Source, When, chosen
 from agentopd.signal.beside import Beside
 
 Form = Literal["actions", "episode"]
@@ -59,12 +59,14 @@ class PeerSuccess(PeerSource, kind="peer_success"):
 
     Args:
         form: its actions alone, or all that was seen and answered.
+        when: of which episodes something is told.
         causal: before each turn what the peer did in the turn of that number, and nothing of what
             it did later (StepOPSD 2605.27140): for view: every_turn.
         remember: tasks whose solutions of earlier steps are kept, for when they come again (RESD
             2605.12741); those of this step come first.
     """
 
+    when: When = "always"
     causal: bool = False
     remember: int = Field(default=0, ge=0)
     _kept: dict[str, list[tuple[int, list[str]]]] = PrivateAttr(default_factory=dict)
@@ -97,6 +99,8 @@ class PeerSuccess(PeerSource, kind="peer_success"):
         self, trajectory: Trajectory, batch: Sequence[Trajectory]
     ) -> tuple[Privilege, ...] | None:
         """See `Source.whisper`."""
+        if not chosen(trajectory, self.when):
+            return None
         peer = next(solved_peers(trajectory, batch), None)
         texts = self._remembered(trajectory) if peer is None else self._texts(peer)
         if not texts:

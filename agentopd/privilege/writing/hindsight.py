@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from agentopd.base.types import Privilege, Trajectory
 from agentopd.privilege import writer
+from agentopd.privilege.base import chosen
 from agentopd.privilege.writing.model_writer import Ask, ModelWriter, Reply
 from agentopd.privilege.writing.replies import as_object, as_text, by_turn, is_nothing, line_of
 from agentopd.privilege.writing.slots import slots_of
@@ -64,7 +65,7 @@ class Reflection(WrittenSource, kind="reflection"):
         """See `Source.whisper`."""
         if self.writer is not None:
             return super().whisper(trajectory, batch)
-        if not trajectory.turns or not self._speaks_of(trajectory):
+        if not trajectory.turns or not chosen(trajectory, self.when):
             return None
         told = [
             (t.index + 1, str(t.info.get("feedback", "")))
@@ -131,6 +132,8 @@ class Analysis(WrittenSource, kind="analysis"):
         if found is None:
             return ()
         whole, steps = line_of(found, "episode"), self._steps(found.get("steps"), trajectory)
+        if not steps:
+            return (self.tell(writer.written_skill(whole)),) if whole else ()
         told = []
         for turn in trajectory.turns:
             own = steps.get(turn.index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field, PrivateAttr
 
@@ -13,7 +13,7 @@ from agentopd.base.types import Privilege, Trajectory
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import LanguageModel
 from agentopd.models.phrases import phrases, runs
-from agentopd.privilege.base import Source
+from agentopd.privilege.base import Source, When, chosen
 from agentopd.privilege.writing.model_writer import Ask, ModelWriter, Reply
 from agentopd.privilege.writing.templates import Template
 from agentopd.signal.beside import Beside
@@ -21,8 +21,6 @@ from agentopd.teacher import Teacher
 
 _PHRASE = 4
 """Tokens in a row by which a text that quotes the student is known."""
-
-When = Literal["always", "failed", "solved"]
 
 
 class WrittenSource(Source):
@@ -78,9 +76,9 @@ class WrittenSource(Source):
         if self.writer is None or not self.writer.ready:
             return
         self.writer.begin()
-        chosen = [t for t in trajectories if t.turns and self._speaks_of(t)]
+        spoken_of = [t for t in trajectories if t.turns and chosen(t, self.when)]
         form = Template.load(self.writer.template or self.asks_with)
-        asked = [(t, [a for a in self.asks(t, batch) if form.can_ask(a.slots)]) for t in chosen]
+        asked = [(t, [a for a in self.asks(t, batch) if form.can_ask(a.slots)]) for t in spoken_of]
         replies = iter(self.writer.write(form, [a for _, asks in asked for a in asks]))
         for trajectory, asks in asked:
             if asks:
@@ -114,9 +112,6 @@ class WrittenSource(Source):
     def tell(self, text: str, turn: int | None = None) -> Privilege:
         """A text of this source."""
         return Privilege(source=self.kind, text=text, turn=turn, quotes=self.quotes)
-
-    def _speaks_of(self, trajectory: Trajectory) -> bool:
-        return self.when == "always" or trajectory.success == (self.when == "solved")
 
     def _keep(self, trajectory: Trajectory, replies: Sequence[Reply]) -> None:
         told = self.read(trajectory, replies)
