@@ -158,6 +158,8 @@ def _by_tag(text: str | Mapping[str, str]) -> dict[str, str]:
 
 
 def _in_file(path: Path) -> str | dict[str, str]:
+    if not path.is_file():
+        raise ValueError(f"privilege: text: there is no file {path}")
     if path.suffix not in (".yaml", ".yml"):
         return read_text(path).strip()
     found = read_mapping(path)

@@ -114,7 +114,7 @@ class Told(Weight, kind="told"):
         turn_T = trajectory.turn[trajectory.trainable]
         if any(p.turn is None for p in counted):
             return np.ones(len(turn_T), dtype=np.bool_)
-        return np.isin(turn_T, [p.turn for p in counted])
+        return np.isin(turn_T, [p.turn for p in counted if p.turn is not None])
 
 
 class PhraseMask(Weight, kind="phrase_mask"):

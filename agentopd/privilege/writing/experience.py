@@ -28,6 +28,7 @@ class Experience(WrittenSource, kind="experience"):
         lessons: how many are kept of each tag.
         episodes: of each step and tag that are read, the failed ones first.
         every: steps between two readings.
+        added: the most lessons that one episode adds.
     """
 
     asks_with: ClassVar[str] = "experience"
@@ -35,18 +36,20 @@ class Experience(WrittenSource, kind="experience"):
     lessons: int = Field(default=20, ge=1)
     episodes: int = Field(default=1, ge=1)
     every: int = Field(default=1, ge=1)
+    added: int = Field(default=3, ge=1)
     _memory: dict[str, list[str]] = PrivateAttr(default_factory=dict)
     _steps: int = PrivateAttr(default=0)
 
     def asks(self, trajectory: Trajectory, batch: Sequence[Trajectory]) -> list[Ask]:
         """See `WrittenSource.asks`."""
         memory = "\n".join(f"> {line}" for line in self._memory.get(skill_tag(trajectory), ()))
-        return [Ask(slots_of(trajectory, batch) | {"memory": memory, "most": "3"})]
+        return [Ask(slots_of(trajectory, batch) | {"memory": memory, "most": str(self.added)})]
 
     def read(self, trajectory: Trajectory, replies: Sequence[Reply]) -> tuple[Privilege, ...]:
         """See `WrittenSource.read`: one text a lesson."""
         lines = [line.strip().lstrip("-*•>0123456789.) ") for line in replies[0].text.splitlines()]
-        return tuple(self.tell(text) for text in map(as_text, lines) if text)
+        texts = [text for text in map(as_text, lines) if text]
+        return tuple(self.tell(text) for text in texts[: self.added])
 
     def write(self, trajectories: Sequence[Trajectory], batch: Sequence[Trajectory]) -> None:
         """See `Source.write`."""
