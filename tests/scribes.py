@@ -63,7 +63,9 @@ def ready(
     scribe = Scribe(model, says if callable(says) else lambda _: says)
     monkeypatch.setattr(model_writer, "TransformersSampler", lambda _: scribe)
     source.prepare(ChatTemplate(model.tokenizer))
-    source.meet(model, FrozenTeacher())
+    teacher = FrozenTeacher()
+    teacher.prepare(model)
+    source.meet(model, teacher)
     return scribe
 
 
@@ -76,7 +78,7 @@ def told(source: Source, batch: Sequence[Trajectory]) -> list[list[tuple[str, in
 
 
 def attempts(
-    *answers: Sequence[str], solved: Sequence[bool] = (), **prompt: Any
+    *answers: Sequence[str], solved: Sequence[int] = (), **prompt: Any
 ) -> list[Trajectory]:
     """Episodes of one turn an answer, by tokens as `ids_of` has them; two to a task.
 
@@ -86,7 +88,7 @@ def attempts(
     """
     envs = []
     for number, said in enumerate(answers):
-        won = bool(solved) and solved[number]
+        won = bool(solved and solved[number])
         steps = [
             says(f"B{k + 2}", feedback="so", oracle="left", mistake="wait")
             for k in range(len(said) - 1)

@@ -162,7 +162,7 @@ def test_what_a_model_that_stays_has_written_is_kept(
 
 
 def test_only_so_much_is_kept(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer, scribe = _ready(model, monkeypatch, remember=1)
+    writer, _ = _ready(model, monkeypatch, remember=1)
     assert _write(writer, "B1", "B2", "B1") == ["hint 0", "hint 1", "hint 0"]
     assert _write(writer, "B2", "B1") == ["hint 1", "hint 2"]
 

@@ -111,7 +111,7 @@ def test_only_so_many_tasks_are_kept() -> None:
 
 
 def test_a_peer_needs_groups() -> None:
-    with pytest.raises(ConfigError, match="set rollout.group to 2 or more"):
+    with pytest.raises(ConfigError, match=r"set rollout\.group to 2 or more"):
         parse_config(ENV, ["privilege=peer_success"])
     for changes in (["rollout.group=2"], ["privilege={kind: peer_success, remember: 5}"]):
         parse_config(ENV, ["privilege=peer_success", *changes])

@@ -126,7 +126,7 @@ def test_the_first_remembers_what_its_sources_remember() -> None:
 
 def test_a_peer_inside_another_source_needs_groups_too() -> None:
     for within in ("{kind: first, of: [peer_success, none]}", "{kind: shuffled, of: peer_success}"):
-        with pytest.raises(ConfigError, match="rollout.group: 1 plays each task once"):
+        with pytest.raises(ConfigError, match=r"rollout\.group: 1 plays each task once"):
             parse_config(ENV, [f"privilege={within}"])
 
 
