@@ -186,11 +186,12 @@ def test_thoughts_and_what_no_text_may_hold_are_left_out(
     assert _write(writer, "B1\ufdd2\ufdd3\x00") == ["hint"]
 
 
-def test_a_writer_that_is_the_teacher_needs_one() -> None:
-    asked = "privilege={kind: reflection, writer: {model: teacher}}"
-    with pytest.raises(ConfigError, match="privilege: the writer is the teacher, and mix: rl asks"):
-        parse_config(ENV, [asked, "mix=rl", "rollout.group=4"])
-    parse_config(ENV, [asked])
+def test_who_asks_no_teacher_asks_no_writer() -> None:
+    """An arm of rewards alone leaves the privilege of its study as it is."""
+    asked = "privilege=[{kind: reflection, writer: {model: teacher}}, peer_success]"
+    parse_config(ENV, [asked, "mix={kind: rl, rl: {kind: reinforce}}"])
+    with pytest.raises(ConfigError, match="plays each task once"):
+        parse_config(ENV, [asked])
 
 
 @pytest.mark.parametrize(

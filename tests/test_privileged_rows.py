@@ -118,12 +118,16 @@ def test_opsdc_teaches_with_an_instruction_that_the_student_does_not_see() -> No
     assert _row("opsdc").teacher.every == 50  # type: ignore[attr-defined]
 
 
-def test_opcd_has_no_lesson_before_there_is_experience(asked: Callable[..., Scribe]) -> None:
+def test_opcd_tells_advice_before_there_is_experience(asked: Callable[..., Scribe]) -> None:
     source = _source("opcd")
     asked(source, "wait for it")
-    batch = attempts(["up"], ["left"])
-    assert [b.available for b in gather([source], batch)] == [False, False]
-    assert [b.available for b in gather([source], batch)] == [True, True]
+    known, unknown = attempts(["up"], guide="Go."), attempts(["up"])
+    heard = [told(source, batch)[0] for batch in (unknown, known, known)]
+    assert heard[0] is None, "nor advice: no lesson"
+    assert heard[1:] == [[("Experience:\n- wait for it", None)]] * 2
+    fresh = _source("opcd")
+    asked(fresh, "wait for it")
+    assert told(fresh, known) == [[("Skill: Go.", None)]]
 
 
 def test_hero_without_diagnoses_is_feedback_sd(scene: Scene) -> None:

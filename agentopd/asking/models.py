@@ -20,19 +20,18 @@ AskedModel = Annotated[ModelSettings, BeforeValidator(_at_path)]
 mapping with its dtype and device too."""
 
 
-def check_asked(model: ModelSettings, beside: Beside, role: str, axis: str = "unit") -> None:
+def check_asked(model: ModelSettings, beside: Beside, role: str) -> None:
     """Look at the rest of the method when the configuration is read.
 
     Args:
         role: what the model is asked for, for the message.
-        axis: where in the method it stands, for the message.
 
     Raises:
         ValueError: it is the teacher, and the method has none.
     """
     if model.path == "teacher" and not beside.asks_teacher:
         raise ValueError(
-            f"{axis}: the {role} is the teacher, and mix: {beside.mix} asks no teacher. Name "
+            f"unit: the {role} is the teacher, and mix: {beside.mix} asks no teacher. Name "
             f"the {role}'s own folder, as in {{kind: model, model: zoo:sokoban-expert}}, or "
             "model: student"
         )

@@ -60,7 +60,7 @@ class Source(Part, family="privilege source"):
         """Take note of a step's trajectories before anything is said of them."""
 
     def check(self, beside: Beside) -> None:
-        """Look at the rest of the method when the configuration is read.
+        """Look at the rest of the method when the configuration is read, where a teacher is asked.
 
         Raises:
             ValueError: it would never have anything to say there.

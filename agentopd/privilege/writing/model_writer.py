@@ -12,14 +12,13 @@ import numpy as np
 from pydantic import Field, PrivateAttr, field_validator
 
 from agentopd.asking.contexts import context, fitted
-from agentopd.asking.models import AskedModel, asked_model, check_asked, is_moving
+from agentopd.asking.models import AskedModel, asked_model, is_moving
 from agentopd.base.parts import Settings
 from agentopd.environment.contract import without_reasoning
 from agentopd.models.model import LanguageModel, ModelSettings
 from agentopd.privilege.writing.templates import Template
 from agentopd.rollout.sampler import Request, answers
 from agentopd.rollout.transformers_sampler import TransformersSampler
-from agentopd.signal.beside import Beside
 from agentopd.teacher import Teacher
 
 
@@ -63,7 +62,7 @@ class ModelWriter(Settings):
     tokens: int = Field(default=2_048, ge=16)
     reply_tokens: int = Field(default=256, ge=8)
     temperature: float = Field(default=0.0, ge=0)
-    batch: int = Field(default=16, ge=1)
+    batch: int = Field(default=32, ge=1)
     remember: int = Field(default=1_024, ge=0)
     _author: LanguageModel | None = PrivateAttr(default=None)
     _sampler: Any = PrivateAttr(default=None)
@@ -77,14 +76,6 @@ class ModelWriter(Settings):
         if value is not None:
             Template.load(value)
         return value
-
-    def check(self, beside: Beside) -> None:
-        """Look at the rest of the method when the configuration is read.
-
-        Raises:
-            ValueError: the teacher is to write, and the method has none.
-        """
-        check_asked(self.model, beside, "writer", "privilege")
 
     def meet(self, student: LanguageModel, teacher: Teacher) -> None:
         """Find the model that writes.

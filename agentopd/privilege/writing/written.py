@@ -16,7 +16,6 @@ from agentopd.models.phrases import phrases, runs
 from agentopd.privilege.base import Source, When, chosen
 from agentopd.privilege.writing.model_writer import Ask, ModelWriter, Reply
 from agentopd.privilege.writing.templates import Template
-from agentopd.signal.beside import Beside
 from agentopd.teacher import Teacher
 
 _PHRASE = 4
@@ -55,11 +54,6 @@ class WrittenSource(Source):
         """What is told of an episode, of the replies to what was asked; nothing where they cannot
         be read.
         """
-
-    def check(self, beside: Beside) -> None:
-        """See `Source.check`."""
-        if self.writer is not None:
-            self.writer.check(beside)
 
     def prepare(self, template: ChatTemplate) -> None:
         """See `Source.prepare`."""
