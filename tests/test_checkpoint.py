@@ -37,6 +37,11 @@ METHODS = {
     "ema": ("teacher={kind: ema, rate: 0.3}",),
     "lagged": ("teacher={kind: lagged, every: 3}", "divergence.support=sampled"),
     "auxiliary": ("mix={kind: auxiliary, coefficient: 0.5}", "unit=turn", *GROUPS),
+    "written": (
+        "privilege=[{kind: reflection, writer: {model: teacher, reply_tokens: 12}}, {kind: "
+        "experience, every: 2, writer: {model: student, reply_tokens: 12, temperature: 1.0}}]",
+        "teacher={kind: ema, rate: 0.3}",
+    ),
     "rl": ("mix={kind: rl, rl: {kind: grpo, std: false}}", *GROUPS),
 }
 

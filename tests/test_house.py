@@ -105,6 +105,7 @@ FLOORS = """
     weights
     units
     divergences
+    asking
     rollout
     teacher
     serving

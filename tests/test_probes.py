@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trajectories import lessons_of, played, tokens_of
 
-from agentopd.base.types import Briefed, EndReason, Trajectory, View
+from agentopd.base.types import Briefed, EndReason, Privilege, Trajectory, View
 from agentopd.divergences.kl import ReverseKL
 from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
@@ -164,6 +164,15 @@ def test_a_leak_repeats_what_only_the_teacher_was_shown() -> None:
     assert all(math.isnan(v) for v in answer_probes(trajectory, view, 5)["leak"])
     assert all(math.isnan(v) for v in answer_probes(trajectory, None, 3)["leak"])
     assert all(math.isnan(v) for v in answer_probes(trajectory, _view(trajectory), 3)["leak"])
+
+
+def test_what_was_written_by_one_who_read_the_answers_is_no_leak() -> None:
+    trajectory = played([5, 6, 7, 8])
+    view = _view(trajectory, (1, [5, 6, 7]))
+    quoting = Privilege(source="reflection", text="", quotes=True)
+    for told, leak in (((), [1.0]), ((quoting,), [math.nan])):
+        shown = replace(view, briefed=replace(view.briefed, privileges=told))
+        np.testing.assert_array_equal(answer_probes(trajectory, shown, 3)["leak"], leak)
 
 
 def test_what_the_student_could_read_itself_is_no_leak() -> None:

@@ -15,13 +15,14 @@ from pydantic import PrivateAttr
 from scripted import ScriptedAuthor
 from trajectories import played
 
+from agentopd.asking import models as asked
 from agentopd.base.types import Trajectory
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
 from agentopd.running.config import ConfigError
 from agentopd.running.reading import parse_config
 from agentopd.teachers.copies import FrozenTeacher
-from agentopd.units.rubric import asked, rubricator
+from agentopd.units.rubric import rubricator
 from agentopd.units.rubric.induction import Attempt
 from agentopd.units.rubric.judges import Case, ModelVerifier, Verifier
 from agentopd.units.rubric.prompts import accounts, read_reply, request

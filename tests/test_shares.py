@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
@@ -165,7 +166,7 @@ def test_several_processes_do_not_share_a_gpu() -> None:
 @pytest.mark.parametrize("path", SCALE, ids=lambda path: path.name)
 def test_accelerate_reads_the_configurations(path: Path) -> None:
     """torch starts the processes; nothing is asked for that is refused."""
-    read = load_config_from_file(str(path))
+    read: Any = load_config_from_file(str(path))
     assert read.num_processes > 1
     assert (str(read.distributed_type), read.use_cpu) == ("DistributedType.MULTI_GPU", False)
     assert read.mixed_precision == "no"

@@ -13,11 +13,11 @@ import pytest
 from pydantic import ValidationError
 from trajectories import evidence_of, opinion_of, played
 
-from agentopd.base.types import Briefed, Lesson, Message, Trajectory, View
+from agentopd.base.types import Briefed, Lesson, Message, Privilege, Trajectory, View
 from agentopd.signal.evidence import Evidence
 from agentopd.weights.base import Weight
 from agentopd.weights.episode import EarlyTokens, Spike, StudentPerplexity, TeacherPerplexity
-from agentopd.weights.place import DepthCurriculum, DepthDecay, PhraseMask, SkipFirst
+from agentopd.weights.place import DepthCurriculum, DepthDecay, PhraseMask, SkipFirst, Told
 
 THREE_TURNS = played([0, 0], [0], [0, 0, 0])
 
@@ -88,6 +88,33 @@ def _masked(length: int, *lessons: Lesson) -> list[float]:
 
 # "7 8 9" is what the teacher was told.
 TALK = played([5, 7, 8, 9, 6], [8, 9], [7, 8])
+
+
+def _told(lesson: Lesson, *told: tuple[str, int | None]) -> Lesson:
+    """A lesson in which each of these sources spoke of that turn."""
+    assert lesson.view is not None
+    said = tuple(Privilege(source=source, text="so", turn=turn) for source, turn in told)
+    briefed = replace(lesson.view.briefed, privileges=said)
+    return replace(lesson, view=replace(lesson.view, briefed=briefed))
+
+
+@pytest.mark.parametrize(
+    ("told", "sources", "wanted"),
+    [
+        ([("a", 1)], (), [0, 0, 0, 0, 0, 1, 1, 0, 0]),
+        ([("a", 1), ("b", 2)], ("b",), [0, 0, 0, 0, 0, 0, 0, 1, 1]),
+        ([("a", 1), ("b", None)], (), [1] * 9),
+        ([("a", 1), ("b", None)], ("a",), [0, 0, 0, 0, 0, 1, 1, 0, 0]),
+        ([], (), [0] * 9),
+    ],
+)
+def test_turns_of_which_nothing_was_told_do_not_teach(
+    told: list[tuple[str, int | None]], sources: tuple[str, ...], wanted: list[int]
+) -> None:
+    lesson = _told(_shown(TALK, [7], before=1), *told)
+    said = opinion_of([0.5] * 9)
+    weight = Told(sources=sources, renormalise=False)
+    assert weight.of(evidence_of(said, said, lesson)).tolist() == wanted
 
 
 def test_phrases_of_what_the_teacher_was_told_are_masked() -> None:

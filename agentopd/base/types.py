@@ -171,13 +171,18 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Privilege:
-    """One piece of privileged text: `turn` is the turn it is about, None when it is about the whole
-    episode.
+    """One piece of privileged text.
+
+    Attributes:
+        turn: the turn it is about; None when it is about the whole episode.
+        quotes: whether who wrote it has read the student's answers: then words that it shares with
+            them are quoted, and no secret that got out.
     """
 
     source: str
     text: str
     turn: int | None = None
+    quotes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -198,8 +203,10 @@ class View:
     """The teacher's context of one trajectory.
 
     Attributes:
-        ids: the student's ids, verbatim and in order, with privileged ids inserted.
-        position: (T,) where student token `t` stands in `ids`; `ids[position] == trajectory.ids`.
+        ids: the student's ids, verbatim and in order, with privileged ids inserted; all that was
+            sampled, and of what was shown, what the view has not replaced.
+        position: (T,) where student token `t` stands in `ids`, with the same id there; -1 where it
+            was replaced.
         segments: the trajectory's segments, in positions of `ids`.
     """
 

@@ -227,6 +227,8 @@ class Method(Settings):
         if isinstance(self.mix, Multiplicative):
             check_modulation(self.weight, self.unit)
         self.unit.check(self.beside)
+        for source in self.privilege if self.mix.distil_coefficient else ():
+            source.check(self.beside)
         if self.learner.epochs > 1 and self.teacher.is_student and self.mix.distil_coefficient:
             raise ValueError(
                 f"learner.epochs: {self.learner.epochs} moves the student several times a step, "

@@ -24,7 +24,7 @@ def inserted_phrases(view: View, size: int) -> set[Phrase]:
     across its bounds.
     """
     inserted_T = np.ones(len(view.ids), dtype=np.bool_)
-    inserted_T[view.position] = False
+    inserted_T[view.position[view.position >= 0]] = False
     found: set[Phrase] = set()
     for start, stop in runs(inserted_T):
         found.update(phrases(view.ids[start:stop].tolist(), size))

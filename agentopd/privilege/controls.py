@@ -11,8 +11,11 @@ from pydantic import PrivateAttr, SerializeAsAny
 
 from agentopd.base.types import Privilege, Trajectory
 from agentopd.models.chat import ChatTemplate
-from agentopd.privilege.sources import Source
+from agentopd.models.model import LanguageModel
+from agentopd.privilege.base import Source
+from agentopd.signal.beside import Beside
 from agentopd.signal.groups import groups
+from agentopd.teacher import Teacher
 
 # None of them is about acting, and no two are about one thing.
 _WORDS = tuple(
@@ -45,9 +48,25 @@ class Control(Source):
         """See `Source.prepare`."""
         self.of.prepare(template)
 
+    def check(self, beside: Beside) -> None:
+        """See `Source.check`."""
+        self.of.check(beside)
+
+    def meet(self, student: LanguageModel, teacher: Teacher) -> None:
+        """See `Source.meet`."""
+        self.of.meet(student, teacher)
+
     def learn(self, trajectories: Sequence[Trajectory]) -> None:
         """See `Source.learn`."""
         self.of.learn(trajectories)
+
+    def write(self, trajectories: Sequence[Trajectory], batch: Sequence[Trajectory]) -> None:
+        """See `Source.write`."""
+        self.of.write(trajectories, batch)
+
+    def scalars(self) -> dict[str, float]:
+        """See `Source.scalars`."""
+        return self.of.scalars()
 
     def state(self) -> dict[str, Any]:
         """See `Source.state`."""
@@ -81,6 +100,18 @@ class Shuffled(Control, kind="shuffled"):
                 shuffled or not.
         """
         super().learn(trajectories)
+        self._refuse_sameness(trajectories)
+
+    def write(self, trajectories: Sequence[Trajectory], batch: Sequence[Trajectory]) -> None:
+        """See `Source.write`.
+
+        Raises:
+            ValueError: see `learn`; of texts that are written only now.
+        """
+        super().write(trajectories, batch)
+        self._refuse_sameness(batch)
+
+    def _refuse_sameness(self, trajectories: Sequence[Trajectory]) -> None:
         if self._differed:
             return
         told = [(t, self.whisper(t, trajectories)) for t in trajectories]

@@ -1,21 +1,32 @@
-"""Views: the teacher's context, made by inserting ids into the student's.
+"""Views: the teacher's context, made by inserting ids into the student's, or replacing what it saw.
 
-Nothing is rendered again. Privileged text goes in at the end of a message's content, so the
-student's tokens stay verbatim, with their template's tags around them, and a map says where each of
-them went.
+Nothing is rendered again. Privileged text goes in at the end of a message's content, or takes the
+place of it, so what the student wrote stays verbatim, with the template's tags around everything,
+and a map says where each token went.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from operator import itemgetter
+from dataclasses import dataclass
 
 import numpy as np
 
 from agentopd.base.parts import Part
 from agentopd.base.types import Briefed, Message, Trajectory, View
 from agentopd.models.chat import ChatTemplate
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """`text` takes the place of the student's ids from `start` to `stop`; where these are equal it
+    is inserted there.
+    """
+
+    start: int
+    stop: int
+    text: str
 
 
 class ViewBuilder(Part, family="view"):
@@ -40,26 +51,38 @@ class ViewBuilder(Part, family="view"):
             self._view(b, template) for b in briefed if b.available and b.trajectory.trainable.any()
         ]
 
+    def edits(self, briefed: Briefed) -> list[Edit]:
+        """What is changed of the student's ids: the insertions, and no more, unless a view says
+        otherwise.
+        """
+        return [Edit(place, place, text) for place, text in self.insertions(briefed)]
+
     def _view(self, briefed: Briefed, template: ChatTemplate) -> View:
         trajectory = briefed.trajectory
         size = len(trajectory.ids)
         shift = np.zeros(size + 1, dtype=np.int64)
+        left_out = np.zeros(size, dtype=np.bool_)
         pieces: list[np.ndarray] = []
         done = 0
-        for place, text in sorted(self.insertions(briefed), key=itemgetter(0)):
-            ids = np.array(template.encode_content(text), dtype=np.int64)
-            pieces += [trajectory.ids[done:place], ids]
-            shift[place:] += len(ids)
-            done = place
+        for edit in sorted(self.edits(briefed), key=lambda edit: edit.start):
+            ids = np.array(template.encode_content(edit.text), dtype=np.int64)
+            pieces += [trajectory.ids[done : edit.start], ids]
+            left_out[edit.start : edit.stop] = True
+            shift[edit.stop :] += len(ids) - (edit.stop - edit.start)
+            done = edit.stop
         ids = np.concatenate([*pieces, trajectory.ids[done:]])
-        position = np.arange(size) + shift[:-1]
+        position = np.where(left_out, -1, np.arange(size) + shift[:-1])
         # A segment's own end moves with the tokens in it: an insertion at a boundary belongs to the
         # next segment.
         segments = tuple(
             (int(a + shift[a - 1]) if a else 0, int(b + shift[b - 1]))
             for a, b in trajectory.segments
         )
-        assert np.array_equal(ids[position], trajectory.ids), "the view lost the student's tokens"
+        kept = ~left_out
+        assert not (left_out & trajectory.trainable).any(), "the view replaced what was sampled"
+        assert np.array_equal(ids[position[kept]], trajectory.ids[kept]), (
+            "the view lost the student's tokens"
+        )
         return View(briefed=briefed, ids=ids, position=position, segments=segments)
 
     def _joined(self, texts: Sequence[str]) -> str:
@@ -98,6 +121,33 @@ class EveryTurnView(ViewBuilder, kind="every_turn"):
             if message.role == "user" and 0 <= turn < len(trajectory.turns):
                 texts = [p.text for p in briefed.privileges if p.turn in (None, turn)]
                 found += [(message.stop, self._joined(texts))] if texts else []
+        return found
+
+
+class ReplaceView(ViewBuilder, kind="replace"):
+    """In the place of what the student saw: a text about a turn is read instead of that turn's
+    observation, one about the episode instead of the first user message. An empty text leaves
+    nothing of it.
+
+    What the student wrote and the template's tags stay as they are. Where a template has no system
+    role, the rules are part of the first user message, and go with it.
+    """
+
+    def insertions(self, briefed: Briefed) -> list[tuple[int, str]]:
+        """See `ViewBuilder.insertions`: there are none."""
+        return []
+
+    def edits(self, briefed: Briefed) -> list[Edit]:
+        """See `ViewBuilder.edits`."""
+        trajectory, found = briefed.trajectory, list[Edit]()
+        for message in trajectory.messages:
+            turn = int(trajectory.turn[message.start])
+            if message.role != "user" or not 0 <= turn < len(trajectory.turns):
+                continue
+            about = (turn, None) if turn == 0 else (turn,)
+            texts = [p.text for p in briefed.privileges if p.turn in about]
+            if texts:
+                found.append(Edit(message.start, message.stop, "\n".join(texts)))
         return found
 
 

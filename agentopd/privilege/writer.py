@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+
+from agentopd.base.types import Turn
+from agentopd.environment.contract import without_reasoning
 
 
 def skill(guide: str, solved: int, episodes: int, mistakes: Counter[str], most: int = 3) -> str:
@@ -47,3 +51,58 @@ def reflection(
     outcome = f"solved in {turns} turns." if success else f"not solved in {turns} turns."
     told = [f"Turn {turn}: {said}" for turn, said in mistakes[max(len(mistakes) - most, 0) :]]
     return " ".join(["Reflection:", outcome, *told])
+
+
+def attempt(episode: str) -> str:
+    """All of an episode that solved the task."""
+    return f"An attempt that solved the task:\n{episode}"
+
+
+def peer_turn(number: int, action: str) -> str:
+    """What a solved attempt did in one turn, counted from 1."""
+    return f"A solved attempt's turn {number}: {action}"
+
+
+def own_attempt(body: str, success: bool) -> str:
+    """This attempt, and how it ended."""
+    return f"Attempt, {'solved' if success else 'not solved'}: {body}"
+
+
+def example(plan: str) -> str:
+    """A solution as an example of an answer that is to be given in words of one's own."""
+    return f"{solution(plan)}\nThis is one example of an answer. Give one of your own."
+
+
+def beginning(plan: str) -> str:
+    """How a solution begins."""
+    return f"Solution begins: {plan}"
+
+
+def without_thoughts(turn: Turn) -> Turn:
+    """A turn whose answer says nothing of what was thought."""
+    return replace(turn, action=without_reasoning(turn.action).strip())
+
+
+def reflected(text: str) -> str:
+    """What a model wrote in looking back."""
+    return f"Reflection: {text}"
+
+
+def diagnosis(text: str) -> str:
+    """What a model says of one turn."""
+    return f"Diagnosis: {text}"
+
+
+def written_skill(text: str) -> str:
+    """A skill that a model has put in words."""
+    return f"Skill: {text}"
+
+
+def hint(text: str) -> str:
+    """A hint that a model has written."""
+    return f"Hint: {text}"
+
+
+def experience(lessons: Sequence[str]) -> str:
+    """What was learnt before, a lesson a line."""
+    return "\n".join(["Experience:", *(f"- {lesson}" for lesson in lessons)])

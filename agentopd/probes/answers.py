@@ -16,13 +16,15 @@ def answer_probes(trajectory: Trajectory, view: View | None, size: int) -> dict[
     repetition: the share of its phrases that stood in it before; an answer too short to have a
     phrase has none. leak: it holds a phrase of the text that only the teacher was shown, and
     nothing the student had read or written by then holds that phrase; where the teacher was shown
-    no phrase there is nothing to leak.
+    no phrase there is nothing to leak, and where a text was written by one who had read the answers
+    (`Privilege.quotes`) there is no telling a secret from a quote.
 
     Args:
         view: the teacher's context; None where there is no teacher.
         size: tokens of a phrase.
     """
-    secret = inserted_phrases(view, size) if view is not None else set()
+    quoted = view is not None and any(p.quotes for p in view.briefed.privileges)
+    secret = inserted_phrases(view, size) if view is not None and not quoted else set()
     values: dict[str, list[float]] = {"invalid": [], "cut": [], "repetition": [], "leak": []}
     for turn in trajectory.turns:
         said = phrases(trajectory.ids[turn.start : turn.stop].tolist(), size)

@@ -10,8 +10,16 @@ import agentopd.mixes.routing
 import agentopd.mixes.scored
 import agentopd.mixes.shared
 import agentopd.privilege.controls
-import agentopd.privilege.sources
+import agentopd.privilege.demonstrations
+import agentopd.privilege.environment
+import agentopd.privilege.extracted
+import agentopd.privilege.peers
+import agentopd.privilege.texts
 import agentopd.privilege.view
+import agentopd.privilege.writing.experience
+import agentopd.privilege.writing.hindsight
+import agentopd.privilege.writing.hints
+import agentopd.privilege.writing.skills
 import agentopd.rollout.policies.demonstrations
 import agentopd.rollout.policies.hinted
 import agentopd.rollout.policies.mixed

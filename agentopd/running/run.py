@@ -20,7 +20,7 @@ from agentopd.learning.learner import Learner, Update
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.parallel.episodes import known_elsewhere, own_episodes
 from agentopd.parallel.processes import ALONE, Processes, by_the_first
-from agentopd.privilege.sources import gather, missing_keys
+from agentopd.privilege.base import gather, missing_keys, scalars_of
 from agentopd.privilege.view import most_inserted
 from agentopd.privilege.whispered import Told, Whisper
 from agentopd.probes.collector import jsonable
@@ -102,6 +102,8 @@ class Run:
         self.taking_part = self.taught or self.config.rollout.needs_teacher
         if self.taking_part:
             self.config.teacher.prepare(self.student)
+            for source in self.config.privilege:
+                source.meet(self.student, self.config.teacher)
         _refuse_unmoved(self.student)
         self.config.rollout.join(processes)
         self.learner = Learner(self.student, self.config.teacher, self.config, processes)
@@ -360,6 +362,8 @@ class Run:
 
     def _line(self, step: int, trajectories: list[Trajectory], update: Update) -> dict[str, Any]:
         stages, tokens = self.clock.since_last_line()
+        numbers = {**self.config.unit.scalars(), **self.sampler.numbers}
+        told = scalars_of(self.config.privilege) if self.taught else {}
         line: dict[str, Any] = {
             "step": step,
             "episodes": self.step * self.config.rollout.episodes,
@@ -368,7 +372,7 @@ class Run:
             "loss": update.loss,
             "probes": {
                 **update.probes,
-                "scalars": {**update.scalars, **self.config.unit.scalars(), **self.sampler.numbers},
+                "scalars": {**update.scalars, **numbers, **told},
             },
             "stages": stages,
             "tokens": tokens,

@@ -84,6 +84,39 @@ class SkipFirst(Weight, kind="skip_first"):
         return (number_N >= self.tokens).to(evidence.tokens.behaviour_N.dtype)
 
 
+class Told(Weight, kind="told"):
+    """1 for the tokens of turns that the teacher was told something about, 0 for the rest (HERO
+    2606.11559, OpenClaw-RL 2603.10165).
+
+    A text about the whole episode is about each of its turns. Without a view nothing was told.
+
+    Args:
+        sources: the kinds of the sources whose texts count; all where none is named.
+    """
+
+    sources: tuple[str, ...] = ()
+
+    @property
+    def mask(self) -> bool:
+        """See `Weight.mask`."""
+        return True
+
+    def raw(self, evidence: Evidence) -> torch.Tensor:
+        """See `Weight.raw`."""
+        told = np.concatenate([self._told(lesson) for lesson in evidence.lessons])
+        return torch.from_numpy(told).to(evidence.tokens.behaviour_N)
+
+    def _told(self, lesson: Lesson) -> npt.NDArray[np.bool_]:
+        """Which of the trajectory's trainable tokens belong to such turns."""
+        trajectory, view = lesson.trajectory, lesson.view
+        texts = () if view is None else view.briefed.privileges
+        counted = [p for p in texts if not self.sources or p.source in self.sources]
+        turn_T = trajectory.turn[trajectory.trainable]
+        if any(p.turn is None for p in counted):
+            return np.ones(len(turn_T), dtype=np.bool_)
+        return np.isin(turn_T, [p.turn for p in counted if p.turn is not None])
+
+
 class PhraseMask(Weight, kind="phrase_mask"):
     """0 for tokens that repeat a phrase of the privileged text, 1 for the rest (SDFT 2601.19897).
 

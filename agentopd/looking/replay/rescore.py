@@ -13,7 +13,6 @@ from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
 from agentopd.looking.replay.rows import Compared, Rows, compare_rows
 from agentopd.looking.replay.saved import SavedStep, learnable
-from agentopd.models.chat import ChatTemplate
 from agentopd.models.head import Speaker
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.sources import gather
@@ -106,10 +105,10 @@ def _not_kept(step: SavedStep, what: str, kept: int | None) -> str:
 
 
 def _views(step: SavedStep, parts: RunConfig, student: LanguageModel) -> list[View]:
-    return parts.view.build(_briefed(step, parts, student.template), student.template)
+    return parts.view.build(_briefed(step, parts, student), student.template)
 
 
-def _briefed(step: SavedStep, parts: RunConfig, template: ChatTemplate) -> list[Briefed]:
+def _briefed(step: SavedStep, parts: RunConfig, student: LanguageModel) -> list[Briefed]:
     path = step.run / "scores" / f"step-{step.number:05d}.parquet"
     known = [source.model_dump(mode="json") for source in step.config.privilege]
     if path.is_file() and known == [s.model_dump(mode="json") for s in parts.privilege]:
@@ -123,8 +122,9 @@ def _briefed(step: SavedStep, parts: RunConfig, template: ChatTemplate) -> list[
             ]
     env = parts.env.build()
     for source in parts.privilege:
-        source.prepare(template)
+        source.prepare(student.template)
         source.enter(env)
+        source.meet(student, parts.teacher)
     env.close()
     for earlier in step.earlier:
         gather(parts.privilege, load_trajectories(earlier))

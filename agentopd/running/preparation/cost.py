@@ -90,6 +90,8 @@ def _small_step(
         for source in config.privilege:
             source.prepare(student.template)
         config.teacher.prepare(student)
+        for source in config.privilege:
+            source.meet(student, config.teacher)
         began = time.perf_counter()
         views = config.view.build(gather(config.privilege, chosen), student.template)
         lessons = config.teacher.score(views)

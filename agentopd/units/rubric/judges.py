@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from pydantic import Field, PrivateAttr, model_validator
 
+from agentopd.asking.models import AskedModel, asked_model, check_asked
 from agentopd.base.parts import Part
 from agentopd.base.types import Trajectory, Turn
 from agentopd.models.batching import by_length, padded
@@ -22,7 +23,6 @@ from agentopd.models.chat import ChatTemplate, Conversation
 from agentopd.models.model import LanguageModel, ModelSettings
 from agentopd.signal.beside import Beside
 from agentopd.units.facts import AnswerPart, Fact, fact_of, named_function, part_of
-from agentopd.units.rubric.asked import AskedModel, asked_model, check_asked
 
 if TYPE_CHECKING:
     from agentopd.teacher import Teacher

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from agentopd.asking.contexts import context, fitted
+from agentopd.asking.models import AskedModel, asked_model, check_asked
 from agentopd.base.types import Turn
-from agentopd.models.chat import Conversation
 from agentopd.models.model import LanguageModel, ModelSettings
 from agentopd.rollout.sampler import Request, answers
 from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.signal.beside import Beside
 from agentopd.units.rubric import prompts as rubric_text
-from agentopd.units.rubric.asked import AskedModel, asked_model, check_asked
 from agentopd.units.rubric.criteria import Criterion
 from agentopd.units.rubric.induction import Attempt, RubricWriter
 from agentopd.units.rubric.judges import Case, ModelVerifier, Verifier
@@ -152,15 +152,15 @@ class ModelWriter(RubricWriter, kind="model"):
         """What the model writes about these episodes."""
         author = self._author
         assert author is not None, "prepare() comes first"
-        template, budget = author.template, self.tokens
-        ids = self._context(author, good, bad, budget)
-        while budget and (over := len(ids) + self.reply_tokens - author.positions) > 0:
-            budget = int(max(budget - over, 0))
-            ids = self._context(author, good, bad, budget)
+        ids = fitted(
+            lambda budget: self._context(author, good, bad, budget),
+            self.tokens,
+            author.positions - self.reply_tokens,
+        )
         # Made anew each time: the model may have learnt since, and its cache is not kept.
         request = Request(0, ids, (self._steps,), self.reply_tokens, self.temperature)
         (answer,) = answers(TransformersSampler(author), [request])
-        return template.decode(answer.ids, skip_special_tokens=True)
+        return author.template.decode(answer.ids, skip_special_tokens=True)
 
     def _context(
         self, author: LanguageModel, good: Sequence[Attempt], bad: Sequence[Attempt], budget: int
@@ -170,9 +170,7 @@ class ModelWriter(RubricWriter, kind="model"):
         asked = rubric_text.request(
             rubric_text.accounts(good, bad), budget, template, self.most, self.weights
         )
-        conversation = Conversation(template, author.stop_ids)
-        conversation.begin(rubric_text.SYSTEM, asked)
-        return conversation.context
+        return context(author, rubric_text.SYSTEM, asked)
 
     def _tells_apart(
         self, criterion: Criterion, good: Sequence[Attempt], bad: Sequence[Attempt]

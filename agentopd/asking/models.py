@@ -1,16 +1,14 @@
-"""Which model a judge or a writer of rubrics asks: the student, the teacher, or one of its own."""
+"""Which model is asked to judge or to write: the student, the teacher, or one of its own."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
 from agentopd.signal.beside import Beside
-
-if TYPE_CHECKING:
-    from agentopd.teacher import Teacher
+from agentopd.teacher import Teacher
 
 
 def _at_path(value: Any) -> Any:
@@ -54,3 +52,11 @@ def asked_model(model: ModelSettings, student: LanguageModel, teacher: Teacher) 
     if model.path == "student":
         return student
     return teacher.model if model.path == "teacher" else load_model(model)
+
+
+def is_moving(model: ModelSettings, teacher: Teacher) -> bool:
+    """Whether the model that is asked learns during the run, so that it may reply otherwise later
+    on.
+    """
+    of_student = teacher.copies_student and not teacher.is_start
+    return model.path == "student" or (model.path == "teacher" and of_student)

@@ -1,0 +1,120 @@
+"""A source whose texts a model writes, all of a step at once."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pydantic import Field, PrivateAttr
+
+from agentopd.base.types import Privilege, Trajectory
+from agentopd.models.chat import ChatTemplate
+from agentopd.models.model import LanguageModel
+from agentopd.models.phrases import phrases, runs
+from agentopd.privilege.base import Source, When, chosen
+from agentopd.privilege.writing.model_writer import Ask, ModelWriter, Reply
+from agentopd.privilege.writing.templates import Template
+from agentopd.teacher import Teacher
+
+_PHRASE = 4
+"""Tokens in a row by which a text that quotes the student is known."""
+
+
+class WrittenSource(Source):
+    """What a model writes of each episode: `asks` and `read`, and the rest is done.
+
+    Of an episode whose reply cannot be read nothing is said. How many were asked for, read and not
+    read, what it cost, and which share of the texts' phrases (of four tokens) are the student's own
+    words, is in the metrics.
+
+    Args:
+        writer: the model that writes.
+        when: of which episodes.
+    """
+
+    asks_with: ClassVar[str] = ""
+    """The template that is asked with where the writer names none."""
+    quotes: ClassVar[bool] = True
+    """Whether who writes has read the student's answers."""
+
+    writer: ModelWriter | None = Field(default_factory=ModelWriter)
+    when: When = "always"
+    _texts: dict[int, tuple[Privilege, ...]] = PrivateAttr(default_factory=dict)
+    _counts: Counter[str] = PrivateAttr(default_factory=Counter)
+    _chat: ChatTemplate | None = PrivateAttr(default=None)
+
+    @abstractmethod
+    def asks(self, trajectory: Trajectory, batch: Sequence[Trajectory]) -> list[Ask]:
+        """What is asked about an episode; nothing where nothing is known."""
+
+    @abstractmethod
+    def read(self, trajectory: Trajectory, replies: Sequence[Reply]) -> tuple[Privilege, ...]:
+        """What is told of an episode, of the replies to what was asked; nothing where they cannot
+        be read.
+        """
+
+    def prepare(self, template: ChatTemplate) -> None:
+        """See `Source.prepare`."""
+        self._chat = template
+
+    def meet(self, student: LanguageModel, teacher: Teacher) -> None:
+        """See `Source.meet`."""
+        if self.writer is not None:
+            self.writer.meet(student, teacher)
+
+    def write(self, trajectories: Sequence[Trajectory], batch: Sequence[Trajectory]) -> None:
+        """See `Source.write`."""
+        self._texts, self._counts = {}, Counter()
+        if self.writer is None or not self.writer.ready:
+            return
+        self.writer.begin()
+        spoken_of = [t for t in trajectories if t.turns and chosen(t, self.when)]
+        form = Template.load(self.writer.template or self.asks_with)
+        asked = [(t, [a for a in self.asks(t, batch) if form.can_ask(a.slots)]) for t in spoken_of]
+        replies = iter(self.writer.write(form, [a for _, asks in asked for a in asks]))
+        for trajectory, asks in asked:
+            if asks:
+                self._keep(trajectory, [next(replies) for _ in asks])
+
+    def whisper(
+        self, trajectory: Trajectory, batch: Sequence[Trajectory]
+    ) -> tuple[Privilege, ...] | None:
+        """See `Source.whisper`."""
+        return self._texts.get(trajectory.episode) or None
+
+    def scalars(self) -> dict[str, float]:
+        """See `Source.scalars`."""
+        if self.writer is None:
+            return {}
+        counts = self._counts
+        found = {name: float(counts[name]) for name in ("asked", "unread")}
+        if counts["phrases"]:
+            found["copied"] = counts["copied"] / counts["phrases"]
+        return found | self.writer.scalars()
+
+    def state(self) -> dict[str, Any]:
+        """See `Source.state`."""
+        return {} if self.writer is None else {"writer": self.writer.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """See `Source.restore`."""
+        if self.writer is not None:
+            self.writer.restore(state.get("writer", {}))
+
+    def tell(self, text: str, turn: int | None = None) -> Privilege:
+        """A text of this source."""
+        return Privilege(source=self.kind, text=text, turn=turn, quotes=self.quotes)
+
+    def _keep(self, trajectory: Trajectory, replies: Sequence[Reply]) -> None:
+        told = self.read(trajectory, replies)
+        self._counts.update(asked=1, unread=int(not told))
+        self._texts[trajectory.episode] = told
+        if self._chat is None:
+            return
+        ids, answers = trajectory.ids.tolist(), runs(trajectory.trainable)
+        own = {phrase for a, b in answers for phrase in phrases(ids[a:b], _PHRASE)}
+        for privilege in told:
+            said = phrases(self._chat.encode_content(privilege.text), _PHRASE)
+            self._counts.update(phrases=len(said), copied=sum(p in own for p in said))
