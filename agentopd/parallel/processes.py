@@ -65,6 +65,18 @@ class Processes:
         """Whether it is so in some process."""
         return here
 
+    def refuse(self, what: str) -> None:
+        """Stop several processes from what only one can do.
+
+        Raises:
+            ValueError: they are several.
+        """
+        if self.size > 1:
+            raise ValueError(
+                f"{what} is trained by one process, not by {self.size} together: start agentopd "
+                "train by itself"
+            )
+
     def check_device(self, name: str) -> None:
         """See that each process of a machine has a device of its own, or all share the CPU.
 

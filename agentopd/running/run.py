@@ -17,6 +17,7 @@ from agentopd.base.trackers import Trackers
 from agentopd.base.types import Lesson, Trajectory
 from agentopd.learning.forecast import forecast, memory_room
 from agentopd.learning.learner import Learner, Update
+from agentopd.mixes.gold import NONE, GoldEpisodes
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.parallel.episodes import known_elsewhere, own_episodes
 from agentopd.parallel.processes import ALONE, Processes, by_the_first
@@ -104,6 +105,7 @@ class Run:
             self.config.teacher.prepare(self.student)
             for source in self.config.privilege:
                 source.meet(self.student, self.config.teacher)
+        self.gold = self.config.gold.store(self.student) if self.config.gold else []
         _refuse_unmoved(self.student)
         self.config.rollout.join(processes)
         self.learner = Learner(self.student, self.config.teacher, self.config, processes)
@@ -166,6 +168,8 @@ class Run:
             if self.step:
                 self.save()
             raise
+        if rollout.replays:
+            return trajectories
         self.clock.student_tokens += sum(t.student_tokens for t in trajectories)
         self.clock.teacher_tokens += sum(t.acted_tokens for t in trajectories)
         return trajectories
@@ -212,7 +216,8 @@ class Run:
         it be gone by then, the step is whole, and can be saved.
         """
         with self.clock.stage("learner"):
-            update = self.learner.update(trajectories, lessons, step)
+            gold = self._gold(trajectories, step)
+            update = self.learner.update(trajectories, lessons, step, gold)
         self.sampler.moved()
         if self.taking_part:
             self.config.teacher.sync(self.student, step)
@@ -308,6 +313,11 @@ class Run:
         save_trajectories(trajectories, self.out / "trajectories" / name, update.payments)
         if self.config.save.scores_top_k:
             save_scores(update.scores, self.out / "scores" / name)
+
+    def _gold(self, trajectories: list[Trajectory], step: int) -> GoldEpisodes:
+        """Those that stand beside a step's episodes."""
+        gold, seed = self.config.gold, self.config.seed
+        return gold.beside(trajectories, self.gold, seed, step) if gold else NONE
 
     def _needs_start(self) -> bool:
         """Whether the run stands on what it started from, and does not save it."""

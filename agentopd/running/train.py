@@ -11,6 +11,7 @@ from agentopd.base.stopping import Interrupted, interruptible
 from agentopd.parallel.processes import ALONE, Processes
 from agentopd.running.config import RunConfig
 from agentopd.running.run import Run, Watch
+from agentopd.running.stages.staged import train_stages
 
 
 def train(
@@ -22,7 +23,8 @@ def train(
     stop: threading.Event | None = None,
     processes: Processes = ALONE,
 ) -> dict[str, Any]:
-    """Train a student and leave a run folder.
+    """Train a student and leave a run folder; of a method in stages, one within which each stage
+    has a run folder of its own, in `stages/`.
 
     Args:
         out: the run's folder: `config.yaml`, `metrics.jsonl`, `trajectories/`, `checkpoints/`,
@@ -39,6 +41,7 @@ def train(
 
     Raises:
         ConfigError: the folder holds another run, or there is nothing to resume.
+        ValueError: several processes are to go through stages together.
         Interrupted: Ctrl-C or SIGTERM came, or `stop` was set, in whichever process; the current
             step was finished and saved.
         ProcessLost: another of the processes is gone.
@@ -46,7 +49,11 @@ def train(
         SamplerFailed: what runs the student while it acts is gone; the steps before are saved.
         ServerError: a served teacher is gone.
     """
-    with closing(Run(config, out, resume, watch or (lambda _: None), processes)) as run:
+    look = watch or (lambda _: None)
+    if config.stages:
+        processes.refuse("a method in stages")
+        return train_stages(config, out, resume, look, untrained, stop, train)
+    with closing(Run(config, out, resume, look, processes)) as run:
         with interruptible(stop) as asked, run.tracked():
             if processes.any(asked.is_set()):  # nothing was done that is not saved
                 raise Interrupted(run.step)
