@@ -148,7 +148,7 @@ def test_a_run_says_it_in_its_first_line_and_is_refused_before_it_leaves_a_folde
 ) -> None:
     seen: list[dict[str, object]] = []
     run = run_of(tiny_model, tmp_path / "run", "evaluate.episodes=1", "rollout.max_turn_tokens=2")
-    run.watch = seen.append
+    run.records.watch = seen.append
     run.begin()
     memory = seen[0]["memory"]
     assert isinstance(memory, dict)

@@ -286,7 +286,7 @@ def test_a_sampler_that_is_another_model_than_the_learner_is_told(
 ) -> None:
     run = run_of(tiny_model, tmp_path / "run", "evaluate.episodes=2")
     lines: list[dict[str, Any]] = []
-    run.watch = lines.append
+    run.records.watch = lines.append
     played = [replace(t, logprob=t.logprob - shift) for t in run.roll_out(0)]
     run.record(0, played, run.learn(played, run.ask_teacher(played, 0), 0))
     told = [x for x in lines[0].get("warnings", ()) if x.startswith("sampler and learner differ")]

@@ -37,7 +37,7 @@ def _run(model: Path, out: Path, *more: str, resume: bool = False) -> Run:
 def _step(run: Run, step: int) -> tuple[int, int, dict[str, Any]]:
     """A step's longest segment of the student and of the teacher, and its line of metrics."""
     lines: list[dict[str, Any]] = []
-    run.watch = lines.append
+    run.records.watch = lines.append
     trajectories = run.roll_out(step)
     lessons = run.ask_teacher(trajectories, step)
     run.record(step, trajectories, run.learn(trajectories, lessons, step))

@@ -266,3 +266,16 @@ def _plain(config: Any) -> dict[str, Any]:
     """An adapter's settings as JSON has them, with sets in order."""
     told = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
     return json.loads(json.dumps(told, default=str, sort_keys=True))
+
+
+def refuse_unmoved(name: str, module: torch.nn.Module) -> None:
+    """Refuse to train a model of which nothing would learn.
+
+    Raises:
+        ValueError: it is an adapter as it was saved, whose weights are fixed.
+    """
+    if not any(weight.requires_grad for weight in module.parameters()):
+        raise ValueError(
+            f"{name} is an adapter, and nothing of it would learn: go on with it, "
+            "student.lora={} with its own rank, alpha and targets, or merge it into its base first"
+        )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -12,19 +10,17 @@ from typing import Any
 
 import torch
 
-from agentopd.base.files import append_line, write_whole
-from agentopd.base.trackers import Trackers
 from agentopd.base.types import Lesson, Trajectory
 from agentopd.learning.forecast import forecast, memory_room
 from agentopd.learning.learner import Learner, Update
 from agentopd.mixes.gold import NONE, GoldEpisodes
-from agentopd.models.model import LanguageModel, load_model
+from agentopd.models.adapters import refuse_unmoved
+from agentopd.models.model import load_model
 from agentopd.parallel.episodes import known_elsewhere, own_episodes
 from agentopd.parallel.processes import ALONE, Processes, by_the_first
 from agentopd.privilege.base import gather, missing_keys, scalars_of
 from agentopd.privilege.view import most_inserted
 from agentopd.privilege.whispered import Told, Whisper
-from agentopd.probes.collector import jsonable
 from agentopd.probes.rollout import rollout_probes
 from agentopd.probes.showcase import describe_episode
 from agentopd.probes.untold import with_untold
@@ -52,22 +48,17 @@ from agentopd.running.config import RunConfig, thread_count
 from agentopd.running.evaluate import measure
 from agentopd.running.folder import (
     METRICS,
-    SUMMARY,
     check_environments,
     check_folder,
     ended,
-    forget_lines,
-    open_folder,
     past_lines,
 )
+from agentopd.running.records import Records, Watch
 from agentopd.serving.http import ServerError
 from agentopd.signal.groups import dead_groups
-from agentopd.stored.scores import save_scores
-from agentopd.stored.trajectories import save_trajectories
 
 _FREE = ("steps", "threads", "sampler")
 """What may be given anew to a run that goes on."""
-Watch = Callable[[dict[str, Any]], None]
 
 
 class Run:
@@ -84,7 +75,8 @@ class Run:
         self.processes = processes
         torch.set_num_threads(thread_count(config.threads, processes.local))
         torch.manual_seed(config.seed)
-        self.config, self.out, self.watch = config.fresh(), out, watch
+        self.config, self.out = config.fresh(), out
+        self.records = Records(self.config, out, watch, processes)
         self.clock, self.step = Clock(), 0
         self.room, self.unheard = 0, 0
         self.success_before: float | None = None
@@ -106,7 +98,7 @@ class Run:
             for source in self.config.privilege:
                 source.meet(self.student, self.config.teacher)
         self.gold = self.config.gold.store(self.student) if self.config.gold else []
-        _refuse_unmoved(self.student)
+        refuse_unmoved(self.student.name, self.student.module)
         self.config.rollout.join(processes)
         self.learner = Learner(self.student, self.config.teacher, self.config, processes)
         self._start = self.student.digest() if self._needs_start() else ""
@@ -114,26 +106,18 @@ class Run:
         self.memory = forecast(self.learner)
         alike = self.student.device.type == "cpu"  # a GPU is one process's own
         self.memory.check(memory_room(self.student.device), processes.local if alike else 1)
-        self.trackers = Trackers()
         with ExitStack() as opened:  # whatever fails from here on, the sampler is closed
             context = self.config.rollout.max_context
             sampler = opened.enter_context(self.config.sampler.open(self.student, context))
             self.sampler = Following(sampler, self.student)
             self._restore(latest(out / "checkpoints"))
             processes.check_alike("the student", self.student.digest)
-            self._open()
+            self.records.open()
             self._opened = opened.pop_all()
 
     def close(self) -> None:
         """Let go of the sampler."""
         self._opened.close()
-
-    def tracked(self) -> Trackers:
-        """The trackers of this run, open to the end of the `with` block."""
-        settings = self.config.model_dump(mode="json", exclude={"study"})
-        names = self.config.track if self.processes.first else ()
-        self.trackers = Trackers.start(names, self.out, settings)
-        return self.trackers
 
     def begin(self, untrained: dict[str, Any] | None = None) -> None:
         """Measure the student before its first step, unless that was done before.
@@ -145,7 +129,7 @@ class Run:
             self.untrained = self.evaluation = untrained or self._measure()
             self.success_before = self.evaluation["success"]
             self.clock.since_last_line()
-            self._write_line(
+            self.records.line(
                 {"step": -1, "episodes": 0, "seconds": 0.0, "evaluation": self.evaluation},
                 memory=self.memory.record(),
             )
@@ -238,13 +222,13 @@ class Run:
         except SamplerFailed as error:
             failed = error
         line = self._line(step, trajectories, update)
-        self._write_line(line)
+        self.records.line(line)
         self.errors.update(line.get("failed", {}))
         self.learner.history.append(line["train"])
         if update.skipped:
             self.skipped[update.skipped] += 1
         if save.keeps(step):
-            self._keep(step, trajectories, update)
+            self.records.step(step, trajectories, update)
         if failed or (save.checkpoint_every and self.step % save.checkpoint_every == 0):
             self.save()
         if failed:
@@ -292,27 +276,8 @@ class Run:
             "seconds": {**self.clock.stages, "total": self.clock.seconds},
             "notices": self.config.notices(),
         }
-        self._write(SUMMARY, json.dumps(summary, indent=2) + "\n")
+        self.records.summary(summary)
         return summary
-
-    @by_the_first
-    def _open(self) -> None:
-        """Open the folder: only once all is ready, so that a mistyped option leaves none behind, a
-        damaged file all as it is.
-        """
-        open_folder(self.config, self.out)
-
-    @by_the_first
-    def _write(self, name: str, text: str) -> None:
-        write_whole(self.out / name, text)
-
-    @by_the_first
-    def _keep(self, step: int, trajectories: list[Trajectory], update: Update) -> None:
-        """Write a step's trajectories, and what the models said of them where that is asked for."""
-        name = f"step-{step:05d}.parquet"
-        save_trajectories(trajectories, self.out / "trajectories" / name, update.payments)
-        if self.config.save.scores_top_k:
-            save_scores(update.scores, self.out / "scores" / name)
 
     def _gold(self, trajectories: list[Trajectory], step: int) -> GoldEpisodes:
         """Those that stand beside a step's episodes."""
@@ -357,9 +322,7 @@ class Run:
         """Keep one episode for people to look at, as the teacher sees it before any learning."""
         teacher, unit = self.config.teacher, self.config.unit.kind
         temperature = self._temperature()
-        described = describe_episode(self.student, teacher, lessons, unit, temperature)
-        if described is not None:
-            self._write("episode.json", json.dumps(described, indent=1) + "\n")
+        self.records.episode(describe_episode(self.student, teacher, lessons, unit, temperature))
 
     def _measure(self) -> dict[str, Any]:
         """Success on the held-out tasks, as the student is now."""
@@ -404,23 +367,10 @@ class Run:
         untold = missing_keys(self.config.privilege, trajectories) if self.taught else []
         return [warning for warning in (mixed_groups(trajectories), *untold) if warning]
 
-    @by_the_first
-    def _write_line(self, line: dict[str, Any], **said: Any) -> None:
-        """Keep a line of metrics; what is said with it is this machine's affair, and not kept."""
-        line = jsonable(line)
-        append_line(self.out / METRICS, json.dumps(line, allow_nan=False))
-        self.trackers.log(line)
-        self.watch({**line, **said})
-
-    @by_the_first
-    def _forget(self) -> None:
-        """Delete what a run that starts over had measured."""
-        forget_lines(self.out)
-
     def _restore(self, checkpoint: Path | None) -> None:
         """Go on from a checkpoint; without one, start over from the first step."""
         if checkpoint is None:
-            self._forget()
+            self.records.begin_again()
             return
         progress = load_progress(checkpoint)
         check_start(progress, self._start, self.config.student.path)
@@ -438,16 +388,8 @@ class Run:
         self.learner.moved = self.step > 0
         self.clock = Clock(progress.stages, progress.student_tokens, progress.teacher_tokens)
         self.clock.since_last_line()
-        self._write(METRICS, "".join(f"{json.dumps(line)}\n" for line in past))
+        self.records.begin_again(past)
         self.learner.history += [line["train"] for line in past if line["step"] >= 0]
         self.skipped.update(line["skipped"] for line in past if "skipped" in line)
         for line in past:
             self.errors.update(line.get("failed", {}))
-
-
-def _refuse_unmoved(student: LanguageModel) -> None:
-    if not any(weight.requires_grad for weight in student.module.parameters()):
-        raise ValueError(
-            f"{student.name} is an adapter, and nothing of it would learn: go on with it, "
-            "student.lora={} with its own rank, alpha and targets, or merge it into its base first"
-        )

@@ -10,7 +10,8 @@ from typing import Any
 from agentopd.base.stopping import Interrupted, interruptible
 from agentopd.parallel.processes import ALONE, Processes
 from agentopd.running.config import RunConfig
-from agentopd.running.run import Run, Watch
+from agentopd.running.records import Watch
+from agentopd.running.run import Run
 from agentopd.running.stages.staged import train_stages
 
 
@@ -54,7 +55,7 @@ def train(
         processes.refuse("a method in stages")
         return train_stages(config, out, resume, look, untrained, stop, train)
     with closing(Run(config, out, resume, look, processes)) as run:
-        with interruptible(stop) as asked, run.tracked():
+        with interruptible(stop) as asked, run.records.tracked():
             if processes.any(asked.is_set()):  # nothing was done that is not saved
                 raise Interrupted(run.step)
             run.begin(untrained)
