@@ -67,7 +67,7 @@ class CompletionServer:
             ServerError: the server gives no answer, or one of another form.
         """
         requests = in_requests([len(reading.ids_T) for reading in readings], self.budget)
-        answers = self.client.post_all(_PATH, [self._body(readings[part]) for part in requests])
+        answers = self.client.post_each(_PATH, [self._body(readings[part]) for part in requests])
         found = list[Told]()
         for part, answer in zip(requests, answers, strict=True):
             asked = readings[part]

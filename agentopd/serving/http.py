@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Annotated, Any
@@ -136,16 +136,21 @@ class HttpClient:
             threading.Thread(target=self._work, name="http", daemon=True).start()
         return asked
 
-    def post_all(self, path: str, bodies: Sequence[Mapping[str, Any] | bytes]) -> list[bytes]:
-        """`post` of several bodies at once; the answers in order. The first failure, or Ctrl-C,
-        calls off those that wait.
+    def post_each(self, path: str, bodies: Iterable[Mapping[str, Any] | bytes]) -> Iterator[bytes]:
+        """`post` of several bodies at once; the answers in order, each let go of once it is taken.
+        The first failure, or Ctrl-C, calls off those that wait.
         """
-        asked = [self.submit(path, body) for body in bodies]
+        asked = deque(self.submit(path, body) for body in bodies)
         try:
-            return [future.result() for future in asked]
+            while asked:
+                yield asked.popleft().result()
         finally:
             for future in asked:
                 future.cancel()
+
+    def post_all(self, path: str, bodies: Iterable[Mapping[str, Any] | bytes]) -> list[bytes]:
+        """All of `post_each`."""
+        return list(self.post_each(path, bodies))
 
     def json(self, path: str, answer: bytes) -> Any:
         """An answer as JSON.

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -27,11 +28,11 @@ class Counting(HttpClient):
 
     received = 0
 
-    def post_all(self, path: str, bodies: object) -> list[bytes]:
-        """See `HttpClient.post_all`."""
-        answers = super().post_all(path, bodies)  # pyright: ignore[reportArgumentType]
-        self.received += sum(map(len, answers))
-        return answers
+    def post_each(self, path: str, bodies: Iterable[Mapping[str, Any] | bytes]) -> Iterator[bytes]:
+        """See `HttpClient.post_each`."""
+        for answer in super().post_each(path, bodies):
+            self.received += len(answer)
+            yield answer
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def main() -> None:
     for wire in WIRES if told.pooling else ():
         client = Counting(ServerSettings(url=told.pooling))
         server = PoolingServer(client, served_model(client, ""), layer.size, wire, 4_096)
-        _row(f"hidden states, {wire}", client, lambda s=server: s.states(sequences), sequences)
+        _row(f"hidden states, {wire}", client, lambda s=server: s.states(readings), sequences)
     for top in (0, 1, 20) if told.completions else ():
         client = Counting(ServerSettings(url=told.completions))
         model = served_model(client, "")
