@@ -43,7 +43,8 @@ class ServerSettings(Settings):
             itself is never written anywhere.
         seconds: how long one try may take.
         patience: how many seconds a request is tried again, counted from its first failure, where
-            the server is gone or has too much to do.
+            the server is gone or has too much to do. So no request takes longer than `seconds` and
+            `patience` together.
         parallel: how many requests it is sent at once.
     """
 
@@ -224,9 +225,9 @@ class HttpClient:
     def _ask(self, connection: Connection, request: Request, patience: float | None) -> bytes:
         """Try, and try again while that may help and there is patience."""
         patience = self.settings.patience if patience is None else patience
-        pause, tries, until = _FIRST_PAUSE, 0, 0.0
+        pause, tries, until, seconds = _FIRST_PAUSE, 0, 0.0, self.settings.seconds
         while True:
-            answer = self._try(connection, request)
+            answer = self._try(connection, request, seconds)
             if isinstance(answer, bytes):
                 return answer
             self._refuse_if_closed()
@@ -237,14 +238,15 @@ class HttpClient:
                 often = f" ({tries} tries)" if tries > 1 else ""
                 raise self.error(request.path, answer.what + often, answer.hint)
             self._closed.wait(wait)
+            seconds = min(self.settings.seconds, max(until - time.monotonic(), pause))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _try(self, connection: Connection, request: Request) -> bytes | Failure:
+    def _try(self, connection: Connection, request: Request, seconds: float) -> bytes | Failure:
         with self._lock:
             self._refuse_if_closed()
             self._open.add(connection)
         try:
-            return connection.exchange(request, self.settings.seconds)
+            return connection.exchange(request, seconds)
         finally:
             with self._lock:
                 self._open.discard(connection)
