@@ -102,11 +102,8 @@ class ServedTeacher(Teacher, kind="served"):
             ServerError: the server gives no answer, or none that is hidden states.
         """
         weight_VH = self._prepared.layer.weight_VH
-        found = self._prepared.server.states([reading.ids_T for reading in readings])
-        return [
-            states_TH[torch.from_numpy(reading.places)].to(weight_VH.device, weight_VH.dtype)
-            for reading, states_TH in zip(readings, found, strict=True)
-        ]
+        found = self._prepared.server.states(readings)
+        return [hidden_NH.to(weight_VH.device, weight_VH.dtype) for hidden_NH in found]
 
     def head(self, hidden_NH: torch.Tensor) -> Head:
         """See `Teacher.head`."""

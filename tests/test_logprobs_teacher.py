@@ -128,11 +128,12 @@ def test_a_place_is_known_where_everything_asked_for_is_told(twins: Twins) -> No
     rows: list[Any] = [None, *({str(i): {"logprob": -1.0, "rank": 1}} for i in ids_T[1:].tolist())]
     rows[2], rows[5] = None, {str(ids_T[5] + 1): {"logprob": -2.0, "rank": 2}}
     rows[7][str(ids_T[7])]["logprob"] = math.nan
+    rows[9][str(ids_T[9])]["logprob"] = -9999.0
     with answering(lambda asked: asked.say({"choices": [{"prompt_logprobs": rows[:-1]}]})) as url:
         client, model = HttpClient(ServerSettings(url=url)), ServedModel("m", math.inf)
         server = CompletionServer(client, model, "prompt_logprobs", 0, 4_096)
         (told,) = server.told([Reading(ids_T, np.arange(len(ids_T) - 1))])
-    assert (~told.known_N).nonzero()[0].tolist() == [1, 4, 6, len(ids_T) - 2]
+    assert (~told.known_N).nonzero()[0].tolist() == [1, 4, 6, 8, len(ids_T) - 2]
     assert set(told.logprob_N[torch.from_numpy(told.known_N)].tolist()) == {-1.0}
 
 

@@ -12,11 +12,13 @@ import pytest
 import torch
 from http_servers import Asked, answering, free_port
 from model_server import serving
-from scenes import AUXILIARY, Scene, assert_same, disturbed, episodes, scene_of
+from scenes import AUXILIARY, ENV, Scene, assert_same, disturbed, episodes, scene_of
 
 from agentopd.base.types import Briefed, Lesson, Trajectory
+from agentopd.base.written import ConfigError
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
 from agentopd.privilege.view import SystemView
+from agentopd.running.reading import parse_config
 from agentopd.serving.http import ServerError, ServerSettings
 from agentopd.serving.output_layer import load_output_layer
 from agentopd.teacher import Teacher
@@ -147,6 +149,14 @@ def test_a_context_that_the_server_cannot_read_is_no_lesson(
         teacher.prepare(twins.here.student)
         lessons = taught_by(teacher, twins.here.student, twins.here.trajectories)
     assert [x.taught for x in lessons] == [len(x.trajectory.ids) <= served_length for x in lessons]
+
+
+def test_a_teacher_that_only_scores_cannot_judge() -> None:
+    told = {"kind": "served", "server": "http://127.0.0.1:1", "source": {}}
+    judged = "unit={kind: rubric_span, criteria: [{name: a}], judge: {kind: model%s}}"
+    with pytest.raises(ConfigError, match="this one only scores"):
+        parse_config({**ENV, "teacher": told}, [judged % ""])
+    parse_config({**ENV, "teacher": told}, [judged % ", model: student"])
 
 
 def _teacher(url: str, folder: str, **settings: Any) -> Teacher:

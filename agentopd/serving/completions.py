@@ -21,6 +21,8 @@ Asking = Literal["prompt_logprobs", "echo"]
 """How a server is asked: by vLLM's `prompt_logprobs`, or by `echo` and `logprobs` as OpenAI had it.
 """
 _PATH = "/v1/completions"
+_NONE = -9999.0
+"""What vLLM writes for minus infinity, which JSON has no form for."""
 _NAMED = "token_id:"
 """How vLLM writes a token where it is asked for ids."""
 _Row = tuple[float, dict[int, float]]
@@ -65,7 +67,7 @@ class CompletionServer:
             ServerError: the server gives no answer, or one of another form.
         """
         requests = in_requests([len(reading.ids_T) for reading in readings], self.budget)
-        answers = self.client.post_all(_PATH, [self._body(readings[part]) for part in requests])
+        answers = self.client.post_each(_PATH, [self._body(readings[part]) for part in requests])
         found = list[Told]()
         for part, answer in zip(requests, answers, strict=True):
             asked = readings[part]
@@ -137,8 +139,8 @@ class CompletionServer:
         likeliest = dict(sorted(top.items(), key=lambda one: -one[1])[: self.top])
         if own is None or len(likeliest) < self.top:
             return None
-        finite = all(map(math.isfinite, (own, *likeliest.values())))
-        return (float(own), likeliest) if finite else None
+        told = all(math.isfinite(x) and x > _NONE for x in (own, *likeliest.values()))
+        return (float(own), likeliest) if told else None
 
     def _strange(self, what: str) -> ValueError:
         hint = "does it know this way of asking, and is it the right server? See `asking`"

@@ -169,7 +169,7 @@ def _broken(error: Exception, seconds: float) -> Failure:
         return Failure("there is no such host", "correct the address", True)
     if isinstance(error, TimeoutError):
         hint = "raise `seconds` if it needs longer, and see what it is doing"
-        return Failure(f"no answer within {seconds:g} seconds", hint, True)
+        return Failure(f"no answer within {seconds:.3g} seconds", hint, True)
     said = str(error).split("\n")[0] or type(error).__name__
     return Failure(f"the answer broke off ({said})", "see the server's own log", True)
 

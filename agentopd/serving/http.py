@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Annotated, Any
@@ -43,7 +43,8 @@ class ServerSettings(Settings):
             itself is never written anywhere.
         seconds: how long one try may take.
         patience: how many seconds a request is tried again, counted from its first failure, where
-            the server is gone or has too much to do.
+            the server is gone or has too much to do. So no request takes longer than `seconds` and
+            `patience` together.
         parallel: how many requests it is sent at once.
     """
 
@@ -136,16 +137,21 @@ class HttpClient:
             threading.Thread(target=self._work, name="http", daemon=True).start()
         return asked
 
-    def post_all(self, path: str, bodies: Sequence[Mapping[str, Any] | bytes]) -> list[bytes]:
-        """`post` of several bodies at once; the answers in order. The first failure, or Ctrl-C,
-        calls off those that wait.
+    def post_each(self, path: str, bodies: Iterable[Mapping[str, Any] | bytes]) -> Iterator[bytes]:
+        """`post` of several bodies at once; the answers in order, each let go of once it is taken.
+        The first failure, or Ctrl-C, calls off those that wait.
         """
-        asked = [self.submit(path, body) for body in bodies]
+        asked = deque(self.submit(path, body) for body in bodies)
         try:
-            return [future.result() for future in asked]
+            while asked:
+                yield asked.popleft().result()
         finally:
             for future in asked:
                 future.cancel()
+
+    def post_all(self, path: str, bodies: Iterable[Mapping[str, Any] | bytes]) -> list[bytes]:
+        """All of `post_each`."""
+        return list(self.post_each(path, bodies))
 
     def json(self, path: str, answer: bytes) -> Any:
         """An answer as JSON.
@@ -219,9 +225,9 @@ class HttpClient:
     def _ask(self, connection: Connection, request: Request, patience: float | None) -> bytes:
         """Try, and try again while that may help and there is patience."""
         patience = self.settings.patience if patience is None else patience
-        pause, tries, until = _FIRST_PAUSE, 0, 0.0
+        pause, tries, until, seconds = _FIRST_PAUSE, 0, 0.0, self.settings.seconds
         while True:
-            answer = self._try(connection, request)
+            answer = self._try(connection, request, seconds)
             if isinstance(answer, bytes):
                 return answer
             self._refuse_if_closed()
@@ -232,14 +238,15 @@ class HttpClient:
                 often = f" ({tries} tries)" if tries > 1 else ""
                 raise self.error(request.path, answer.what + often, answer.hint)
             self._closed.wait(wait)
+            seconds = min(self.settings.seconds, max(until - time.monotonic(), pause))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _try(self, connection: Connection, request: Request) -> bytes | Failure:
+    def _try(self, connection: Connection, request: Request, seconds: float) -> bytes | Failure:
         with self._lock:
             self._refuse_if_closed()
             self._open.add(connection)
         try:
-            return connection.exchange(request, self.settings.seconds)
+            return connection.exchange(request, seconds)
         finally:
             with self._lock:
                 self._open.discard(connection)

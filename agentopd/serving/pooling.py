@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from agentopd.models.passes import Reading
 from agentopd.serving.http import HttpClient
 from agentopd.serving.models import ServedModel, in_requests
 
-# T tokens of a sequence, or of all sequences of a request; H hidden size
+# N places of a sequence, T its tokens, or those of all sequences of a request; H hidden size
 
 Wire = Literal["float32", "float16", "bfloat16"]
 """How numbers cross the network."""
@@ -35,25 +34,27 @@ class PoolingServer:
     wire: Wire
     budget: int
 
-    def states(self, sequences: Sequence[npt.NDArray[np.int64]]) -> list[torch.Tensor]:
-        """Last hidden states (T, H) of each sequence, in order, in float32.
+    def states(self, readings: Sequence[Reading]) -> list[torch.Tensor]:
+        """Last hidden states (N, H) of each sequence at its places, in order, in float32.
 
         Raises:
             ServerError: the server gives no answer, or states of another shape, or no numbers.
         """
-        requests = in_requests([len(ids_T) for ids_T in sequences], self.budget)
-        bodies = [self._body(sequences[part]) for part in requests]
-        answers = self.client.post_all(_PATH, bodies)
+        requests = in_requests([len(reading.ids_T) for reading in readings], self.budget)
+        answers = self.client.post_each(_PATH, [self._body(readings[part]) for part in requests])
         found = list[torch.Tensor]()
         for part, answer in zip(requests, answers, strict=True):
-            lengths = [len(ids_T) for ids_T in sequences[part]]
-            found += self._read(answer, sum(lengths)).split(lengths)
+            lengths = [len(reading.ids_T) for reading in readings[part]]
+            states = self._read(answer, sum(lengths)).split(lengths)
+            # Chosen at once, which copies: the other tokens' states are most of the answer.
+            places = [torch.from_numpy(reading.places) for reading in readings[part]]
+            found += [own_TH[at].float() for own_TH, at in zip(states, places, strict=True)]
         return found
 
-    def _body(self, sequences: Sequence[npt.NDArray[np.int64]]) -> dict[str, object]:
+    def _body(self, readings: Sequence[Reading]) -> dict[str, object]:
         return {
             "model": self.model.name,
-            "input": [ids_T.tolist() for ids_T in sequences],
+            "input": [reading.ids_T.tolist() for reading in readings],
             "task": "token_embed",
             "use_activation": False,
             "encoding_format": "bytes_only",
@@ -78,4 +79,4 @@ class PoolingServer:
                 "a hidden state that is no finite number",
                 "take wire: float32, and see the dtype that the model is served in",
             )
-        return states_TH.float()
+        return states_TH
