@@ -27,7 +27,7 @@ if typing.TYPE_CHECKING:
     from agentopd.rollout.sampler import Sampler
     from agentopd.running.config import ConfigError, RunConfig
     from agentopd.running.reading import load_config, parse_config
-    from agentopd.running.study import compare
+    from agentopd.running.studies.study import compare
     from agentopd.running.train import train
     from agentopd.signal.evidence import Evidence
     from agentopd.teacher import Teacher
@@ -87,7 +87,7 @@ _LATE = {
     "agentopd.rollout.sampler": ("Sampler",),
     "agentopd.running.config": ("ConfigError", "RunConfig"),
     "agentopd.running.reading": ("load_config", "parse_config"),
-    "agentopd.running.study": ("compare",),
+    "agentopd.running.studies.study": ("compare",),
     "agentopd.running.train": ("train",),
     "agentopd.signal.evidence": ("Evidence",),
     "agentopd.teacher": ("Teacher",),

@@ -12,7 +12,7 @@ from multiprocessing import active_children
 from pathlib import Path
 
 from agentopd.base.stopping import Interrupted
-from agentopd.running.workers import Job, hired
+from agentopd.running.studies.workers import Job, hired
 
 
 def double(number: int, stop: threading.Event) -> tuple[int, int]:

@@ -329,7 +329,7 @@ def test_a_comparison_ends_in_a_table_of_its_arms(
         watch("[two]", 0, line_of(1))
         return {"arms": {"one": ARM, "[two]": ARM | {"dead_groups": 0.25}}}
 
-    monkeypatch.setattr("agentopd.running.study.compare", compare)
+    monkeypatch.setattr("agentopd.running.studies.study.compare", compare)
     monkeypatch.setattr("agentopd.looking.report.write_report", lambda out: out / "report.html")
     out = tmp_path / "out"
     result = call("compare", study, "--out", out, "--workers", "3")
@@ -357,7 +357,7 @@ def test_an_interrupted_comparison_tells_how_to_go_on(
     def compare(*_: Any, **__: Any) -> None:
         raise Interrupted(3)
 
-    monkeypatch.setattr("agentopd.running.study.compare", compare)
+    monkeypatch.setattr("agentopd.running.studies.study.compare", compare)
     words = ["compare", str(study), "unit={kind: turn}", "--out", str(tmp_path / "out")]
     result = call(*words, "--workers", "1")
     assert result.exit_code == 130

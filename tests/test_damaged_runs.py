@@ -20,9 +20,9 @@ from test_folder import small
 from agentopd.looking.report import write_report
 from agentopd.running.checkpoint import check_files
 from agentopd.running.folder import METRICS, ended
-from agentopd.running.storage import load_trajectories
-from agentopd.running.study import compare
+from agentopd.running.studies.study import compare
 from agentopd.running.train import train
+from agentopd.stored.trajectories import load_trajectories
 
 
 @pytest.fixture(scope="module")

@@ -109,6 +109,7 @@ FLOORS = """
     serving
     models
     environment
+    stored
     signal
     base
 """

@@ -159,7 +159,7 @@ import sys
 from pathlib import Path
 from agentopd.base.types import Trajectory
 from agentopd.running.reading import parse_config
-from agentopd.running.study import compare
+from agentopd.running.studies.study import compare
 from agentopd.units.spans import Span
 from agentopd.units.base import Unit
 

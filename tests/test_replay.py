@@ -19,10 +19,10 @@ from agentopd.looking.replay.compare import Replay, replay
 from agentopd.mixes.channels import Channels
 from agentopd.running.config import RunConfig
 from agentopd.running.reading import load_method, method_names, parse_config
-from agentopd.running.storage import load_trajectories
 from agentopd.running.train import train
 from agentopd.signal.evidence import Measured
 from agentopd.signal.tokens import Tokens
+from agentopd.stored.trajectories import load_trajectories
 
 
 @dataclass

@@ -14,10 +14,10 @@ from agentopd.base.types import Trajectory
 from agentopd.divergences.kl import ForwardKL
 from agentopd.running.config import ConfigError
 from agentopd.running.reading import parse_config
+from agentopd.signal.payments import Payment
 from agentopd.units.rubric.criteria import Criterion
 from agentopd.units.rubric.judges import Case, Verifier
 from agentopd.units.rubric.unit import RubricSpanUnit
-from agentopd.units.spans import Payment
 
 ENV = {"env": {"id": "agentopd/Sokoban-v0"}}
 Use = Literal["weight", "credit", "reward"]

@@ -16,7 +16,7 @@ import yaml
 from command_line import SOKOBAN
 from processes import members, until
 
-from agentopd.running.study import run_folder
+from agentopd.running.studies.study import run_folder
 
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="groups are read in /proc")
 

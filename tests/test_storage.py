@@ -16,10 +16,11 @@ from scripted import STRIPS_THINKING, ScriptedEnv, ends, play, play_one, says, t
 from trajectories import played
 
 from agentopd.base.types import Briefed, EndReason, Lesson, Privilege, Trajectory, View
-from agentopd.running.storage import load_scores, load_trajectories, save_scores, save_trajectories
 from agentopd.signal.evidence import Kept, Measured, Opinion
 from agentopd.signal.scores import Scored, join_scores, split_scores
 from agentopd.signal.tokens import Tokens
+from agentopd.stored.scores import load_scores, save_scores
+from agentopd.stored.trajectories import load_trajectories, save_trajectories
 
 INFO = {
     "action_valid": True,

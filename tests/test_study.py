@@ -12,9 +12,9 @@ import pytest
 from agentopd.looking.report import write_report
 from agentopd.running.config import ConfigError, RunConfig
 from agentopd.running.reading import arm_config, load_config
-from agentopd.running.storage import load_trajectories
-from agentopd.running.study import _arm, _student_tasks, compare, run_folder
+from agentopd.running.studies.study import _arm, _student_tasks, compare, run_folder
 from agentopd.running.train import train
+from agentopd.stored.trajectories import load_trajectories
 
 SMALL = [
     "steps=1",

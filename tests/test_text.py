@@ -16,7 +16,7 @@ from agentopd.base.types import EndReason
 from agentopd.environment.check import check_env
 from agentopd.environment.contract import recorded
 from agentopd.environment.tools import Tool, ToolError
-from agentopd.running.storage import load_trajectories, save_trajectories
+from agentopd.stored.trajectories import load_trajectories, save_trajectories
 
 HALF = "a\udc81b"
 TOKENIZER = toy_tokenizer()

@@ -14,7 +14,7 @@ import torch
 from agentopd.running.config import RunConfig, thread_count
 from agentopd.running.reading import load_config, parse_config
 from agentopd.running.run import Run
-from agentopd.running.study import _environment
+from agentopd.running.studies.study import _environment
 
 
 @pytest.fixture

@@ -19,13 +19,13 @@ from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import ModelSettings, load_model, load_tokenizer
 from agentopd.running.config import RunConfig
 from agentopd.running.reading import parse_config
-from agentopd.running.storage import load_payments, load_trajectories, save_trajectories
 from agentopd.running.train import train
+from agentopd.signal.payments import Payment
+from agentopd.stored.trajectories import load_payments, load_trajectories, save_trajectories
 from agentopd.teachers.copies import FrozenTeacher
 from agentopd.units.rubric import rubricator
 from agentopd.units.rubric.judges import Case, ModelVerifier
 from agentopd.units.rubric.unit import RubricSpanUnit
-from agentopd.units.spans import Payment
 
 SPOKEN, SHORT = "Is a word spoken?", "Is the word short?"
 REPLY = f"My rubric:\nspoken | {SPOKEN} | 2 | every answer\nbrief | {SHORT} | 3 | last answer"

@@ -16,7 +16,7 @@ from givers import JOBS, double, fail, fail_oddly, kill, leave, variable, wait_f
 from processes import alive, until
 
 from agentopd.base.stopping import Interrupted, interruptible
-from agentopd.running.workers import Job, WorkerLost, hired
+from agentopd.running.studies.workers import Job, WorkerLost, hired
 
 
 def jobs(*calls: tuple[Callable[..., Any], Any]) -> list[Job]:

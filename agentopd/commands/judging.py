@@ -11,7 +11,7 @@ from agentopd.commands.acting import show_answer, show_end, show_text
 
 if TYPE_CHECKING:
     from agentopd.looking.verdicts import Judged
-    from agentopd.units.spans import Payment
+    from agentopd.signal.payments import Payment
 
 
 def verdicts(run: Path, step: int | None, episode: int | None) -> None:

@@ -157,8 +157,8 @@ def run_progress(
 def study_progress(
     runs: Mapping[Key, Status], console: Console
 ) -> Iterator[Callable[[str, int, dict[str, Any]], None]]:
-    """Show a study's runs; gives what `agentopd.running.study.compare` calls with each line of
-    metrics.
+    """Show a study's runs; gives what `agentopd.running.studies.study.compare` calls with each line
+    of metrics.
     """
     if not console.is_terminal:
 

@@ -41,7 +41,7 @@ def compare(
     """Compare the arms of a study, and print them in a table.
 
     Raises:
-        ValueError: see `agentopd.running.study.compare`.
+        ValueError: see `agentopd.running.studies.study.compare`.
         typer.Exit: with code 130 when Ctrl-C came.
     """
     path = find_config(named)
@@ -101,7 +101,7 @@ def _compare(config: RunConfig, out: Path, resume: bool, workers: int) -> None:
     from agentopd.looking.report import write_report
     from agentopd.looking.report.data import Summary
     from agentopd.looking.report.finding import finding
-    from agentopd.running import study
+    from agentopd.running.studies import study
 
     runs = _statuses(config)
     console = stdout()

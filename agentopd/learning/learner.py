@@ -28,11 +28,11 @@ from agentopd.probes.collector import Collector
 from agentopd.probes.token import channel_ratios
 from agentopd.rollout.policies import truncation_of
 from agentopd.signal.evidence import Measured, check_measured
+from agentopd.signal.payments import Payment
 from agentopd.signal.scores import Scored, join_scores, split_scores
 from agentopd.signal.tokens import Tokens
 from agentopd.teacher import Teacher
 from agentopd.units.base import Unit
-from agentopd.units.spans import Payment
 
 # B sequences, T tokens of a sequence, N trainable tokens of a micro-batch, H hidden
 

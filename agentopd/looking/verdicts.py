@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agentopd.base.types import Trajectory
 from agentopd.looking.replay.saved import SavedStep, last_step, read_step
-from agentopd.units.spans import Payment
+from agentopd.signal.payments import Payment
 
 
 @dataclass(frozen=True)

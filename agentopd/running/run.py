@@ -55,9 +55,10 @@ from agentopd.running.folder import (
     open_folder,
     past_lines,
 )
-from agentopd.running.storage import save_scores, save_trajectories
 from agentopd.serving.http import ServerError
 from agentopd.signal.groups import dead_groups
+from agentopd.stored.scores import save_scores
+from agentopd.stored.trajectories import save_trajectories
 
 _FREE = ("steps", "threads", "sampler")
 """What may be given anew to a run that goes on."""

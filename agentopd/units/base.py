@@ -20,7 +20,8 @@ from agentopd.divergences.base import Divergence
 from agentopd.signal.aggregate import Normalise
 from agentopd.signal.beside import Beside
 from agentopd.signal.evidence import Evidence
-from agentopd.units.spans import Payment, Reduce, Span, SpanIndex
+from agentopd.signal.payments import Payment
+from agentopd.units.spans import Reduce, Span, SpanIndex
 
 if TYPE_CHECKING:
     from agentopd.models.model import LanguageModel

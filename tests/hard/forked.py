@@ -66,7 +66,7 @@ def warm() -> None:
     import agentopd.looking.replay.compare
     import agentopd.looking.report
     import agentopd.looking.verdicts
-    import agentopd.running.study  # noqa: F401
+    import agentopd.running.studies.study  # noqa: F401
 
     ctypes.CDLL(None).prctl(_BECOME_SUBREAPER, 1)
 
@@ -205,7 +205,7 @@ class _ForkedContext(ForkContext):
 
 def _fork_workers() -> None:
     """A study's workers are forked too, for a start of seconds is no part of what is tried."""
-    from agentopd.running import workers
+    from agentopd.running.studies import workers
 
     def context(method: str) -> Any:
         return _ForkedContext() if method == "spawn" else get_context(method)

@@ -15,9 +15,9 @@ from agentopd.looking.replay.rows import Compared, compare_kept
 from agentopd.looking.replay.saved import SavedStep, learnable, read_step
 from agentopd.looking.replay.signal import Signal, signal_of
 from agentopd.running.config import RunConfig
-from agentopd.running.storage import load_trajectories
 from agentopd.signal.scores import Scored, join_scores
 from agentopd.signal.tokens import Tokens, mean_by
+from agentopd.stored.trajectories import load_trajectories
 from agentopd.units.base import Unit
 
 # N tokens of the step, T turns

@@ -20,9 +20,9 @@ from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.sources import gather
 from agentopd.running.checkpoint import check_start, latest, load_progress, restore_weights
 from agentopd.running.config import RunConfig
-from agentopd.running.storage import load_trajectories
 from agentopd.signal.scores import Scored, join_scores, split_scores
 from agentopd.signal.tokens import Tokens
+from agentopd.stored.trajectories import load_trajectories
 from agentopd.teacher import Teacher
 
 # N trainable tokens, H hidden size, R rows of a tile, V vocabulary

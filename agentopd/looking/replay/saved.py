@@ -12,10 +12,11 @@ from agentopd.base.types import EndReason, Lesson, Trajectory
 from agentopd.running.config import RunConfig
 from agentopd.running.folder import METRICS, past_lines
 from agentopd.running.reading import load_stored
-from agentopd.running.storage import load_payments, load_scores, load_trajectories
 from agentopd.signal.evidence import Measured, Opinion
+from agentopd.signal.payments import Payment
 from agentopd.signal.scores import Scored
-from agentopd.units.spans import Payment
+from agentopd.stored.scores import load_scores
+from agentopd.stored.trajectories import load_payments, load_trajectories
 
 
 @dataclass(frozen=True)

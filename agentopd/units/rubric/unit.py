@@ -17,12 +17,13 @@ from agentopd.base.types import Trajectory, Turn
 from agentopd.divergences.base import Divergence
 from agentopd.signal.beside import Beside
 from agentopd.signal.evidence import Evidence
+from agentopd.signal.payments import Payment
 from agentopd.units.base import Unit
 from agentopd.units.facts import part_of
 from agentopd.units.rubric.criteria import Criterion
 from agentopd.units.rubric.induction import RubricWriter
 from agentopd.units.rubric.judges import Case, Verifier
-from agentopd.units.spans import Payment, Span, SpanIndex
+from agentopd.units.spans import Span, SpanIndex
 
 if TYPE_CHECKING:
     from agentopd.models.model import LanguageModel

@@ -31,8 +31,8 @@ from agentopd.running.folder import (
     past_lines,
 )
 from agentopd.running.reading import arm_config, parse_config
+from agentopd.running.studies.workers import Job, hired
 from agentopd.running.train import train
-from agentopd.running.workers import Job, hired
 
 Key = tuple[str, int]
 """An arm and a seed."""

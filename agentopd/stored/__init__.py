@@ -1,0 +1,1 @@
+"""Episodes kept on disk, and what the models said of them."""
