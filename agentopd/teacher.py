@@ -21,28 +21,12 @@ from agentopd.signal.beside import Beside
 # N trainable tokens, H hidden size, V vocabulary, B sequences, T tokens
 
 
-class Teacher(Part, family="teacher"):
-    """Scores the student's own tokens in the teacher's context: `prepare`, and the rest is
-    optional.
+class Scorer(Part):
+    """Who reads the student's tokens in the teacher's context, and how: here the model that
+    `prepare` has set.
 
-    A teacher of your own sets the model that scores; here a copy of the student that is renewed
-    now and then:
-
-        class Renewed(Teacher, kind="renewed"):
-            copies_student = True
-
-            every: int = Field(default=50, ge=1)
-
-            def prepare(self, student: LanguageModel) -> None:
-                self._model = student.frozen_copy()
-
-            def sync(self, student: LanguageModel, step: int) -> None:
-                if (step + 1) % self.every == 0:
-                    self._model = student.frozen_copy()
-
-    One whose model is elsewhere has no `model`: it says `local = False`, and defines `hidden`,
-    `head`, `positions` and `held` in its place; one that shows no hidden states defines `score`
-    and `speaker` too.
+    A teacher whose model is elsewhere says that it is not `local`, and defines `hidden`, `head`,
+    `positions` and `held`; one that shows no hidden states defines `score` and `speaker`.
 
     Args:
         tokens_per_batch: padded tokens in one forward pass.
@@ -52,46 +36,10 @@ class Teacher(Part, family="teacher"):
 
     _model: LanguageModel | None = PrivateAttr(default=None)
 
-    @abstractmethod
-    def prepare(self, student: LanguageModel) -> None:
-        """Get ready, from the student as it is before its first step: set `_model`.
-
-        Raises:
-            ValueError: student and teacher do not share a vocabulary, or end their answers
-                differently.
-        """
-
-    def sync(self, student: LanguageModel, step: int) -> None:
-        """Follow the student, which has just finished `step` (counted from 0)."""
-
-    copies_student: ClassVar[bool] = False
-    """Whether the teacher is the student itself, or a copy of it."""
-    is_student: ClassVar[bool] = False
-    """Whether every step of the optimizer moves the teacher too."""
-    is_start: ClassVar[bool] = False
-    """Whether it is the student as the run found it, for good: it is then not saved."""
-    needs_adapters: ClassVar[bool] = False
-    """Whether there is no such teacher of a student without adapters."""
-
     @property
     def local(self) -> bool:
-        """Whether the model that scores is here: only then can it act, judge and write too."""
+        """Whether one model scores, and is here: only then can it act, judge and write too."""
         return True
-
-    def check(self, beside: Beside) -> None:
-        """Look at the rest of the method when the configuration is read; called where the teacher
-        is asked.
-
-        Raises:
-            ValueError: something in it needs what this teacher cannot say.
-        """
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Weights that must survive a restart, which no `prepare` would find again."""
-        return {}
-
-    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
-        """The reverse of `tensors`."""
 
     @property
     def model(self) -> LanguageModel:
@@ -102,8 +50,8 @@ class Teacher(Part, family="teacher"):
         """
         if not self.local:
             raise ValueError(
-                f"teacher: {self.kind} only scores: its model is not here, and can neither act nor "
-                "judge nor write. Name a model's folder for that, or a teacher that is loaded here"
+                f"teacher: {self.kind} only scores: no model of it is here that could act, judge "
+                "or write. Name a model's folder for that, or a teacher that is loaded here"
             )
         assert self._model is not None, "prepare() comes first"
         return self._model
@@ -165,6 +113,63 @@ class Teacher(Part, family="teacher"):
             )
             for view, parts, fit in zip(views, states, fits, strict=True)
         ]
+
+
+class Teacher(Scorer, family="teacher"):
+    """Scores the student's own tokens in the teacher's context: `prepare`, and the rest is
+    optional.
+
+    A teacher of your own sets the model that scores; here a copy of the student that is renewed
+    now and then:
+
+        class Renewed(Teacher, kind="renewed"):
+            copies_student = True
+
+            every: int = Field(default=50, ge=1)
+
+            def prepare(self, student: LanguageModel) -> None:
+                self._model = student.frozen_copy()
+
+            def sync(self, student: LanguageModel, step: int) -> None:
+                if (step + 1) % self.every == 0:
+                    self._model = student.frozen_copy()
+    """
+
+    @abstractmethod
+    def prepare(self, student: LanguageModel) -> None:
+        """Get ready, from the student as it is before its first step: set `_model`.
+
+        Raises:
+            ValueError: student and teacher do not share a vocabulary, or end their answers
+                differently.
+        """
+
+    def sync(self, student: LanguageModel, step: int) -> None:
+        """Follow the student, which has just finished `step` (counted from 0)."""
+
+    copies_student: ClassVar[bool] = False
+    """Whether the teacher is the student itself, or a copy of it."""
+    is_student: ClassVar[bool] = False
+    """Whether every step of the optimizer moves the teacher too."""
+    is_start: ClassVar[bool] = False
+    """Whether it is the student as the run found it, for good: it is then not saved."""
+    needs_adapters: ClassVar[bool] = False
+    """Whether there is no such teacher of a student without adapters."""
+
+    def check(self, beside: Beside) -> None:
+        """Look at the rest of the method when the configuration is read; called where the teacher
+        is asked.
+
+        Raises:
+            ValueError: something in it needs what this teacher cannot say.
+        """
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Weights that must survive a restart, which no `prepare` would find again."""
+        return {}
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        """The reverse of `tensors`."""
 
 
 def predicting(view: View, start: int, stop: int) -> np.ndarray:

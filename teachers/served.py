@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, PrivateAttr
+from pydantic import PrivateAttr
 
 from agentopd.models.head import Head
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
 from agentopd.models.passes import Reading, hidden_at
-from agentopd.serving.http import HttpClient, ServerSettings
+from agentopd.serving.http import HttpClient, Server
 from agentopd.serving.models import served_model
 from agentopd.serving.output_layer import OutputLayer, load_output_layer
 from agentopd.serving.pooling import PoolingServer, Wire
@@ -26,14 +25,6 @@ _PROBE = 32
 _APART = 0.1
 """Nats between two log-probabilities, in the mean over all of them, that are no rounding: serving
 in bfloat16 makes about 0.04."""
-
-
-def _at_address(value: Any) -> Any:
-    return {"url": value} if isinstance(value, str) else value
-
-
-Server = Annotated[ServerSettings, BeforeValidator(_at_address)]
-"""A server's address, or a mapping with its limits too."""
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,25 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from http_servers import Asked, answering
+from http_servers import Answer, Asked, answering
 
 from agentopd.models.model import LanguageModel
 
 
-@contextmanager
-def serving(
-    model: LanguageModel, name: str = "teacher", max_model_len: int = 2_048, most: int = 64
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The address of a server of `model`, and the bodies that it was asked with.
+def answer_of(
+    model: LanguageModel,
+    name: str = "teacher",
+    max_model_len: int = 2_048,
+    most: int = 64,
+    asked: list[dict[str, Any]] | None = None,
+) -> Answer:
+    """How a server of `model` answers.
 
     Args:
         most: how many likeliest tokens it tells at a position.
+        asked: takes the bodies it is asked with.
     """
-    asked, lock = list[dict[str, Any]](), threading.Lock()
+    lock = threading.Lock()
 
     def answer(request: Asked) -> None:
         if request.path == "/v1/models":
@@ -31,19 +35,28 @@ def serving(
             return
         body = json.loads(request.body)
         with lock, torch.no_grad():
-            asked.append(body)
+            if asked is not None:
+                asked.append(body)
             if body["model"] != name:
                 request.say({"error": {"message": "no such model"}}, 404)
             elif request.path == "/pooling":
                 request.say(_pooled(model, body))
             elif request.path == "/v1/completions":
-                request.say(
-                    {"choices": [_scored(model, ids, body, most) for ids in body["prompt"]]}
-                )
+                prompts = body["prompt"]
+                request.say({"choices": [_scored(model, ids, body, most) for ids in prompts]})
             else:
                 request.say({"error": {"message": "no such path"}}, 404)
 
-    with answering(answer) as url:
+    return answer
+
+
+@contextmanager
+def serving(
+    model: LanguageModel, max_model_len: int = 2_048
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The address of a server of `model`, and the bodies that it was asked with."""
+    asked = list[dict[str, Any]]()
+    with answering(answer_of(model, max_model_len=max_model_len, asked=asked)) as url:
         yield url, asked
 
 

@@ -133,7 +133,7 @@ def test_the_layer_alone_is_kept_here(twins: Twins) -> None:
     weight_VH = twins.here.teacher.model.output.weight
     assert [x.shape for x in twins.there.teacher.held()] == [weight_VH.shape]
     assert not twins.there.teacher.local
-    with pytest.raises(ValueError, match="only scores: its model is not here"):
+    with pytest.raises(ValueError, match="only scores: no model of it is here"):
         _ = twins.there.teacher.model
 
 

@@ -198,8 +198,8 @@ class Listed:
 
     Attributes:
         logprob_N: of the trainable tokens.
-        ids_NK: the teacher's likeliest tokens, in order; -1 where a row has fewer than others.
-        logprob_NK: of these; -inf where there is none.
+        ids_NK: the teacher's likeliest tokens.
+        logprob_NK: of these.
     """
 
     logprob_N: torch.Tensor

@@ -78,8 +78,6 @@ class Divergence(Part, family="divergence"):
 
     additive: ClassVar[bool] = True
     """Whether the value is a sum over categories, which then need not be all there are."""
-    looks_further: ClassVar[bool] = False
-    """Whether it reads the teacher's entropy, which is over the whole vocabulary."""
     estimable: ClassVar[str] = ""
     """What of it an estimator must estimate; empty where sampled tokens tell nothing of it."""
     default_estimator: ClassVar[Estimator | None] = None

@@ -135,8 +135,6 @@ class EntropySwitched(Divergence, kind="entropy_switched"):
         width: in nats, of the blend.
     """
 
-    looks_further = True
-
     reading: Literal["additive", "switch", "blended"] = "additive"
     threshold: float = Field(default=0.8, ge=0)
     width: float = Field(default=0.1, gt=0)

@@ -27,6 +27,8 @@ def token_probes(
     student_entropy, teacher_entropy, entropy_gap: the last is |H(q) - H(p)| (2604.13016).
     overlap: the share of the student's `top` likeliest tokens among the teacher's.
     overlap_advantage: see `overlap_advantage`; NaN where the two share no token.
+    teacher_mass: the share of the teacher's probability on the tokens that it lists, where it lists
+    some and shows no more.
     pi_effect, pi_effect_size: log q(y) told less log q(y) untold, and its absolute value, where a
     lesson knows what its teacher would say untold.
     """
@@ -45,6 +47,8 @@ def token_probes(
     if measured.kept is not None:
         found["overlap"] = overlap(measured.kept, top)
         found["overlap_advantage"] = overlap_advantage(measured.kept, top)
+    if any(lesson.listed is not None for lesson in lessons):
+        found["teacher_mass"] = _listed_mass(lessons, teacher.logprob_N)
     untold_N = _untold(lessons, teacher.logprob_N)
     if untold_N is not None:
         found["pi_effect"] = teacher.logprob_N - untold_N
@@ -99,6 +103,17 @@ def _shared(kept: Kept, top: int) -> torch.Tensor:
     width = min(top, each)
     student_NK, teacher_NK = kept.ids_NK[:, :width], kept.ids_NK[:, each : each + width]
     return (student_NK[:, :, None] == teacher_NK[:, None, :]).any(-1)
+
+
+def _listed_mass(lessons: Sequence[Lesson], like_N: torch.Tensor) -> torch.Tensor:
+    """(N,) the teacher's probability of the tokens that it lists; NaN where it shows all."""
+    pieces = [
+        like_N.new_full((int(x.trajectory.trainable.sum()),), torch.nan)
+        if x.listed is None
+        else x.listed.logprob_NK.to(like_N).exp().sum(-1)
+        for x in lessons
+    ]
+    return torch.cat(pieces)
 
 
 def _untold(lessons: Sequence[Lesson], told_N: torch.Tensor) -> torch.Tensor | None:

@@ -15,7 +15,10 @@ import agentopd.rollout.policies
 import agentopd.rollout.vllm.engines
 import agentopd.teachers.copies
 import agentopd.teachers.external
+import agentopd.teachers.logprobs
+import agentopd.teachers.routed
 import agentopd.teachers.served
+import agentopd.teachers.trust_region
 import agentopd.units.decisions
 import agentopd.units.rubric.rubricator
 import agentopd.units.rubric.unit

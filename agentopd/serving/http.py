@@ -15,10 +15,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from agentopd.base.parts import Settings
 from agentopd.serving.connection import Connection, Failure, Request, shortened
@@ -80,6 +80,14 @@ class ServerSettings(Settings):
                 "not set: export it where the run starts"
             )
         return {"Authorization": f"Bearer {secret}"}
+
+
+def _at_address(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str) else value
+
+
+Server = Annotated[ServerSettings, BeforeValidator(_at_address)]
+"""A server's address, or a mapping with its limits too."""
 
 
 class HttpClient:

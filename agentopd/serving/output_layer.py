@@ -87,9 +87,7 @@ def load_output_layer(settings: ModelSettings) -> OutputLayer:
         )
     folder = model_folder(settings.path)
     check_index(folder)
-    module = _without_weights(folder, settings)
-    model = conversing(module, load_tokenizer(settings), settings)
-    check_vocabulary(model)
+    model = load_without_weights(settings)
     weight_VH, bias_V = _layer(folder, model, settings)
     _check_way_to_logits(model, weight_VH, bias_V)
     return OutputLayer(
@@ -100,6 +98,19 @@ def load_output_layer(settings: ModelSettings) -> OutputLayer:
         weight_VH=weight_VH.to(settings.device),
         bias_V=None if bias_V is None else bias_V.to(settings.device),
     )
+
+
+def load_without_weights(settings: ModelSettings) -> LanguageModel:
+    """A model as its configuration and its tokenizer describe it; it can compute nothing.
+
+    Raises:
+        ValueError: there is no such folder, or its tokenizer, its chat template or its output rows
+            are such that `load_model` would refuse them.
+    """
+    module = _without_weights(model_folder(settings.path), settings)
+    model = conversing(module, load_tokenizer(settings), settings)
+    check_vocabulary(model)
+    return model
 
 
 def _without_weights(folder: Path, settings: ModelSettings) -> PreTrainedModel:

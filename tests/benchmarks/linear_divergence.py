@@ -188,7 +188,7 @@ def _loss(
 def _multiply(student: Head, teacher: Head) -> None:
     """The products of both models' logits and of both gradients."""
     ids_N = torch.zeros(len(student.hidden_NH), dtype=torch.long)
-    rows = Tiles(ids_N, (student, teacher, None), 1.0, Question(ids_N, None).tile).rows
+    rows = Tiles(ids_N, student, teacher, None, 1.0, Question(ids_N, None).tile).rows
     own, other = Logits(student, rows), Logits(teacher, rows)
     gradient = Gradient(student, (True, True, False))
     for start in range(0, len(ids_N), rows):

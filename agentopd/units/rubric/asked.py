@@ -39,7 +39,7 @@ def check_asked(model: ModelSettings, beside: Beside, role: str) -> None:
         )
     if model.path == "teacher" and not beside.teacher_local:
         raise ValueError(
-            f"unit: the {role} is the teacher, whose model is on a server that only scores. Name "
+            f"unit: the {role} is the teacher, and this one only scores. Name "
             f"the {role}'s own folder, as in {{kind: model, model: zoo:sokoban-expert}}, or "
             "model: student"
         )
