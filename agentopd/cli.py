@@ -190,10 +190,9 @@ def evaluate(
     settings = acting.Acting(
         model=model, env=place(env, options, wrapper or [], run=model, held_out=True),
         episodes=episodes, seed=seed, device=device, dtype=dtype, threads=threads,
-        temperature=temperature, top_p=top_p, top_k=top_k, held_out=True,
+        temperature=temperature, top_p=top_p, top_k=top_k, held_out=True, slots=slots,
         max_turn_tokens=max_turn_tokens, max_turns=max_turns, max_context=max_context,
-        slots=slots, sampler=sampler,
-        template_options=acting.parse_options(template_option or []),
+        template_options=acting.parse_options(template_option or []), sampler=sampler,
         chosen_on=place(env, others, wrapper or [], run=model) if habits else None,
     )  # fmt: skip
     acting.evaluate(settings, as_json)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import call
 from fake_vllm import FakeServer
 from http_servers import answering
 from killed import tensors_of
@@ -121,3 +122,13 @@ def test_a_saved_run_without_a_sampler_is_the_students_own(tiny_model: Path) -> 
     data = _data(tiny_model, "")
     del data["sampler"]
     assert parse_config(data).model_dump()["sampler"] == {"kind": "transformers"}
+
+
+def test_eval_asks_the_sampler_that_is_named(server: FakeServer, tiny_model: Path) -> None:
+    with answering(server) as url:
+        words = ("--env", "agentopd/Sokoban-v0", "-o", "prompt=brief", "-o", "max_turns=2")
+        limits = ("--episodes", "2", "--max-turn-tokens", "4", "--no-habits", "--json")
+        named = ("--sampler", f"{{kind: vllm_server, url: '{url}'}}", "--max-context", "512")
+        said = json.loads(call("eval", tiny_model, *words, *limits, *named).stdout)
+    assert said["episodes"] == 2 and said["errors"] == 0
+    assert server.calls.count("/resume") == 1 and "/inference/v1/generate" in server.calls

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import os
 import pickle
 import socket
@@ -153,8 +154,6 @@ class NcclTransport(Transport):
 
     def _joined(self) -> Any:
         """The learner's end; the workers' ends wait for it while they answer the server's call."""
-        import importlib
-
         common = importlib.import_module("vllm.distributed.weight_transfer.nccl_common")
         told = {**self._group, "rank_offset": 1, "packed": False}
         joining = self.client.submit(_INIT, {"init_info": told})

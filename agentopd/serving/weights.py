@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -25,11 +25,6 @@ def engine_weights(student: LanguageModel) -> Iterator[tuple[str, torch.Tensor]]
     for name, tensor in named:
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         yield name, whole[: student.vocabulary] if name.rpartition(".")[0] in cut else whole
-
-
-def names(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
-    """The names alone, in order."""
-    return [name for name, _ in weights]
 
 
 def _plain(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -64,6 +64,7 @@ class EmbeddedEngine:
 
     def __init__(self, folder: Path, options: dict[str, Any]) -> None:
         self._asked = 0
+        self._shares = torch.distributed.is_initialized()
         with _unchanged(), warnings.catch_warnings(action="ignore"):
             os.environ.update(_ENVIRONMENT)
             vllm = _imported("vllm")
@@ -144,11 +145,14 @@ class EmbeddedEngine:
             self._llm.wake_up()
 
     def close(self) -> None:
-        """Give everything back."""
+        """Give everything back; process groups that were there before stay to those who use them,
+        such as an engine that was opened earlier.
+        """
         with _unchanged():
             del self._llm
             gc.collect()
-            _imported("vllm.distributed").cleanup_dist_env_and_memory()
+            if not self._shares:
+                _imported("vllm.distributed").cleanup_dist_env_and_memory()
 
 
 def _imported(name: str) -> Any:
