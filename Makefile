@@ -9,7 +9,7 @@ DEMO := runs/demo-$(NOW)
 REAL := models/smollm2-135m
 
 .DEFAULT_GOAL := help
-.PHONY: help demo real test test-real check unit hard wheel-test docs clean
+.PHONY: help demo real test test-real check unit hard gpu wheel-test docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -40,6 +40,10 @@ test-real: $(REAL)/config.json ## the tests that need a real pretrained model
 
 hard: $(STAMP) ## the long forms of what the tests hold in short, at most half an hour
 	PYTHONPATH=. $(BIN)/python tests/hard
+
+# Any python that has what it needs will do: make gpu PYTHON=python GPU="--device cuda"
+gpu: ## what a GPU is to show, in 8 minutes, without a network; writes runs/gpu.json
+	PYTHONPATH=. $(PYTHON) tests/gpu $(GPU)
 
 # The archives must hold what stands behind the links: the source archive is built, the wheel from
 # it, and what the wheel installs is compared with the tree and imported from elsewhere.
