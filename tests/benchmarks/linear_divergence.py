@@ -26,7 +26,8 @@ from typing import Any
 
 import torch
 
-import agentopd.divergences.alpha  # noqa: F401  (imported for the kind it defines)
+import agentopd.divergences.alpha
+import agentopd.divergences.kl  # noqa: F401  (both are imported for the kinds they define)
 from agentopd.divergences.base import Divergence, Row
 from agentopd.divergences.linear import measure
 from agentopd.divergences.logprobs import entropy
@@ -94,8 +95,7 @@ def _print_row(
     known = [
         form
         for form in forms
-        if form not in ("trl", "liger")
-        or (config["support"] == "full" and config["kind"] in BETA)
+        if form not in ("trl", "liger") or (config["support"] == "full" and config["kind"] in BETA)
     ]
     found: dict[str, list[tuple[float, float]]] = {form: [] for form in known}
     for _ in range(options.repeats):
