@@ -70,7 +70,7 @@ def _axes(name: str, *changes: str, without: tuple[str, ...] = ()) -> dict[str, 
         ("seed", "{kind: grpo, kl_coefficient: 0.01}"),
         ("sdar", "{kind: grpo, kl_coefficient: 0.01}"),
         ("openclaw_rl", "{kind: grpo, kl_coefficient: 0.01}"),
-        ("agent_opsd", "{kind: grpo, clip: 0.2, clip_high: 0.24, kl_coefficient: 0.01}"),
+        ("agent_opsd", "{kind: grpo, clip: 0.2, kl_coefficient: 0.01}"),
     ],
 )
 def test_where_nothing_is_told_these_are_grpo(scene: Scene, row: str, rl: str) -> None:

@@ -214,7 +214,9 @@ def test_every_method_is_an_arm_of_the_episodes_that_were_played(
     found = replay(shown_the_solution, arms, rescored=asked).arms["row"]
     assert found.push_N.isfinite().all()
     rewarded = row["mix"]["kind"] in ("rl", "multiplicative")
-    assert bool(found.push_N.any()) is not rewarded, "no episode was solved"
+    # No episode was solved, and nobody can read what this model writes.
+    silent = name in ("srpo", "opid", "seed", "openclaw_rl")
+    assert bool(found.push_N.any()) is not (rewarded or silent)
 
 
 def test_a_row_on_saved_episodes_is_its_settings_one_by_one(shown_the_solution: Path) -> None:

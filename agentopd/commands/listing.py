@@ -70,6 +70,7 @@ def methods() -> None:
         values = [f"{axis}: {shown}" for axis, value in row.items() if (shown := compact(value))]
         rows.append((path.stem, _summary(text), "\n".join(values)))
     made = table(("method", "what it is", "values"), rows)
+    made.columns[1].max_width = 60  # so that a value on an axis fits into a line
     made.show_lines = True
     stdout().print(made)
 
