@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 from agentopd.divergences.kl import JensenShannon, ReverseKL
-from agentopd.learning.method import AXES
 from agentopd.mixes.shared import Auxiliary, RlOnly
 from agentopd.privilege.sources import NoPrivilege, SkillSummary
 from agentopd.rollout.policies import Rollout
 from agentopd.running.config import ConfigError, RunConfig
 from agentopd.running.reading import (
+    ROW,
     arm_config,
     load_config,
     load_method,
@@ -79,7 +79,7 @@ def test_the_methods_name_may_stand_in_the_file_and_be_overridden() -> None:
 
 @pytest.mark.parametrize("name", method_names())
 def test_a_methods_row_sets_axes_alone(name: str) -> None:
-    assert set(load_method(name)) <= set(AXES)
+    assert set(load_method(name)) <= set(ROW)
 
 
 def test_overrides_refine_a_part_or_replace_it() -> None:

@@ -96,6 +96,16 @@ def read_stored(folder: Path) -> dict[str, Any]:
         ) from error
 
 
+def last_stage(folder: Path) -> Path:
+    """The folder of a run's last stage that has been saved; of a run without stages, its own."""
+    found = {
+        int(path.name.partition("-")[0]): path
+        for path in (folder / "stages").glob("*-*")
+        if (path / "checkpoints").is_dir() and path.name.partition("-")[0].isdigit()
+    }
+    return found[max(found)] if found else folder
+
+
 class _Loader(yaml.SafeLoader):
     """YAML in which a key stands once: of two, one would win without a word. Merged keys and
     numbers have bounds.

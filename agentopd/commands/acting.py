@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agentopd.base.console import quiet_libraries, stdout, table, warn, working
+from agentopd.base.written import last_stage
 from agentopd.commands.place import stored
 
 if TYPE_CHECKING:  # a command without an environment starts sooner
@@ -280,7 +281,7 @@ def model_path(named: str) -> str:
     """
     from agentopd.running.checkpoint import latest, student_folder
 
-    folder = Path(named)
+    folder = last_stage(Path(named))
     if named.startswith("zoo:") or (folder / "config.json").is_file():
         return named
     if (checkpoint := latest(folder / "checkpoints")) is not None:

@@ -10,7 +10,7 @@ import typer
 
 from agentopd.base.console import quiet_libraries, working
 from agentopd.base.files import read_json
-from agentopd.base.written import read_stored
+from agentopd.base.written import last_stage, read_stored
 from agentopd.commands.acting import model_path
 
 
@@ -26,6 +26,7 @@ def export(run: Path, to: Path, merge: bool, base: str | None) -> None:
             something already; or there is nothing to merge.
     """
     read_stored(run)  # what is no run's folder is told before torch is loaded
+    run = last_stage(run)
     student = Path(model_path(str(run)))
     adapted = (student / "adapter_config.json").is_file()
     if to.exists() and (not to.is_dir() or any(to.iterdir())):

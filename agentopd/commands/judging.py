@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentopd.base.console import quiet_libraries, stdout, table, working
+from agentopd.base.written import last_stage
 from agentopd.commands.acting import show_answer, show_end, show_text
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def verdicts(run: Path, step: int | None, episode: int | None) -> None:
         from agentopd.models.chat import ChatTemplate
         from agentopd.models.model import load_tokenizer
 
-        found = read_verdicts(run, step)
+        found = read_verdicts(last_stage(run), step)
         chosen, student = found.episode(episode), found.saved.config.student
         template = ChatTemplate(load_tokenizer(student), student.template_options)
     console, judged = stdout(), found.criteria()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from agentopd.base.written import STORED, read_stored
+from agentopd.base.written import STORED, last_stage, read_stored
 
 _ACTED = ("env", "evaluate", "rollout", "student")
 """What is asked of a run by whoever acts as it does."""
@@ -55,7 +55,7 @@ def stored(folder: str) -> dict[str, Any]:
     Raises:
         ValueError: it is damaged or lacks something; the message names the file.
     """
-    path = Path(folder) / STORED
+    path = last_stage(Path(folder)) / STORED
     if not folder or not path.is_file():
         return {}
     read = read_stored(path.parent)

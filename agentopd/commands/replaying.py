@@ -12,6 +12,7 @@ import typer
 
 from agentopd.base.console import quiet_libraries, stdout, table, warn, working
 from agentopd.base.files import write_whole
+from agentopd.base.written import last_stage
 
 
 def replay(
@@ -33,6 +34,7 @@ def replay(
         ValueError: see `agentopd.looking.replay.compare.replay`; or an arm has no name or no
             override.
     """
+    run = last_stage(run)
     with working("replaying"):
         quiet_libraries()
         from agentopd.looking.replay.compare import replay as compare

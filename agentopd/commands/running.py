@@ -90,7 +90,7 @@ def _train(config: RunConfig, out: Path, resume: bool) -> None:
     console = stdout()
     with (
         _told_how_to_resume("train", out),
-        run_progress(config.steps, config.rollout.episodes, console) as watch,
+        run_progress(config.all_steps, config.rollout.episodes, console) as watch,
     ):
         summary = run(config, out, resume, watch)
     typer.echo(_change(summary))
@@ -130,7 +130,7 @@ def _statuses(config: RunConfig) -> dict[tuple[str, int], Status]:
     for arm in config.study.arms:
         for notice in configs[arm, config.study.seeds[0]].notices():
             warn(f"arm {arm}: {notice}")
-    return {key: Status(run.steps, run.rollout.episodes) for key, run in configs.items()}
+    return {key: Status(run.all_steps, run.rollout.episodes) for key, run in configs.items()}
 
 
 def report(folder: Path) -> None:

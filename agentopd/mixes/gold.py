@@ -10,12 +10,15 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 
 from pydantic import Field
 
 from agentopd.base.parts import Settings
 from agentopd.base.types import Trajectory
-from agentopd.stored.demonstrations import Selection
+from agentopd.models.model import LanguageModel
+from agentopd.rollout.policies.demonstrations import check_readable
+from agentopd.stored.demonstrations import Selection, read_demonstrations
 
 
 class Gold(Settings):
@@ -34,6 +37,16 @@ class Gold(Settings):
     coefficient: float = Field(default=0.1, gt=0)
     per_prompt: int = Field(default=1, ge=1)
     keep: Selection = Selection()
+
+    def store(self, student: LanguageModel) -> list[Trajectory]:
+        """All demonstrations that there are.
+
+        Raises:
+            ValueError: there are none, or the student cannot read them.
+        """
+        found = read_demonstrations(Path(self.path), self.keep)
+        check_readable(found, student, self.path)
+        return found
 
     def beside(
         self, played: Sequence[Trajectory], store: Sequence[Trajectory], seed: int, step: int

@@ -14,7 +14,9 @@ from agentopd.base.written import ConfigError
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.learning.method import Method
 from agentopd.learning.notices import notices_of, truncation_notice
+from agentopd.mixes.gold import Gold
 from agentopd.models.model import StudentSettings
+from agentopd.running.stages.settings import Leg, Stages, legs
 
 __all__ = ["ConfigError", "EvaluationSettings", "RunConfig", "StudySettings"]
 
@@ -56,6 +58,8 @@ class RunConfig(Method):
 
     `threads` are torch's; see `thread_count` for how many there are where it is not given. `track`
     names trackers that the metrics' numbers go to as well: tensorboard, wandb, trackio.
+    `gold` are demonstrations to follow beside the method; `stages` are run one after another, each
+    with its settings over these.
 
     Raises:
         ValueError: the teacher is the student without adapters, which the student does not have.
@@ -68,9 +72,30 @@ class RunConfig(Method):
     env: EnvSettings
     evaluate: EvaluationSettings = EvaluationSettings()
     track: tuple[str, ...] = ()
+    gold: Gold | None = None
+    stages: Stages = Field(default_factory=dict)
     study: StudySettings | None = None
 
     _told: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def legs(self) -> list[Leg]:
+        """The stages in their order, as often as each is gone through; none of an ordinary run."""
+        return legs(self.stages) if self.stages else []
+
+    @property
+    def all_steps(self) -> int:
+        """The steps of the whole run, those of all stages together."""
+        if not self.stages:
+            return self.steps
+        trained = [leg.stage for leg in self.legs if leg.trains]
+        return sum(int(stage.settings.get("steps", self.steps)) for stage in trained)
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> RunConfig:
+        if self.stages:
+            legs(self.stages)
+        return self
 
     @model_validator(mode="after")
     def _has_adapters(self) -> RunConfig:
@@ -100,6 +125,8 @@ class RunConfig(Method):
         """What was put in the place of what was written; what changes nothing where it stands, see
         `agentopd.learning.notices`; and what is learnt with a bias.
         """
+        if self.stages:  # each stage has its own
+            return [*self._told]
         return [*self._told, *notices_of(self), *truncation_notice(self)]
 
 

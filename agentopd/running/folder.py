@@ -128,6 +128,8 @@ def kind_of(out: Path) -> Kind:
 def starts_over(out: Path) -> bool:
     """Whether what a resumed run has done is lost, because it ended before its first checkpoint."""
     metrics = out / METRICS
+    if (out / "stages").is_dir():  # each of which has its own
+        return False
     return metrics.is_file() and bool(_lines(metrics)) and latest(out / "checkpoints") is None
 
 

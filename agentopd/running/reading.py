@@ -22,7 +22,12 @@ from agentopd.learning.method import AXES, Method
 from agentopd.rollout.policies import Rollout
 from agentopd.running.config import ConfigError, RunConfig
 from agentopd.running.defaults import for_student
+from agentopd.running.stages.settings import INITIAL, PREVIOUS, Leg
 
+ROW = (*AXES, "gold", "stages")
+"""What the row of a method may set."""
+_APART = 10_007
+"""What lies between the seeds of two stages, so that no two play the same tasks."""
 _DEFAULT_KINDS = {
     "rollout": "student",
     "view": "system",
@@ -94,16 +99,55 @@ def arm_config(config: RunConfig, arm: str, seed: int) -> RunConfig:
         raise ConfigError(
             f"study.arms: no arm is called {arm!r}; {closest(arm, config.study.arms)}"
         )
-    data = config.model_dump(mode="json", exclude={"study"}) | {"seed": seed}
-    own: dict[str, Any] = config.study.arms[arm]
+    return _layered(config, {**config.study.arms[arm], "seed": seed}, f"arm {arm}")
+
+
+def stage_configs(config: RunConfig) -> list[tuple[Leg, RunConfig]]:
+    """The stages of a run in their order, each with the configuration of a run of its own, in which
+    what refers to other stages is left as it is written.
+
+    Each that trains has tasks of its own, the first those of the run's seed; what is collected in
+    front of it is played on the same tasks.
+
+    Raises:
+        ConfigError: a setting cannot be used; the message names the stage.
+    """
+    found: list[tuple[Leg, RunConfig]] = []
+    for leg in config.legs:
+        own, where = dict(leg.stage.settings), f"stage {leg.folder}"
+        if "stages" in own or "study" in own:
+            raise ConfigError(f"{where}: a stage is one run; put stages beside each other instead")
+        if own.get("teacher") in (PREVIOUS, INITIAL):
+            own["teacher"] = {"kind": "external", "source": {"path": own["teacher"]}}
+        if isinstance(rollout := own.get("rollout"), Mapping):
+            shared = config.rollout.model_dump(mode="json", include={*Rollout.model_fields})
+            own["rollout"] = {**{k: v for k, v in shared.items() if k != "kind"}, **rollout}
+        trained = sum(before.trains for before, _ in found)
+        own["seed"] = (config.seed + _APART * trained) % 2**32
+        whole = config.model_copy(update={"stages": {}, "study": None})
+        read = _layered(whole, own, where)
+        if read.stages:
+            raise ConfigError(
+                f"{where}: method: {read.method} has stages of its own: write them out in its place"
+            )
+        found.append((leg, read))
+    return found
+
+
+def _layered(config: RunConfig, own: Mapping[str, Any], where: str) -> RunConfig:
+    """A configuration with dotted settings over it, a row by name among them perhaps.
+
+    Raises:
+        ConfigError: one cannot be used; every line says where.
+    """
+    data = config.model_dump(mode="json", exclude={"study"})
     told: list[str] = []
     try:
         if own.get("method") is not None:
-            data = _own(config) | {"seed": seed}
-            data, told = _under_row(data, str(own["method"]), [*own.items()])
+            data, told = _under_row(_own(config), str(own["method"]), [*own.items()])
         return _changed(data, [*own.items()], told)
     except ConfigError as error:
-        lines = (f"arm {arm}: {line}" for line in str(error).splitlines())
+        lines = (f"{where}: {line}" for line in str(error).splitlines())
         raise ConfigError("\n".join(lines)) from error
 
 
@@ -127,11 +171,11 @@ def load_method(name: str, beside: Path | None = None) -> dict[str, Any]:
     else:
         path = next((p for p in (Path(name), (beside or Path()) / name) if p.exists()), Path(name))
     row = read_mapping(path)
-    stray = [key for key in row if key not in AXES]
+    stray = [key for key in row if key not in ROW]
     if stray:
         raise ConfigError(
             f"method: {path} sets {', '.join(map(str, stray))}, and a row sets axes alone: "
-            f"{', '.join(AXES)}. A configuration of a run is given first: agentopd train {path}"
+            f"{', '.join(ROW)}. A configuration of a run is given first: agentopd train {path}"
         )
     return row
 
@@ -199,6 +243,8 @@ def _under_row(
     row = _parts(load_method(method, beside))
     said = {axis: value for axis, value in _parts(data).items() if axis in row}
     merged = {axis: over(said.get(axis), value) for axis, value in row.items()}
+    if "stages" in row:  # those of another method are no part of this one
+        merged["stages"] = row["stages"]
     before, after = said.get("rollout"), merged.get("rollout")
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         # How many episodes, and how long, is no rollout's own affair.
@@ -214,7 +260,7 @@ def _under_row(
 def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
     """The axes with their kinds written out, one source or weight as a list of one."""
     found: dict[str, Any] = {}
-    for axis in (axis for axis in AXES if axis in data):
+    for axis in (axis for axis in ROW if axis in data):
         value = data[axis]
         if axis in _DEFAULT_KINDS and isinstance(value, str):
             value = {"kind": value}
@@ -239,8 +285,8 @@ def _own(config: RunConfig) -> dict[str, Any]:
     """
     data = config.model_dump(mode="json", exclude={"study"})
     row = {} if config.method is None else _parts(_row_if_there(config.method))
-    own: dict[str, Any] = {key: value for key, value in data.items() if key not in AXES}
-    for axis in AXES:
+    own: dict[str, Any] = {key: value for key, value in data.items() if key not in ROW}
+    for axis in ROW:
         value, base = data[axis], _completed(axis, row.get(axis))
         if axis in _DEFAULT_KINDS and value["kind"] != base["kind"]:
             base = _completed(axis, {"kind": value["kind"]})
@@ -260,7 +306,7 @@ def _row_if_there(method: str) -> dict[str, Any]:
 
 def _completed(axis: str, given: Any) -> Any:
     """An axis as a run would write it, of what a row says of it; None for the default."""
-    field = Method.model_fields[axis]
+    field = RunConfig.model_fields[axis]
     kind = TypeAdapter(field.rebuild_annotation())
     try:
         read = field.get_default(call_default_factory=True) if given is None else given

@@ -16,6 +16,7 @@ from agentopd.base.trackers import Trackers
 from agentopd.base.types import Lesson, Trajectory
 from agentopd.learning.forecast import forecast, memory_room
 from agentopd.learning.learner import Learner, Update
+from agentopd.mixes.gold import NONE, GoldEpisodes
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.sources import gather, missing_keys
 from agentopd.privilege.view import most_inserted
@@ -91,6 +92,7 @@ class Run:
         self.taking_part = self.taught or self.config.rollout.needs_teacher
         if self.taking_part:
             self.config.teacher.prepare(self.student)
+        self.gold = self.config.gold.store(self.student) if self.config.gold else []
         _refuse_unmoved(self.student)
         self.learner = Learner(self.student, self.config.teacher, self.config)
         self._start = self.student.digest() if self._needs_start() else ""
@@ -141,6 +143,8 @@ class Run:
             if self.step:
                 self.save()
             raise
+        if rollout.replays:
+            return trajectories
         self.clock.student_tokens += sum(t.student_tokens for t in trajectories)
         self.clock.teacher_tokens += sum(t.acted_tokens for t in trajectories)
         return trajectories
@@ -166,7 +170,9 @@ class Run:
     def learn(self, trajectories: list[Trajectory], lessons: list[Lesson], step: int) -> Update:
         """One optimizer step; sampler and teacher follow."""
         with self.clock.stage("learner"):
-            update = self.learner.update(trajectories, lessons, step)
+            update = self.learner.update(
+                trajectories, lessons, step, self._gold(trajectories, step)
+            )
         self.sampler.sync(self.student)
         if self.taking_part:
             self.config.teacher.sync(self.student, step)
@@ -235,6 +241,11 @@ class Run:
         }
         write_whole(self.out / SUMMARY, json.dumps(summary, indent=2) + "\n")
         return summary
+
+    def _gold(self, trajectories: list[Trajectory], step: int) -> GoldEpisodes:
+        """Those that stand beside a step's episodes."""
+        gold, seed = self.config.gold, self.config.seed
+        return gold.beside(trajectories, self.gold, seed, step) if gold else NONE
 
     def _needs_start(self) -> bool:
         """Whether the run stands on what it started from, and does not save it."""

@@ -9,6 +9,7 @@ from typing import Any
 from agentopd.base.stopping import Interrupted, interruptible
 from agentopd.running.config import RunConfig
 from agentopd.running.run import Run, Watch
+from agentopd.running.stages.staged import train_stages
 
 
 def train(
@@ -19,7 +20,8 @@ def train(
     untrained: dict[str, Any] | None = None,
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
-    """Train a student and leave a run folder.
+    """Train a student and leave a run folder; of a method in stages, one within which each stage
+    has a run folder of its own, in `stages/`.
 
     Args:
         out: the run's folder: `config.yaml`, `metrics.jsonl`, `trajectories/`, `checkpoints/`,
@@ -38,6 +40,9 @@ def train(
             saved.
         EveryEpisodeFailed: no episode of a step, or of an evaluation, could be played.
     """
+    if config.stages:
+        look = watch or (lambda _: None)
+        return train_stages(config, out, resume, look, untrained, stop, train)
     run = Run(config, out, resume, watch or (lambda _: None))
     with interruptible(stop) as asked, run.tracked():
         if asked.is_set():  # nothing was done that is not saved

@@ -201,7 +201,7 @@ def _begun(folder: Path) -> bool:
 
 
 def _finished(folder: Path, config: RunConfig) -> bool:
-    return ended(folder, config.steps) is not None
+    return ended(folder, config.all_steps) is not None
 
 
 def _pass_on(folder: Path, seen: int, arm: str, seed: int, watch: Watch) -> int:

@@ -1,0 +1,164 @@
+"""A run in stages: each an ordinary run, or a collection, in a folder of its own under the run's.
+
+What has ended is never done again; what was interrupted goes on inside its stage, bit for bit. The
+run's own folder tells all of it as one: one line of metrics a step, one summary.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from agentopd.base.files import make_folder, write_whole
+from agentopd.base.stopping import Interrupted, interruptible
+from agentopd.rollout.policies import Rollout
+from agentopd.running.collecting.collect import collect
+from agentopd.running.config import RunConfig
+from agentopd.running.folder import SUMMARY, check_folder, ended, open_folder
+from agentopd.running.reading import stage_configs
+from agentopd.running.stages.curve import Curve
+from agentopd.running.stages.references import Left, check_references, resolved
+from agentopd.running.stages.settings import PREVIOUS, Leg
+
+Train = Callable[..., dict[str, Any]]
+"""`agentopd.running.train.train`, which calls what is here."""
+_FOLDER = "stages"
+
+
+def train_stages(
+    config: RunConfig,
+    out: Path,
+    resume: bool,
+    watch: Callable[[dict[str, Any]], None],
+    untrained: dict[str, Any] | None,
+    stop: threading.Event | None,
+    train: Train,
+) -> dict[str, Any]:
+    """Go through all stages and leave a run folder; see `agentopd.running.train.train`.
+
+    Args:
+        train: trains one stage.
+
+    Raises:
+        ConfigError: a stage cannot be used, or refers to nothing; or see `train`.
+        Interrupted: Ctrl-C or SIGTERM came, or `stop` was set; the current step was saved.
+    """
+    staged = stage_configs(config)
+    check_references(staged)
+    check_folder(config, out, resume, "run", free=("threads",))
+    open_folder(config, out)
+    with interruptible(stop) as asked:
+        through = _Through(config, out, watch, asked, train, untrained)
+        for leg, own in staged:
+            through.go(leg, own)
+    summary = through.summary(out.name)
+    write_whole(out / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+class _Through:
+    """On the way through the stages of one run."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        out: Path,
+        watch: Callable[[dict[str, Any]], None],
+        asked: threading.Event,
+        train: Train,
+        untrained: dict[str, Any] | None,
+    ) -> None:
+        self.out, self.asked, self.train = out, asked, train
+        self.left = Left(config.student.path)
+        self.curve = Curve(out, watch)
+        self.told: list[dict[str, Any]] = []
+        self.measured: tuple[dict[str, Any], dict[str, Any] | None] = (_tasks(config), untrained)
+
+    def go(self, leg: Leg, config: RunConfig) -> None:
+        """Go through one stage, or past one that has ended."""
+        if self.asked.is_set():
+            raise Interrupted(self.curve.steps)
+        folder, own = self.out / _FOLDER / leg.folder, resolved(config, leg, self.left)
+        make_folder(folder.parent)
+        found = self._train(leg, own, folder) if leg.trains else self._collect(leg, own, folder)
+        self.told.append({"name": leg.name, "folder": f"{_FOLDER}/{leg.folder}", **found})
+        self.left = self.left.after(leg, folder)
+
+    def _collect(self, leg: Leg, config: RunConfig, folder: Path) -> dict[str, Any]:
+        assert leg.stage.collect is not None
+        try:
+            found = collect(config, leg.stage.collect, folder, stop=self.asked)
+        except Interrupted:
+            raise Interrupted(self.curve.steps) from None
+        kept = ("played", "kept", "solved", "tokens", "student_tokens", "teacher_tokens")
+        return {**{key: found[key] for key in kept}, "seconds": {"rollout": found["seconds"]}}
+
+    def _train(self, leg: Leg, config: RunConfig, folder: Path) -> dict[str, Any]:
+        begun = (folder / "config.yaml").is_file()
+        summary = ended(folder, config.steps)
+        self.curve.begin(leg, folder)
+        if summary is None:
+            if begun:  # of a run that was moved, paths are others than they were
+                open_folder(config, folder)
+            try:
+                summary = self.train(
+                    config, folder, begun, self.curve.line, self._known(leg, config), self.asked
+                )
+            except Interrupted as stopped:
+                raise Interrupted(self.curve.steps + stopped.step) from None
+        self.curve.end()
+        self.measured = (_tasks(config), summary["evaluation"])
+        return summary
+
+    def _known(self, leg: Leg, config: RunConfig) -> dict[str, Any] | None:
+        """The evaluation of the student that a stage begins with, where the one before has ended
+        with it.
+        """
+        tasks, evaluation = self.measured
+        same = leg.stage.start == PREVIOUS and tasks == _tasks(config)
+        return evaluation if same else None
+
+    def summary(self, name: str) -> dict[str, Any]:
+        """What all stages came to, in the form of a run's summary."""
+        runs = [told for told in self.told if "steps" in told]
+        seconds: dict[str, float] = {}
+        for told in self.told:
+            for key, spent in told["seconds"].items():
+                seconds[key] = seconds.get(key, 0.0) + spent
+        seconds["total"] = sum(spent for key, spent in seconds.items() if key != "total")
+        return {
+            "run": True,
+            "name": name,
+            "success_before": runs[0]["success_before"],
+            "success_after": runs[-1]["success_after"],
+            "evaluation": runs[-1]["evaluation"],
+            "episodes": sum(run["episodes"] for run in runs),
+            "steps": sum(run["steps"] for run in runs),
+            "skipped": _added(run["skipped"] for run in runs),
+            "errors": _added(run["errors"] for run in runs),
+            "student_tokens": sum(told["student_tokens"] for told in self.told),
+            "teacher_tokens": sum(told["teacher_tokens"] for told in self.told),
+            "seconds": seconds,
+            "notices": [f"stage {run['name']}: {n}" for run in runs for n in run["notices"]],
+            "stages": self.told,
+        }
+
+
+def _added(counts: Any) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for count in counts:
+        for key, number in count.items():
+            found[key] = found.get(key, 0) + number
+    return found
+
+
+def _tasks(config: RunConfig) -> dict[str, Any]:
+    """All that an evaluation depends on beside the student."""
+    rollout: Mapping[str, Any] = config.rollout.model_dump(mode="json")
+    shared = {k: rollout[k] for k in Rollout.model_fields if k not in ("tasks", "group")}
+    parts = config.model_dump(mode="json", include={"env", "evaluate", "threads", "student"})
+    parts["student"].pop("path")
+    return {**parts, "rollout": shared}

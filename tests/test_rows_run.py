@@ -1,0 +1,84 @@
+"""Every method's row runs: two steps of each, a gradient, and the same bits when it is resumed."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from killed import tensors_of
+
+from agentopd.base.stopping import Interrupted
+from agentopd.base.written import last_stage
+from agentopd.running.config import RunConfig
+from agentopd.running.reading import method_names, parse_config
+from agentopd.running.train import train
+
+SMALL: dict[str, Any] = {
+    "steps": 2,
+    "threads": 1,
+    "student": {"path": "zoo:sokoban-easy"},
+    "env": {
+        "id": "agentopd/Sokoban-v0",
+        "options": {"prompt": "brief", "min_moves": 1, "max_moves": 2, "max_turns": 3},
+    },
+    "evaluate": {"episodes": 1},
+    "save": {"checkpoint_every": 1},
+}
+
+
+def _config(name: str) -> RunConfig:
+    """The row with few episodes; groups stay groups, of which half the tasks can be solved."""
+    config = parse_config(SMALL, [f"method={name}"])
+    small = [f"method={name}", "rollout.max_turns=3"]
+    small += ["rollout.tasks=2", "rollout.group=4"] if config.rollout.group > 1 else []
+    small += [] if config.rollout.group > 1 else ["rollout.tasks=4"]
+    for path in _collected(config.model_dump(mode="json")["stages"]):
+        small.append(f"{path}.episodes=8")
+    return parse_config(SMALL, small)
+
+
+def _collected(stages: dict[str, Any], above: str = "stages") -> list[str]:
+    """Where a row collects demonstrations."""
+    found = []
+    for name, stage in stages.items():
+        found += [f"{above}.{name}.collect"] if stage["collect"] else []
+        found += _collected(stage["stages"], f"{above}.{name}.stages")
+    return found
+
+
+def _lines(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "stages")} for line in lines]
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_a_row_learns_and_goes_on_where_it_was_stopped(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What changes nothing is found by experiments that are tried elsewhere, and take longer.
+    monkeypatch.setattr(RunConfig, "notices", lambda self: [])
+    config, stop = _config(name), threading.Event()
+
+    def soon(line: dict[str, Any]) -> None:
+        if line["step"] == 0:
+            stop.set()
+
+    train(config, tmp_path / "whole")
+    lines = [line for line in _lines(tmp_path / "whole") if line["step"] >= 0]
+    learnt = [line for line in lines if line["loss"] is not None]
+    assert learnt, [line["skipped"] for line in lines]
+    assert all(math.isfinite(line["loss"]) for line in learnt)
+    assert any(line["probes"]["scalars"]["gradient_norm"] > 0 for line in learnt)
+
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "stopped", watch=soon, stop=stop)
+    train(config, tmp_path / "stopped", resume=True)
+    found, expected = (tensors_of(last_stage(tmp_path / x)) for x in ("stopped", "whole"))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert _lines(tmp_path / "stopped") == _lines(tmp_path / "whole")
