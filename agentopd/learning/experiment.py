@@ -24,7 +24,7 @@ from agentopd.models.head import Head
 from agentopd.signal.evidence import Measured
 from agentopd.signal.schedules import History
 from agentopd.signal.synthetic import Shape, SyntheticStep
-from agentopd.signal.tokens import Tokens
+from agentopd.signal.tokens import Tokens, acted
 from agentopd.units.rubric.stand_ins import without_models
 
 # N tokens of a micro-batch, V vocabulary
@@ -181,6 +181,7 @@ class Trial:
             ids_N=tokens.ids_N,
             divergence=divergence if told and not divergence.sampled else None,
             ranks=True,
+            acted_N=acted(batch, tokens.ids_N.device),
         )
         measured = measure(
             question,

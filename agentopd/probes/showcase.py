@@ -73,20 +73,25 @@ def _telling(lessons: Sequence[Lesson]) -> Lesson | None:
 def _turns(
     trajectory: Trajectory, measured: Measured, template: ChatTemplate
 ) -> list[dict[str, Any]]:
-    """Each turn's observation, its tokens with what the models say of them, and what came of it."""
+    """Each turn's observation, its tokens with what the models say of them, and what came of it.
+
+    What is not learnt from, because somebody else wrote it, has no signal.
+    """
     assert measured.teacher is not None
+    places = trajectory.trainable.nonzero()[0].tolist()
     signal_N = (measured.teacher.logprob_N - measured.student.logprob_N).tolist()
     whole_N = measured.divergence_N
     divergence_N = [None] * len(signal_N) if whole_N is None else whole_N.tolist()
-    number = {int(place): n for n, place in enumerate(trajectory.trainable.nonzero()[0])}
+    signal = dict(zip(places, signal_N, strict=True))
+    divergence = dict(zip(places, divergence_N, strict=True))
     return [
         {
             "observation": turn.observation,
             "tokens": [
                 {
                     "text": template.decode([int(trajectory.ids[t])]),
-                    "signal": signal_N[number[t]],
-                    "divergence": divergence_N[number[t]],
+                    "signal": signal.get(t),
+                    "divergence": divergence.get(t),
                 }
                 for t in range(turn.start, turn.stop)
             ],

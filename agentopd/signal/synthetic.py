@@ -270,7 +270,8 @@ def _played(
         ids=ids,
         turn=turn.astype(np.int32),
         trainable=trainable,
-        owner=np.where(trainable, Owner.STUDENT, Owner.TEMPLATE).astype(np.uint8),
+        owner=np.where(trainable, _owners(turn, episode), Owner.TEMPLATE).astype(np.uint8),
+        told=trainable if episode % 3 == 1 else None,
         # Wider than a rollout's, so that what is computed from it can be told apart sharply.
         logprob=logprob,  # pyright: ignore[reportArgumentType]
         messages=(),
@@ -285,6 +286,11 @@ def _played(
         end=EndReason.TERMINATED,
         prompt={"guide": "look ahead", "reference": ["up", "left"], "skill": "synthetic"},
     )
+
+
+def _owners(turn: npt.NDArray[np.int64], episode: int) -> npt.NDArray[np.int64]:
+    """The teacher wrote some turns of every second episode."""
+    return np.where((turn % 2 == 1) & (episode % 2 == 1), Owner.TEACHER, Owner.STUDENT)
 
 
 def _turn(episode: int, plan: _Plan, index: int, stop: int, stated: Sequence[Any]) -> Turn:
