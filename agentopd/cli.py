@@ -18,13 +18,13 @@ from agentopd.commands import (
     exporting,
     judging,
     listing,
-    preparing,
     replaying,
     running,
     serving,
 )
 from agentopd.commands import parameters as given
 from agentopd.commands.called.collect import collect
+from agentopd.commands.called.prepare import prepare
 from agentopd.commands.called.zoo import zoo
 from agentopd.commands.place import place
 from agentopd.environment.contract import HELD_OUT_SEED
@@ -40,7 +40,6 @@ app = typer.Typer(
 _TRAIN, _LOOK, _ENVIRONMENTS, _MODELS = "Train", "Look", "Environments", "Models"
 """The panels of the help; they stand in the order of their first commands."""
 app.add_typer(zoo, name="zoo", rich_help_panel=_MODELS)
-app.command(rich_help_panel=_TRAIN)(collect)
 
 
 @app.callback(invoke_without_command=True)
@@ -122,34 +121,8 @@ def resume(
     running.resume(folder, overrides or [], workers, engine)
 
 
-@app.command(rich_help_panel=_TRAIN)
-def prepare(
-    model: given.Model,
-    env: given.Environment = None,
-    option: given.Options = None,
-    wrapper: given.Wrappers = None,
-    change: given.Changes = None,
-    episodes: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Tasks to play, alone and with each privilege.")
-    ] = 16,
-    step: Annotated[
-        bool, typer.Option(help="Also measure a small step of learning, which needs its memory.")
-    ] = True,
-    as_json: given.JsonFile = None,
-) -> None:
-    """Measure, before a training, what decides whether it succeeds, and say what to change.
-
-    The chat template's exactness and ends, how many answers can be read and are
-    cut, success alone and told what a teacher may know, by how much that makes
-    the best action likelier, what habits score, tokens, seconds and memory. The
-    exit code is 1 when training would be pointless, else 0.
-
-    agentopd prepare zoo:sokoban-easy --env agentopd/Sokoban-v0 -o prompt=brief
-
-    agentopd prepare ./SmolLM2-135M-Instruct --env agentopd/FrozenLake-v0 --set view=every_turn
-    """
-    place_of = place(env, acting.parse_options(option or []), wrapper or [], run=model)
-    preparing.prepare(model, place_of, change or [], episodes, step, as_json)
+app.command(rich_help_panel=_TRAIN)(prepare)
+app.command(rich_help_panel=_TRAIN)(collect)
 
 
 @app.command("eval", rich_help_panel=_LOOK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Iterator
@@ -131,3 +132,31 @@ def sync(path: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+@contextmanager
+def held_alone(folder: Path) -> Iterator[None]:
+    """No other process works in this folder meanwhile; however this one ends, it lets go.
+
+    Where the file system or the platform keeps no such word, nothing is held.
+
+    Raises:
+        ValueError: another process works there.
+    """
+    if os.name != "posix":
+        yield
+        return
+    fcntl = importlib.import_module("fcntl")
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is at work in {folder}: wait for it, or end it, and try again"
+            ) from None
+        except OSError:  # file systems of other machines may not lock folders
+            pass
+        yield
+    finally:
+        os.close(handle)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,15 +27,14 @@ from agentopd.models.recompute import layers_of
 from agentopd.parallel.episodes import own_episodes
 from agentopd.parallel.processes import ALONE, Processes
 from agentopd.probes.collector import Collector
-from agentopd.probes.token import channel_ratios
+from agentopd.probes.token import channel_ratios, combined
 from agentopd.rollout.policies import Rollout, truncation_of
 from agentopd.signal.aggregate import Aggregator
 from agentopd.signal.evidence import Measured, check_measured
 from agentopd.signal.payments import Payment
 from agentopd.signal.scores import Scored, join_scores, split_scores
-from agentopd.signal.tokens import Tokens, acted, foreign
+from agentopd.signal.tokens import Tokens, acted, foreign, relearnt
 from agentopd.teacher import Teacher
-from agentopd.units.base import Unit
 
 # B sequences, T tokens of a sequence, N trainable tokens of a micro-batch, H hidden
 
@@ -142,7 +140,7 @@ class Learner:
             survey = self._survey(taught, own, divergence, rollout)
         plan = Plan.of(self.method, taught, untaught, step, self.history, survey)
         learnt = self.objective.learnt(plan)
-        payments = _payments(self.method.unit, [*taught, *untaught], plan)
+        payments = plan.payments(self.method.unit, [*taught, *untaught])
         if not learnt and not gold.trajectories:
             found = probes.together(self.processes).result()
             return Update(None, {}, found, _nothing(self.method.mix), payments=payments)
@@ -177,8 +175,8 @@ class Learner:
         was skipped, if it was.
         """
         passed = (self._accumulate(batch, plan, witness) for batch in batches)
-        own = _combined([*passed, self._follow(gold)])
-        totals = _combined(self.processes.gather([own]))
+        own = combined([*passed, self._follow(gold)])
+        totals = combined(self.processes.gather([own]))
         self.processes.add_gradients(self.optimizer.held)
         norm = float(torch.nn.utils.clip_grad_norm_(self.optimizer.held, self.settings.clip))
         return totals | {"gradient_norm": norm}, self._apply(norm, step)
@@ -224,7 +222,7 @@ class Learner:
             own_N = measure(question, head, None).student.logprob_N.cpu().numpy()
             for number, trajectory in enumerate(x.trajectory for x in batch):
                 mine_N = own_N[(tokens.lesson_N == number).cpu().numpy()]
-                anew.append(_relearnt(trajectory, mine_N))
+                anew.append(relearnt(trajectory, mine_N))
         found = {t.episode: t for t in (*trajectories, *self.processes.gather(anew))}
         return list(found.values()), [
             replace(x, trajectory=found[x.trajectory.episode]) for x in lessons
@@ -362,33 +360,6 @@ def _among(own: set[int], lessons: Sequence[Lesson]) -> list[Lesson]:
     return [lesson for lesson in lessons if lesson.trajectory.episode in own]
 
 
-def _combined(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """A step's numbers from those of its parts, however the step was cut into them."""
-    totals = dict[str, float]()
-    for part in parts:
-        for name, value in part.items():
-            totals[name] = _with(name, totals.get(name, 0.0), value)
-    return totals
-
-
-def _with(name: str, total: float, value: float) -> float:
-    if name == "sampler_gap":
-        return max(total, value)
-    norm = name.startswith(("hidden_gradient", "advantage"))
-    return math.hypot(total, value) if norm else total + value
-
-
-def _payments(unit: Unit, lessons: Sequence[Lesson], plan: Plan) -> dict[int, list[Payment]]:
-    """The unit's verdicts by episode; where the teacher does not count, they paid nothing."""
-    found: dict[int, list[Payment]] = {}
-    for trajectory in (lesson.trajectory for lesson in lessons):
-        episode, own = trajectory.episode, unit.payments(trajectory)
-        heard = episode in plan.spans and plan.factors["distil"] and plan.routes[episode].distil
-        if own:
-            found[episode] = own if heard else [replace(payment, paid=0.0) for payment in own]
-    return found
-
-
 def _needs_reference(config: Method) -> bool:
     rl = config.mix.rl_channel
     asked = bool(config.mix.distil_coefficient) and config.divergence.needs_reference
@@ -409,12 +380,3 @@ def _nothing(mix: Mix) -> str:
 
 def _learnable(trajectory: Trajectory) -> bool:
     return trajectory.end is not EndReason.ERROR and bool(trajectory.trainable.any())
-
-
-def _relearnt(trajectory: Trajectory, own_N: np.ndarray) -> Trajectory:
-    """The trajectory as the student would have sampled it from the history that is kept."""
-    assert trajectory.told is not None
-    own_T = np.full_like(trajectory.logprob, np.nan)
-    own_T[trajectory.trainable] = own_N
-    logprob = np.where(trajectory.told & trajectory.trainable, own_T, trajectory.logprob)
-    return replace(trajectory, logprob=logprob)

@@ -18,8 +18,10 @@ from agentopd.rollout.policies import Rollout
 from agentopd.signal.aggregate import Aggregator
 from agentopd.signal.evidence import Evidence, Measured, NotYetAsked, UnaskedEvidence
 from agentopd.signal.groups import group_success
+from agentopd.signal.payments import Payment
 from agentopd.signal.schedules import History
 from agentopd.signal.tokens import Tokens
+from agentopd.units.base import Unit
 from agentopd.units.spans import Span, SpanIndex
 from agentopd.weights.weighed import (
     Weighed,
@@ -138,6 +140,18 @@ class Plan:
         value_N = _values(self.divergence, measured, tokens)
         evidence = self.evidence(measured, tokens, survey.lessons, value_N)
         return weigh(method.weight, evidence).by_episode(survey.lessons)
+
+    def payments(self, unit: Unit, lessons: Sequence[Lesson]) -> dict[int, list[Payment]]:
+        """The unit's verdicts by episode; where the teacher does not count, they paid nothing."""
+        found: dict[int, list[Payment]] = {}
+        for trajectory in (lesson.trajectory for lesson in lessons):
+            episode, own = trajectory.episode, unit.payments(trajectory)
+            heard = episode in self.spans and self.factors["distil"]
+            if own and heard and self.routes[episode].distil:
+                found[episode] = own
+            elif own:
+                found[episode] = [replace(payment, paid=0.0) for payment in own]
+        return found
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ what the teacher would have said had it been told nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -127,3 +128,19 @@ def _untold(lessons: Sequence[Lesson], told_N: torch.Tensor) -> torch.Tensor | N
         for x in lessons
     ]
     return torch.cat(pieces)
+
+
+def combined(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """A step's numbers from those of its parts, however the step was cut into them."""
+    totals = dict[str, float]()
+    for part in parts:
+        for name, value in part.items():
+            totals[name] = _with(name, totals.get(name, 0.0), value)
+    return totals
+
+
+def _with(name: str, total: float, value: float) -> float:
+    if name == "sampler_gap":
+        return max(total, value)
+    norm = name.startswith(("hidden_gradient", "advantage"))
+    return math.hypot(total, value) if norm else total + value

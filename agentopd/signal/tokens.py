@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 
-from agentopd.base.types import Lesson, Owner
+from agentopd.base.types import Lesson, Owner, Trajectory
 
 # N trainable tokens of the micro-batch, K turns that have some, G groups of any kind
 
@@ -135,3 +135,12 @@ def mean_by(values_N: torch.Tensor, group_N: torch.Tensor, groups: int) -> torch
     """(G,) the mean of `values_N` over each group; 0 where a group is empty."""
     count_G = sum_by(torch.ones_like(values_N), group_N, groups)
     return sum_by(values_N, group_N, groups) / count_G.clamp(min=1)
+
+
+def relearnt(trajectory: Trajectory, own_N: np.ndarray) -> Trajectory:
+    """The trajectory as the student would have sampled it from the history that is kept."""
+    assert trajectory.told is not None
+    own_T = np.full_like(trajectory.logprob, np.nan)
+    own_T[trajectory.trainable] = own_N
+    logprob = np.where(trajectory.told & trajectory.trainable, own_T, trajectory.logprob)
+    return replace(trajectory, logprob=logprob)
