@@ -17,6 +17,7 @@ from command_line import call, problem
 from safetensors.torch import load_file, save_file
 from test_folder import small
 
+from agentopd.base.files import held_alone
 from agentopd.looking.report import write_report
 from agentopd.running.checkpoint import check_files
 from agentopd.running.folder import METRICS, ended
@@ -213,3 +214,21 @@ def test_a_study_that_lacks_a_key_does_not_go_on_under_its_default(
     assert result.exit_code == 2, result.output
     assert result.stderr.splitlines()[-1].startswith(f"error: {out / 'config.yaml'} and")
     assert "different evaluate" in result.stderr
+
+
+def test_two_processes_do_not_write_to_one_run(out: Path) -> None:
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with held_alone(out):
+        result = call("resume", out, "steps=3")
+    assert result.exit_code == 2, result.output
+    assert f"another process is at work in {out}" in result.stderr
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert call("resume", out, "steps=3").exit_code == 0
+
+
+def test_two_processes_do_not_write_to_one_study(tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    out.mkdir()
+    config = small(tiny_model, "study={seeds: [0], arms: {token: {}}}", "steps=1")
+    with held_alone(out), pytest.raises(ValueError, match="another process is at work"):
+        compare(config, out, workers=1)

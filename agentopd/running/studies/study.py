@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agentopd.base.files import read_json, write_whole
+from agentopd.base.files import held_alone, read_json, write_whole
 from agentopd.base.statistics import wilson
 from agentopd.base.stopping import Interrupted, interruptible
 from agentopd.base.written import STORED
@@ -90,9 +90,10 @@ def compare(
     open_folder(config, out, "study")
     environment = _environment(engine.threads(config.threads, workers))
     crew = engine.crew(workers, out, environment)
-    teacher = _run_all(config, runs, out, crew, watch or (lambda *_: None))
-    summary = _summary(config, out, teacher)
-    write_whole(out / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    with held_alone(out):
+        teacher = _run_all(config, runs, out, crew, watch or (lambda *_: None))
+        summary = _summary(config, out, teacher)
+        write_whole(out / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
 
 
