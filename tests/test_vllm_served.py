@@ -223,7 +223,9 @@ def test_seeds_are_what_vllm_takes_and_differ() -> None:
 
 def test_on_processors_a_server_takes_no_more_memory_than_it_is_given(tiny_model: Path) -> None:
     """vLLM alone does not start there unless most of the machine's memory is free."""
-    told = [command(str(tiny_model), "127.0.0.1", 1, CONTEXT, "float32", cpu) for cpu in (True, False)]
+    told = [
+        command(str(tiny_model), "127.0.0.1", 1, CONTEXT, "float32", cpu) for cpu in (True, False)
+    ]
     on_processors, on_a_gpu = told
     place = on_processors.index("--kv-cache-memory-bytes")
     assert int(on_processors[place + 1]) == 2**30
