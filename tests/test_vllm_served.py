@@ -21,6 +21,7 @@ from agentopd.rollout.sampler import Request, Sampler, SamplerFailed, answers
 from agentopd.rollout.vllm.engines import VllmServer
 from agentopd.rollout.vllm.parameters import seed_of
 from agentopd.serving.http import ServerError
+from agentopd.serving.server import command
 
 CONTEXT = 64
 PATIENCE = 60.0
@@ -218,3 +219,14 @@ def test_seeds_are_what_vllm_takes_and_differ() -> None:
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**62 for seed in seeds)
     assert seed_of((3, 1, 4)) == seed_of((3, 1, 4))
+
+
+def test_on_processors_a_server_takes_no_more_memory_than_it_is_given(tiny_model: Path) -> None:
+    """vLLM alone does not start there unless most of the machine's memory is free."""
+    told = [
+        command(str(tiny_model), "127.0.0.1", 1, CONTEXT, "float32", cpu) for cpu in (True, False)
+    ]
+    on_processors, on_a_gpu = told
+    place = on_processors.index("--kv-cache-memory-bytes")
+    assert int(on_processors[place + 1]) == 2**30
+    assert "--kv-cache-memory-bytes" not in on_a_gpu

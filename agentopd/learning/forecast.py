@@ -1,7 +1,8 @@
 """What a step will take of memory, said before the first one.
 
 What is there already (libraries, weights, the teacher's copy, float32 masters) is measured; what
-comes is derived: from the parameters that learn, and from what one short forward pass keeps.
+comes is derived: from the parameters that learn, and from what one short forward pass keeps. Of
+models that have a shape and no weights all of it is derived.
 """
 
 from __future__ import annotations
@@ -95,17 +96,48 @@ class Forecast:
 
 def forecast(learner: Learner) -> Forecast:
     """What the learner's steps will take, on the student's device."""
+    student = learner.student
+    gpu = student.device.type == "cuda"
+    held = memory_in_use(student.device)
+    return _forecast(learner, learner.teacher.held(), student, gpu, held)
+
+
+def forecast_of_shapes(
+    learner: Learner, teacher: Iterable[torch.Tensor], passing: LanguageModel, gpu: bool
+) -> Forecast:
+    """The same where no tensor holds a number, on the meta device: what is held already is then the
+    weights, and no library is counted.
+
+    Args:
+        teacher: its weights, the student's own among them where it shares them.
+        passing: the student once more, so that a forward pass can be tried.
+        gpu: whether it is to be a GPU.
+    """
+    student, reference = learner.student, learner.reference
+    copies = [*student.module.parameters(), *student.module.buffers(), *teacher]
+    copies += [] if reference is None else reference.module.parameters()
+    held = sum(_bytes([*copies, *learner.optimizer.held]).values())
+    return _forecast(learner, teacher, passing, gpu, held)
+
+
+def _forecast(
+    learner: Learner,
+    teacher: Iterable[torch.Tensor],
+    passing: LanguageModel,
+    gpu: bool,
+    held: int,
+) -> Forecast:
     student, settings = learner.student, learner.settings
     learning = sum(held.numel() for held in learner.optimizer.held)
     return Forecast(
-        held=memory_in_use(student.device),
+        held=held,
         student=sum(_storages(student).values()),
-        teacher=_apart(learner),
+        teacher=_apart(learner, teacher),
         moments=learner.optimizer.moments_bytes(),
         gradients=_FLOAT * learning,
-        activations=settings.tokens_per_batch * _activations(student, settings.checkpoint_layers),
+        activations=settings.tokens_per_batch * _activations(passing, settings.checkpoint_layers),
         tokens=settings.tokens_per_batch,
-        logits=_logits(learner),
+        logits=_logits(learner, gpu),
         context=_context(student),
     )
 
@@ -131,19 +163,26 @@ def memory_room(device: torch.device, root: Path = Path("/")) -> int | None:
 
 
 def _storages(model: LanguageModel) -> dict[int, int]:
-    """Bytes of each piece of memory that holds weights, by its address; tied weights are one."""
+    """Bytes of each piece of memory that holds weights; tied weights are one."""
     return _bytes((*model.module.parameters(), *model.module.buffers()))
 
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
-    return {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
+    return {_place(x.untyped_storage()): x.untyped_storage().nbytes() for x in tensors}
 
 
-def _apart(learner: Learner) -> int:
+def _place(storage: torch.UntypedStorage) -> int:
+    """The same for all tensors that share memory, while one of them is alive; not its address,
+    which memory that is only planned has none of.
+    """
+    return storage._cdata
+
+
+def _apart(learner: Learner, teacher: Iterable[torch.Tensor]) -> int:
     """What of the teacher's weights is not the student's."""
     if not learner.method.mix.distil_coefficient:
         return 0
-    own, others = _storages(learner.student), _bytes(learner.teacher.held())
+    own, others = _storages(learner.student), _bytes(teacher)
     return sum(size for place, size in others.items() if place not in own)
 
 
@@ -166,8 +205,8 @@ def _kept(student: LanguageModel, tokens: int) -> int:
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage
+        if _place(storage) not in own:
+            found[_place(storage)] = storage
         return tensor
 
     ids_1T = torch.zeros(1, tokens, dtype=torch.long, device=student.device)
@@ -176,14 +215,14 @@ def _kept(student: LanguageModel, tokens: int) -> int:
     return sum(storage.nbytes() for storage in found.values())
 
 
-def _logits(learner: Learner) -> int:
+def _logits(learner: Learner, gpu: bool) -> int:
     """Bytes of one tile of all compared models, see `Head`, and of the output layer's gradient."""
     student, method = learner.student, learner.method
     weight_VH, vocabulary = student.output.weight, student.vocabulary
     rows = min(max(Question.tile // vocabulary, 1), learner.settings.tokens_per_batch)
     models = 1 + bool(method.mix.distil_coefficient) + (learner.reference is not None)
     # On a GPU a narrower model's logits are there in its own precision too.
-    narrow = weight_VH.is_cuda and weight_VH.element_size() < _FLOAT
+    narrow = gpu and weight_VH.element_size() < _FLOAT
     each = _FLOAT + (weight_VH.element_size() if narrow else 0)
     by_weight = _FLOAT * vocabulary * weight_VH.shape[1] if weight_VH.requires_grad else 0
     return models * rows * vocabulary * each + by_weight

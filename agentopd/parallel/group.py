@@ -47,6 +47,18 @@ class Group(Processes):
         """See `Processes.any`; also true once the launcher is gone."""
         return any(self.gather([here or os.getppid() != self.parent]))
 
+    @contextmanager
+    def united(self, *kinds: type[Exception]) -> Iterator[None]:
+        """See `Processes.united`."""
+        own: Exception | None = None
+        try:
+            yield
+        except kinds as error:
+            own = error
+        failed = [error for error in self.gather([own]) if error is not None]
+        if failed:
+            raise own or failed[0]
+
     def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """See `Processes.add_gradients`.
 

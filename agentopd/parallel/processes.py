@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -64,6 +65,17 @@ class Processes:
     def any(self, here: bool) -> bool:
         """Whether it is so in some process."""
         return here
+
+    @contextmanager
+    def united(self, *kinds: type[Exception]) -> Iterator[None]:
+        """What fails in one process fails in all: each waits for the others at the block's end.
+
+        Args:
+            kinds: exceptions of which the others are told; each of them raises its own, if it has
+                one, or that of the lowest rank.
+        """
+        del kinds
+        yield
 
     def refuse(self, what: str) -> None:
         """Stop several processes from what only one can do.

@@ -6,8 +6,11 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from pydantic import PrivateAttr
+
 from agentopd.base.parts import Part
 from agentopd.models.model import LanguageModel, ModelSettings
+from agentopd.parallel.processes import ALONE, Processes
 from agentopd.rollout.sampler import Sampler
 from agentopd.rollout.transformers_sampler import TransformersSampler, check_actor
 
@@ -19,6 +22,14 @@ class Engine(Part, family="sampler"):
     """How answers are sampled. It changes no method: the same model says the same everywhere, but
     for rounding, which its alarm holds to bounds.
     """
+
+    _processes: Processes = PrivateAttr(default=ALONE)
+
+    def join(self, processes: Processes) -> None:
+        """Know, before `check`, who learns with this process: all of them open a sampler, and sync
+        it at the same time.
+        """
+        self._processes = processes
 
     def check(self, student: ModelSettings) -> None:
         """Refuse, before any weights are read, what could not be opened.

@@ -23,7 +23,7 @@ from agentopd.models.chat import ChatTemplate, Conversation
 from agentopd.parallel.processes import ALONE, Processes
 from agentopd.rollout.calls import Call, caller
 from agentopd.rollout.episode import RAISED, Episode, Limits, Task, Unbuilt
-from agentopd.rollout.sampler import Sampler
+from agentopd.rollout.sampler import Sampler, SamplerFailed
 from agentopd.signal.truncation import WHOLE, Truncation
 
 
@@ -58,9 +58,14 @@ class EpisodePool:
         """Play every task to its end; results in the order of their episode numbers.
 
         Of several processes each plays its share, and all have all results.
+
+        Raises:
+            SamplerFailed: the sampler is gone; of several processes, that of any.
         """
         own = self.processes.share([*tasks], task=lambda task: task.task)
-        finished = self.processes.gather(_Play(self, own, sampler).run())
+        with self.processes.united(SamplerFailed):
+            played = _Play(self, own, sampler).run()
+        finished = self.processes.gather(played)
         return sorted(finished, key=lambda trajectory: trajectory.episode)
 
     def open(self, task: Task, wake: Event) -> Episode:

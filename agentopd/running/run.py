@@ -85,6 +85,7 @@ class Run:
         self.skipped, self.errors = Counter[str](), Counter[str]()
         check_folder(self.config, out, resume, "run", free=_FREE)
         self.summarise = check_environments(self.config)
+        self.config.sampler.join(processes)
         self.config.sampler.check(self.config.student)
         processes.check_device(self.config.student.device)
         self.student = load_model(self.config.student)
@@ -185,9 +186,10 @@ class Run:
             here = [one for one in briefed if one.trajectory.episode in own]
             views = self.config.view.build(here, self.template)
         with self.clock.stage("teacher"):
-            asked = self.config.teacher.score(views)
-            if self.config.probe.pi_effect_due(step, self.config.steps):
-                asked = self._with_untold(asked)
+            with self.processes.united(ServerError):
+                asked = self.config.teacher.score(views)
+                if self.config.probe.pi_effect_due(step, self.config.steps):
+                    asked = self._with_untold(asked)
             lessons = self.processes.gather(asked, known_elsewhere)
         views = [lesson.view for lesson in lessons if lesson.view is not None]
         self.room = max(self.room, most_inserted(views))

@@ -35,7 +35,8 @@ def command(model: str, host: str, port: int, context: int, dtype: str, cpu: boo
         context: tokens of the longest conversation, answers included: `rollout.max_context`.
         dtype: of the weights and passes; the learner's, so that rounding alone is between them.
         cpu: whether it is to run on processors. There a request's own seed and a prompt that is
-            read in pieces end the engine, so that every prompt must fit into one step.
+            read in pieces end the engine, so that every prompt must fit into one step; and keys and
+            values get 1 GiB, where vLLM would want nearly all of the machine's memory to be free.
 
     Raises:
         ValueError: there is no such model.
@@ -47,7 +48,8 @@ def command(model: str, host: str, port: int, context: int, dtype: str, cpu: boo
     padded = vocabulary != config.get_text_config().vocab_size
     overrides = ["--hf-overrides", json.dumps({"vocab_size": vocabulary})] if padded else []
     whole = ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(4_096, context)),
-             "--block-size", "32", "--enforce-eager"]  # fmt: skip
+             "--block-size", "32", "--enforce-eager",
+             "--kv-cache-memory-bytes", str(2**30)]  # fmt: skip
     return [
         # `vllm serve` of the wheel for processors does not know its own version, and ends
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),

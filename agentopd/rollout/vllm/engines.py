@@ -57,14 +57,15 @@ class VllmEngine(Engine, kind="vllm"):
         Raises:
             ValueError: vLLM is not installed; there is no GPU to leave; several processes learn.
         """
+        if self._processes.size > 1:
+            raise ValueError(
+                "sampler: vllm makes process groups of its own, and "
+                f"{self._processes.size} processes learn here: start a server that all of them "
+                "ask, and set sampler={kind: vllm_server, url: ...}"
+            )
         check_installed()
         if self.sleep and not torch.cuda.is_available():
             raise ValueError("sampler.sleep leaves a GPU to the learner, and there is none here")
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            raise ValueError(
-                "sampler: vllm makes process groups of its own, and several processes learn here: "
-                "start a server, and set sampler={kind: vllm_server, url: ...}"
-            )
 
     @contextmanager
     def open(self, student: LanguageModel, context: int) -> Iterator[Sampler]:
@@ -104,7 +105,7 @@ class VllmServer(Engine, ServerSettings, kind="vllm_server"):
     another, on as many GPUs as vLLM takes.
 
     The learner brings it new weights before each rollout, and compares. One learner uses one
-    server.
+    server; of a learner that is several processes the first brings them, and all ask.
 
     Args:
         dtype: what the server was started with; `auto` is the student's.
@@ -156,7 +157,8 @@ class VllmServer(Engine, ServerSettings, kind="vllm_server"):
         agreement = Agreement(student, dtype == dtype_of(student) == "float32", bounds.context)
         with HttpClient(self) as client:
             _check_context(client, bounds.context)
-            sampler = ServedSampler(client, bounds, agreement, self._transport(client))
+            transport = self._transport(client)
+            sampler = ServedSampler(client, bounds, agreement, transport, self._processes)
             sampler.sync(student)
             yield sampler
 

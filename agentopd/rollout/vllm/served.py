@@ -12,6 +12,7 @@ from threading import Event
 from typing import Any
 
 from agentopd.models.model import LanguageModel
+from agentopd.parallel.processes import ALONE, Processes
 from agentopd.rollout.sampler import Answer, Completion, Request, SamplerFailed
 from agentopd.rollout.vllm.agreement import Agreement
 from agentopd.rollout.vllm.parameters import SCORED, Bounds
@@ -28,13 +29,22 @@ class ServedSampler:
 
     A request that breaks off is made again: its seed fixes the answer. A server that stays away
     longer than its settings allow ends the waiting with `SamplerFailed`.
+
+    Args:
+        processes: who learn together, with the same weights: all ask, and the first alone brings
+            the weights.
     """
 
     def __init__(
-        self, client: HttpClient, bounds: Bounds, agreement: Agreement, transport: Transport
+        self,
+        client: HttpClient,
+        bounds: Bounds,
+        agreement: Agreement,
+        transport: Transport,
+        processes: Processes = ALONE,
     ) -> None:
         self.client, self.bounds = client, bounds
-        self.agreement, self.transport = agreement, transport
+        self.agreement, self.transport, self.processes = agreement, transport, processes
         self._learner, self._syncs, self.version = uuid.uuid4().hex[:8], 0, ""
         self._own = Event()
         self._drop()
@@ -81,11 +91,23 @@ class ServedSampler:
     def sync(self, student: LanguageModel) -> Mapping[str, float]:
         """See `Sampler.sync`; the server calls off what it was still answering.
 
+        Of several processes none goes on before the server has the weights; where it does not take
+        them, all fail.
+
         Returns:
             `sync_seconds`, and what the alarm has measured, see `Agreement.check`.
         """
-        began = time.perf_counter()
+        numbers = dict[str, float]()
         self.forget(list(self._asked))
+        with self.processes.united(SamplerFailed):
+            if self.processes.first:
+                numbers = self._bring(student)
+        self.version, numbers = self.processes.gather([(self.version, numbers)])[0]
+        return numbers
+
+    def _bring(self, student: LanguageModel) -> dict[str, float]:
+        """Bring the weights, and compare."""
+        began = time.perf_counter()
         self._syncs += 1
         self.version = f"{self._learner}-{self._syncs}"
         try:
