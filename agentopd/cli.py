@@ -25,6 +25,7 @@ from agentopd.commands import (
 )
 from agentopd.commands import parameters as given
 from agentopd.commands.called.collect import collect
+from agentopd.commands.called.methods import methods
 from agentopd.commands.called.zoo import zoo
 from agentopd.commands.place import place
 from agentopd.environment.contract import HELD_OUT_SEED
@@ -41,6 +42,7 @@ _TRAIN, _LOOK, _ENVIRONMENTS, _MODELS = "Train", "Look", "Environments", "Models
 """The panels of the help; they stand in the order of their first commands."""
 app.add_typer(zoo, name="zoo", rich_help_panel=_MODELS)
 app.command(rich_help_panel=_TRAIN)(collect)
+app.command(rich_help_panel=_TRAIN)(methods)
 
 
 @app.callback(invoke_without_command=True)
@@ -338,12 +340,6 @@ def verdicts(
 def envs() -> None:
     """List the registered text environments."""
     listing.envs()
-
-
-@app.command(rich_help_panel=_TRAIN)
-def methods() -> None:
-    """List the methods for method=NAME, and their values on the axes."""
-    listing.methods()
 
 
 @app.command("check-env", rich_help_panel=_ENVIRONMENTS)
