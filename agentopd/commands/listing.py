@@ -98,17 +98,6 @@ def _kinds(value: Any) -> str:
     return f"{kind} +{more}" if more else kind
 
 
-def compact(value: Any) -> str:
-    """A part's configuration in a line: `turn(use=weight)`; empty where it is empty."""
-    if isinstance(value, list):
-        return " + ".join(compact(item) for item in value)
-    if isinstance(value, Mapping):
-        fields = ", ".join(f"{k}={compact(v)}" for k, v in value.items() if k != "kind")
-        kind = str(value.get("kind", ""))
-        return f"{kind}({fields})" if fields else kind
-    return str(value)
-
-
 def check_env(spec: str, env: EnvSettings, strict: bool, seeds: int | None, seconds: float) -> None:
     """Print how an environment breaks the contract, and call it `spec`.
 

@@ -32,7 +32,7 @@ class AlphaDivergence(Divergence, kind="alpha"):
     def formula(self) -> str:
         """See `Part.formula`."""
         value = "-log(S)" if self.form == "renyi" else "(1 - S)"
-        shared = f"sum p^{self.alpha:g} q^{1 - self.alpha:g}"
+        shared = f"sum(p^{self.alpha:g} q^{1 - self.alpha:g})"
         return f"{value} / {self.alpha * (1 - self.alpha):g} with S = {shared}"
 
     def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:

@@ -15,7 +15,7 @@ _OPD = (
     Cost("student", "learns", "L"),
 )
 """What one episode costs there."""
-_KNOWN = "S: what the student says in an episode; L: the whole episode"
+_KNOWN = "S: what the student says in an episode; L: the whole episode as a model reads it"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Bill:
 
 
 def costs(config: RunConfig) -> list[Cost]:
-    """What an episode costs, part by part."""
+    """What an episode costs, part by part; where schedules change it, in the first step."""
     mix = config.mix
     found = [*config.rollout_at(0).costs]
     if not found and not config.rollout.replays:
@@ -73,6 +73,15 @@ def bills(found: Sequence[Cost]) -> Iterator[Bill]:
 def legend(found: Sequence[Cost]) -> list[str]:
     """What the symbols mean."""
     return [_KNOWN, *dict.fromkeys(cost.where for cost in found if cost.where)]
+
+
+def changing(config: RunConfig) -> list[str]:
+    """What of the costs is of the first step alone, as schedules move the rollout's numbers."""
+    moved = {name: x for name, x in config.schedule.items() if name in config.rollout.tunable}
+    return [
+        f"of the first step: schedule.{name} multiplies rollout.{name} by {schedule.formula}"
+        for name, schedule in moved.items()
+    ]
 
 
 def _sum(found: Sequence[Cost], over: str = "") -> str:

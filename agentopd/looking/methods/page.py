@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -11,7 +11,7 @@ import yaml
 from agentopd.base.rows.costs import Cost
 from agentopd.base.rows.header import Row
 from agentopd.base.written import FOLDER, find_config
-from agentopd.looking.methods.cost import bills, collected, costs, legend
+from agentopd.looking.methods.cost import bills, changing, collected, costs, legend
 from agentopd.looking.methods.equation import equation, schedules
 from agentopd.looking.methods.flow import collected as played
 from agentopd.looking.methods.flow import flow, legs_in_words
@@ -75,16 +75,16 @@ def _explained(config: RunConfig) -> Iterator[str]:
     )
     yield from ("", "Flow")
     yield from _indented(flow(config))
-    yield from _cost(costs(config))
+    yield from _cost(costs(config), changing(config))
 
 
-def _cost(found: list[Cost]) -> Iterator[str]:
+def _cost(found: list[Cost], changed: Sequence[str] = ()) -> Iterator[str]:
     yield from ("", "Cost of an episode, in tokens")
     yield from _indented(
         (bill.what, f"{bill.tokens}{f', {bill.relative} times opd' if bill.relative else ''}")
         for bill in bills(found)
     )
-    for said in legend(found):
+    for said in [*legend(found), *changed]:
         yield from _wrapped(said)
 
 
