@@ -24,6 +24,7 @@ from agentopd.commands import (
 )
 from agentopd.commands import parameters as given
 from agentopd.commands.called.collect import collect
+from agentopd.commands.called.methods import methods
 from agentopd.commands.called.prepare import prepare
 from agentopd.commands.called.zoo import zoo
 from agentopd.commands.place import place
@@ -123,6 +124,7 @@ def resume(
 
 app.command(rich_help_panel=_TRAIN)(prepare)
 app.command(rich_help_panel=_TRAIN)(collect)
+app.command(rich_help_panel=_TRAIN)(methods)
 
 
 @app.command("eval", rich_help_panel=_LOOK)
@@ -311,12 +313,6 @@ def verdicts(
 def envs() -> None:
     """List the registered text environments."""
     listing.envs()
-
-
-@app.command(rich_help_panel=_TRAIN)
-def methods() -> None:
-    """List the methods for method=NAME, and their values on the axes."""
-    listing.methods()
 
 
 @app.command("check-env", rich_help_panel=_ENVIRONMENTS)

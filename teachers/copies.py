@@ -23,6 +23,11 @@ class LiveTeacher(Teacher, kind="live"):
     copies_student = True
     is_student = True
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return "p"
+
     def prepare(self, student: LanguageModel) -> None:
         """See `Teacher.prepare`."""
         self._model = student
@@ -36,6 +41,11 @@ class AdapterOffTeacher(Teacher, kind="adapter_off"):
     """
 
     needs_adapters = True
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return "p without its adapters"
 
     def prepare(self, student: LanguageModel) -> None:
         """See `Teacher.prepare`.
@@ -54,6 +64,11 @@ class FrozenTeacher(LiveTeacher, kind="frozen"):
     """
 
     is_student, is_start = False, True
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return "p_0"
 
     def prepare(self, student: LanguageModel) -> None:
         """See `Teacher.prepare`."""
@@ -82,6 +97,13 @@ class LaggedTeacher(FrozenTeacher, kind="lagged"):
     is_start = False
 
     every: int = Field(default=10, ge=1)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        if self.every == 1:
+            return "p as it was before the step"
+        return f"p as it was at the last multiple of {self.every} steps"
 
     def prepare(self, student: LanguageModel) -> None:
         """See `Teacher.prepare`."""
@@ -122,6 +144,11 @@ class EmaTeacher(FrozenTeacher, kind="ema"):
     rate: float = Field(default=0.05, gt=0, le=1)
 
     _average: dict[str, torch.Tensor] = PrivateAttr(default_factory=dict)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"p with averaged weights, which move by {self.rate:g} of the distance a step"
 
     def prepare(self, student: LanguageModel) -> None:
         """See `Teacher.prepare`."""

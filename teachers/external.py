@@ -11,6 +11,11 @@ class ExternalTeacher(Teacher, kind="external"):
 
     source: ModelSettings = ModelSettings(path="zoo:sokoban-expert")
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"the model {self.source.path}"
+
     def prepare(self, student: LanguageModel) -> None:
         """See `Teacher.prepare`."""
         loaded = load_model(self.source)

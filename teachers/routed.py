@@ -36,6 +36,12 @@ class RoutedTeacher(Teacher, kind="routed"):
 
     # Facts of a class elsewhere; here those of the teachers that were chosen.
     @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        tags = [f"{teacher.formula} for {tag}" for tag, teacher in sorted(self.teachers.items())]
+        return f"by the tag {self.by}: {', '.join(tags)}, {self.default.formula} for others"
+
+    @property
     def is_student(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """See `Teacher.is_student`."""
         return any(teacher.is_student for teacher in self._all)

@@ -63,6 +63,11 @@ class ServedTeacher(Teacher, kind="served"):
     _apart: _Apart | None = PrivateAttr(default=None)
 
     @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"the model {self.source.path} on a server"
+
+    @property
     def local(self) -> bool:
         """See `Teacher.local`."""
         return False

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from pydantic import Field, PrivateAttr
 
+from agentopd.base.rows.costs import Cost
 from agentopd.models.head import Head
 from agentopd.models.model import LanguageModel
 from agentopd.models.passes import Reading, hidden_at
@@ -34,6 +35,16 @@ class TrustRegionTeacher(Teacher, kind="trust_region"):
     share: float = Field(default=0.05, ge=0, le=1)
 
     _both: tuple[LanguageModel, LanguageModel] | None = PrivateAttr(default=None)
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """See `Part.costs`."""
+        return Cost("teacher", "reads", "L"), Cost("reference", "reads", "L")
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"softmax({1 - self.share:g} z_0 + {self.share:g} z), z the logits of p"
 
     @property
     def local(self) -> bool:

@@ -18,7 +18,6 @@ from gymnasium.envs.registration import EnvSpec
 
 import agentopd
 from agentopd.commands.acting import model_path, parse_options
-from agentopd.commands.listing import compact
 from agentopd.environment.registry import PLUGINS, schemes
 from agentopd.zoo.recipes import find_recipe
 
@@ -269,19 +268,15 @@ def test_environments_that_cannot_be_built_are_listed_with_the_reason(
     assert SOKOBAN in result.stdout
 
 
-def test_methods_are_listed_with_their_values() -> None:
+def test_methods_are_listed_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    shown = [line.split() for line in call("methods").stdout.splitlines() if line.strip()]
     assert METHODS
-    shown = call("methods").stdout
     for path in METHODS:
         row = yaml.safe_load(path.read_text())
-        assert path.stem in shown
-        assert f"mix: {compact(row['mix'])}" in shown
-
-
-def test_a_parts_values_fit_into_a_line() -> None:
-    value = [{"kind": "turn", "use": "weight"}, {"kind": "gate", "of": {"kind": "gap"}}, "x"]
-    assert compact(value) == "turn(use=weight) + gate(of=gap) + x"
-    assert compact([]) == ""
+        (line,) = (words for words in shown if words[0] == path.stem)  # one line a method
+        assert line[-1] == row.get("teacher", {"kind": "-"})["kind"]
+    assert [x for x in shown if x in (["CLASSIC"], ["BASELINES"])] == [["CLASSIC"], ["BASELINES"]]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
@@ -30,6 +31,7 @@ from pydantic import (
 )
 
 from agentopd.base.objects import load_object, object_path
+from agentopd.base.rows.costs import Cost
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -40,6 +42,8 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 _OURS = __name__.partition(".")[0]
+_SENTENCE = re.compile(r"(?<=\.) ")
+_CODE = re.compile(r"`([^`]*)`")
 
 
 class Settings(BaseModel):
@@ -103,6 +107,27 @@ class Part(Settings):
         for child in cls.__subclasses__():
             found += ([child] if child.kind else []) + child.members()
         return found
+
+    @property
+    def formula(self) -> str:
+        """What it adds to the equation of a method, in plain symbols; see
+        `agentopd.looking.methods.equation`. Its name and its own settings, where it says no more.
+        """
+        shared = type(self)._root().model_fields
+        own = {name: value for name, value in self if name not in shared}
+        said = [f"{n}={v}" for n, v in own.items() if isinstance(v, bool | int | float | str)]
+        return f"{self.kind or type(self).__name__}({', '.join(said)})"
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """What it makes models read and write, beside what every method does."""
+        return ()
+
+    @classmethod
+    def in_words(cls) -> str:
+        """The first sentence that the class says of itself."""
+        said = (inspect.getdoc(cls) or "").split("\n\n")[0]
+        return _CODE.sub(r"\1", _SENTENCE.split(" ".join(said.split()))[0].rstrip(".:"))
 
     @classmethod
     def written(cls) -> str:

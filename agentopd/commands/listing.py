@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import re
 import shlex
 from collections.abc import Mapping
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +19,6 @@ from agentopd.commands.progress import build_progress
 
 if TYPE_CHECKING:  # a command without an environment starts sooner
     from agentopd.environment.wrappers import EnvSettings
-
-_CONFIGS = Path(agentopd.__file__).parent / "configs"
 
 
 def envs() -> None:
@@ -62,28 +58,44 @@ def _schemes() -> list[tuple[str, str]]:
 
 
 def methods() -> None:
-    """Print the methods that have a row, and their values on the axes."""
-    rows = []
-    for path in sorted((_CONFIGS / "methods").glob("*.yaml")):
-        text = path.read_text(encoding="utf-8")
-        row = yaml.safe_load(text)
-        values = [f"{axis}: {shown}" for axis, value in row.items() if (shown := compact(value))]
-        rows.append((path.stem, _summary(text), "\n".join(values)))
-    made = table(("method", "what it is", "values"), rows)
-    made.columns[1].max_width = 60  # so that a value on an axis fits into a line
-    made.show_lines = True
+    """Print the methods that have a row, by group: what each is, and three of its values."""
+    from agentopd.base.rows.header import rows
+
+    listed, group = [], ""
+    for row in rows():
+        if row.group != group:
+            group = row.group
+            listed.append((group.upper(), "", "", "", ""))
+        said = (_kinds(row.values.get(axis)) for axis in ("privilege", "unit", "teacher"))
+        listed.append((row.name, row.in_short, *said))
+    made = table(("method", "what it is", "privilege", "unit", "teacher"), listed)
     stdout().print(made)
 
 
-def compact(value: Any) -> str:
-    """A part's configuration in a line: `turn(use=weight)`; empty where it is empty."""
-    if isinstance(value, list):
-        return " + ".join(compact(item) for item in value)
-    if isinstance(value, Mapping):
-        fields = ", ".join(f"{k}={compact(v)}" for k, v in value.items() if k != "kind")
-        kind = str(value.get("kind", ""))
-        return f"{kind}({fields})" if fields else kind
-    return str(value)
+def method(name: str) -> None:
+    """Print what there is to say of one method: its row, equation, flow and cost.
+
+    Raises:
+        ConfigError: there is no such row.
+    """
+    with working("reading"):
+        quiet_libraries()
+        from agentopd.looking.methods.page import page
+
+        said = page(name)
+    typer.echo(said, nl=False)
+
+
+def _kinds(value: Any) -> str:
+    """The first kind of an axis, and how many more there are."""
+    if value is None:
+        return "-"
+    first = value[0] if isinstance(value, list) else value
+    more = len(value) - 1 if isinstance(value, list) else 0
+    if isinstance(first, Mapping) and isinstance(first.get("of"), list):
+        return _kinds([*first["of"], *value[1:]])
+    kind = first if isinstance(first, str) else str(first.get("kind", ""))
+    return f"{kind} +{more}" if more else kind
 
 
 def check_env(spec: str, env: EnvSettings, strict: bool, seeds: int | None, seconds: float) -> None:
@@ -173,13 +185,6 @@ def measure(name: str, episodes: int) -> None:
 
 def _models() -> Path:
     return Path(agentopd.__file__).parent / "zoo" / "models"
-
-
-def _summary(text: str) -> str:
-    """The first sentence of the comment that a file begins with."""
-    comment = takewhile(lambda line: re.match(r"# \S", line), text.splitlines())
-    said = " ".join(line.removeprefix("# ").strip() for line in comment)
-    return f"{said.split('. ')[0].rstrip('.')}."
 
 
 def _yaml(value: Any) -> str:

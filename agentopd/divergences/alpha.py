@@ -28,6 +28,13 @@ class AlphaDivergence(Divergence, kind="alpha"):
     alpha: float = Field(default=0.5, gt=0, lt=1)
     form: Literal["renyi", "amari"] = "renyi"
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        value = "-log(S)" if self.form == "renyi" else "(1 - S)"
+        shared = f"sum(p^{self.alpha:g} q^{1 - self.alpha:g})"
+        return f"{value} / {self.alpha * (1 - self.alpha):g} with S = {shared}"
+
     def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
         """See `Divergence.value`."""
         lack_N = self._lack(p_NK, q_NK)

@@ -18,6 +18,7 @@ import torch
 from pydantic import Field, field_validator
 
 from agentopd.base.parts import Part
+from agentopd.base.rows.symbols import times
 from agentopd.signal.surrogate import policy_gradient
 from agentopd.signal.tokens import Tokens
 
@@ -46,6 +47,11 @@ class Estimator(Part, family="estimator"):
     def corrects(self) -> bool:
         """Whether it weighs a token by how likely the student was to draw it, whoever drew it."""
         return True
+
+    @property
+    def ratio_formula(self) -> str:
+        """What stands before its advantages in the equation; see `Part.formula`."""
+        return "r"
 
     gate: ClassVar[bool] = False
     """Whether its values are those of a gate, which probes show beside the weights'."""
@@ -98,6 +104,11 @@ class K1(Estimator, kind="k1"):
     stale: bool = False
 
     @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"log q(y) - log {'mu' if self.stale else 'p'}(y)"
+
+    @property
     def corrects(self) -> bool:
         """See `Estimator.corrects`."""
         return not self.stale
@@ -120,6 +131,11 @@ class Truncated(K1, kind="truncated"):
 
     cap: float = Field(default=2.0, gt=0)
 
+    @property
+    def ratio_formula(self) -> str:
+        """See `Estimator.ratio_formula`."""
+        return f"min(r, {self.cap:g})"
+
     def surrogate(
         self, logprob_N: torch.Tensor, behaviour_N: torch.Tensor, advantage_N: torch.Tensor
     ) -> torch.Tensor:
@@ -137,6 +153,11 @@ class Clipped(K1, kind="clipped"):
     """
 
     clip: float = Field(default=0.2, gt=0)
+
+    @property
+    def ratio_formula(self) -> str:
+        """See `Estimator.ratio_formula`."""
+        return f"clip(r, {1 - self.clip:g}, {1 + self.clip:g})"
 
     def surrogate(
         self, logprob_N: torch.Tensor, behaviour_N: torch.Tensor, advantage_N: torch.Tensor
@@ -159,6 +180,12 @@ class RewardToGo(Estimator, kind="reward_to_go"):
     """
 
     discount: float = Field(default=1.0, ge=0, le=1)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        discount = "" if self.discount == 1 else f"{self.discount:g}^(s - t) "
+        return f"sum over s >= t of {discount}(log q(y_s) - log p(y_s))"
 
     def per_token(
         self, logprob_N: torch.Tensor, teacher_N: torch.Tensor, tokens: Tokens
@@ -194,6 +221,12 @@ class K2(Estimator, kind="k2"):
     corrected: bool = True
 
     @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        ratio = "r " if self.corrected else ""
+        return f"{ratio}(log p(y) - log q(y))^2 / 2"
+
+    @property
     def corrects(self) -> bool:
         """See `Estimator.corrects`."""
         return self.corrected
@@ -216,6 +249,11 @@ class RhoK3(Estimator, kind="rho_k3"):
     """
 
     returns: ClassVar[Literal["loss", "advantage"]] = "loss"
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return "r (q(y) / p(y) - 1 - log(q(y) / p(y)))"
 
     def per_token(
         self, logprob_N: torch.Tensor, teacher_N: torch.Tensor, tokens: Tokens
@@ -243,6 +281,16 @@ class Gated(Estimator, kind="gated"):
     gate: ClassVar[bool] = True
 
     beta: float = Field(default=5.0, ge=0)
+
+    @property
+    def ratio_formula(self) -> str:
+        """See `Estimator.ratio_formula`."""
+        return ""
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"sigmoid({times(self.beta, '(log q(y) - log p(y))')})"
 
     @property
     def corrects(self) -> bool:
@@ -288,6 +336,12 @@ class Importance(Estimator, kind="importance"):
     estimates: ClassVar[str] = "forward_kl"
 
     cap: float | None = Field(default=None, gt=0)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        ratio = "q(y) / p(y)" if self.cap is None else f"min(q(y) / p(y), {self.cap:g})"
+        return f"{ratio} - 1"
 
     def per_token(
         self, logprob_N: torch.Tensor, teacher_N: torch.Tensor, tokens: Tokens

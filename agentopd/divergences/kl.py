@@ -20,6 +20,11 @@ class ReverseKL(Divergence, kind="reverse_kl"):
     estimable: ClassVar[str] = "reverse_kl"
     default_estimator: ClassVar[Estimator | None] = K1()
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return "KL(p || q)"
+
     def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
         """See `Divergence.value`."""
         return kl(p_NK, q_NK)
@@ -35,6 +40,11 @@ class ForwardKL(Divergence, kind="forward_kl"):
     """KL(teacher || student)."""
 
     estimable: ClassVar[str] = "forward_kl"
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return "KL(q || p)"
 
     def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
         """See `Divergence.value`."""
@@ -61,6 +71,14 @@ class JensenShannon(Divergence, kind="jsd"):
 
     beta: float = Field(default=0.5, gt=0, lt=1)
     scaled: bool = True
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        own, other = 1 - self.beta, self.beta
+        value = f"{other:g} KL(q || M) + {own:g} KL(p || M)"
+        value = f"({value}) / {own * other:g}" if self.scaled else value
+        return f"{value} with M = {own:g} p + {other:g} q"
 
     def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
         """See `Divergence.value`."""
@@ -98,6 +116,12 @@ class SkewKL(Divergence, kind="skew"):
 
     direction: Literal["forward", "reverse"] = "forward"
     alpha: float = Field(default=0.1, gt=0, lt=1)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        first, second = ("q", "p") if self.direction == "forward" else ("p", "q")
+        return f"KL({first} || {self.alpha:g} {first} + {1 - self.alpha:g} {second})"
 
     def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
         """See `Divergence.value`."""
@@ -139,6 +163,16 @@ class EntropySwitched(Divergence, kind="entropy_switched"):
     threshold: float = Field(default=0.8, ge=0)
     width: float = Field(default=0.1, gt=0)
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        least = f"{self.threshold:g}"
+        if self.reading == "blended":
+            share = f"sigmoid((H(q) - {least}) / {self.width:g})"
+            return f"(1 - s) KL(p || q) + s KL(q || p) with s = {share}"
+        reverse = "" if self.reading == "additive" else f"1[H(q) <= {least}] "
+        return f"{reverse}KL(p || q) + 1[H(q) > {least}] KL(q || p)"
+
     def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
         """See `Divergence.value`."""
         reverse_N, forward_N = self._shares(row)
@@ -179,6 +213,12 @@ class ByOwner(Divergence, kind="by_owner"):
     """
 
     share: float = Field(default=0.5, gt=0, lt=1)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        reverse = f"{1 - self.share:g} KL(p || q) at the student's tokens"
+        return f"{reverse}, {self.share:g} KL(q || p) at the teacher's"
 
     def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
         """See `Divergence.value`."""

@@ -81,6 +81,11 @@ class Support(Part, family="support"):
 class FullSupport(Support, kind="full"):
     """The whole vocabulary."""
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return "the whole vocabulary"
+
     def select(
         self,
         student_NV: torch.Tensor,
@@ -100,6 +105,11 @@ class FullSupport(Support, kind="full"):
 
 class SampledSupport(Support, kind="sampled"):
     """The sampled token alone; an estimator takes the divergence's place."""
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return "the sampled token"
 
     @property
     def teacher_top(self) -> int:
@@ -140,8 +150,20 @@ class TopKSupport(Support):
     k: int = Field(default=100, ge=1)
     rest: Literal["tail", "renormalise", "raw"] = "tail"
 
+    likeliest: ClassVar[str] = ""
+    """Whose likeliest tokens they are, as a formula says it."""
     single: ClassVar[bool] = True
     """Whether k = 1 chooses one token at most."""
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        ends = {
+            "tail": "and the rest as one",
+            "renormalise": "alone, renormalised",
+            "raw": "as they are",
+        }
+        return f"the {self.likeliest} {self.k} likeliest tokens {ends[self.rest]}"
 
     @property
     def normalised(self) -> bool:
@@ -241,6 +263,8 @@ class TopKSupport(Support):
 class StudentTopK(TopKSupport, kind="student_top_k"):
     """The student's k likeliest tokens."""
 
+    likeliest: ClassVar[str] = "student's"
+
     def chosen(
         self, student_NV: torch.Tensor, teacher_NV: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -251,6 +275,8 @@ class StudentTopK(TopKSupport, kind="student_top_k"):
 
 class TeacherTopK(TopKSupport, kind="teacher_top_k"):
     """The teacher's k likeliest tokens."""
+
+    likeliest: ClassVar[str] = "teacher's"
 
     @property
     def teacher_top(self) -> int:
@@ -271,6 +297,8 @@ class IntersectionTopK(TopKSupport, kind="intersection_top_k"):
     A row where there are none contributes nothing, and its captured mass is 0.
     """
 
+    likeliest: ClassVar[str] = "two models' common"
+
     def chosen(
         self, student_NV: torch.Tensor, teacher_NV: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -281,6 +309,8 @@ class IntersectionTopK(TopKSupport, kind="intersection_top_k"):
 
 class UnionTopK(TopKSupport, kind="union_top_k"):
     """The tokens among the k likeliest of student or teacher."""
+
+    likeliest: ClassVar[str] = "two models'"
 
     single: ClassVar[bool] = False
 

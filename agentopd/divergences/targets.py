@@ -82,6 +82,12 @@ class Veto(Target, kind="veto"):
     student: Literal["detached", "live"] = "detached"
 
     @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        live = ", through which the gradient flows" if self.moves else ""
+        return f"q p^{self.beta:g} / Z{live}"
+
+    @property
     def moves(self) -> bool:
         """See `Target.moves`."""
         return self.student == "live"
@@ -111,6 +117,11 @@ class Extrapolate(Target, kind="extrapolate"):
     """
 
     scale: float = Field(default=1.25, gt=0)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"q^{self.scale:g} p_0^{1 - self.scale:g} / Z"
 
     @property
     def needs_reference(self) -> bool:

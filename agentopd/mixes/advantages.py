@@ -51,6 +51,14 @@ class Advantage(Part, family="rl"):
         return self.kl_coefficient > 0
 
     @property
+    def regularisers(self) -> str:
+        """What the equation adds to the policy gradient, with its sign; see `Part.formula`."""
+        kl = {"k3": "KL(p_0 || p)", "rho_k3": "KL(p || p_0)"}[self.kl_estimator]
+        said = f" - {self.kl_coefficient:g} grad {kl}" if self.kl_coefficient else ""
+        bonus = f" + {self.entropy_bonus:g} grad H(p)" if self.entropy_bonus else ""
+        return said + bonus
+
+    @property
     def regularised(self) -> bool:
         """Whether there is something to learn where every advantage is zero."""
         return self.kl_coefficient > 0 or self.entropy_bonus > 0
@@ -102,6 +110,12 @@ class Grpo(Advantage, kind="grpo"):
     std: bool = True
     epsilon: float = Field(default=1e-6, gt=0)
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        centred = "reward - the group's mean"
+        return f"({centred}) / (the group's deviation + {self.epsilon:g})" if self.std else centred
+
     def relative(
         self, rewards: Sequence[npt.NDArray[np.float64]], history: History
     ) -> list[npt.NDArray[np.float64]]:
@@ -117,6 +131,11 @@ class Rloo(Advantage, kind="rloo"):
     It is GRPO's centred reward times G / (G - 1). An episode alone in its group has no other to be
     compared with: its advantage is zero.
     """
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return "reward - the mean of the group's other episodes"
 
     def relative(
         self, rewards: Sequence[npt.NDArray[np.float64]], history: History
@@ -139,6 +158,16 @@ class Reinforce(Advantage, kind="reinforce"):
 
     baseline: Literal["none", "batch", "running"] = "batch"
     decay: float = Field(default=0.9, ge=0, lt=1)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        of = {
+            "none": "",
+            "batch": " - the step's mean",
+            "running": f" - its past mean, decay {self.decay:g}",
+        }
+        return f"reward{of[self.baseline]}"
 
     def relative(
         self, rewards: Sequence[npt.NDArray[np.float64]], history: History
@@ -166,6 +195,11 @@ class NoReward(Advantage):
     """
 
     group_relative = False
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return "0"
 
     def relative(
         self, rewards: Sequence[npt.NDArray[np.float64]], history: History

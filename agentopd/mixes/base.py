@@ -58,6 +58,13 @@ class Mix(Part, family="mix"):
         return found
 
     @property
+    def formula(self) -> str:
+        """See `Part.formula`: T is the teacher's term, R that of the rewards."""
+        terms = ["T"] if self.distils and self.distil_coefficient else []
+        terms += ["R"] if self.rl_channel is not None else []
+        return f"{super().formula} of {' and '.join(terms) or 'nothing'}"
+
+    @property
     def rl_channel(self) -> Advantage | None:
         """How rewards become advantages; None without a reinforcement-learning channel."""
         return None

@@ -38,6 +38,11 @@ class Gold(Settings):
     per_prompt: int = Field(default=1, ge=1)
     keep: Selection = Selection()
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"{self.coefficient:g} mean over gold episodes of grad log p(y)"
+
     def store(self, student: LanguageModel) -> list[Trajectory]:
         """All demonstrations that there are.
 

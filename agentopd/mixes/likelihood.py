@@ -48,6 +48,17 @@ class Likelihood(Mix, kind="nll"):
     imitates = True
     distils = False
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        power = f"p(y)^{self.power:g} " if self.power else ""
+        whose = (
+            "every answer"
+            if self.owners is None
+            else " and ".join(f"the {owner}" for owner in self.owners)
+        )
+        return f"w {power}grad log p(y) at the tokens of {whose}"
+
     def check(self, beside: Beside) -> None:
         """See `Mix.check`."""
         super().check(beside)

@@ -29,6 +29,11 @@ class Multiplicative(RlOnly, kind="multiplicative"):
     strength: float = Field(default=0.5, ge=0, le=1)
 
     @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"PG(A ({1 - self.strength:g} + {self.strength:g} W)){self.rl.regularisers}"
+
+    @property
     def distil_coefficient(self) -> float:
         """See `Mix.distil_coefficient`: the teacher is asked for the weights."""
         return 1.0
@@ -62,6 +67,15 @@ class TrustRatio(RlOnly, kind="trust_ratio"):
 
     share: float = Field(default=0.5, ge=0, le=1)
     mixture: Literal["geometric", "arithmetic"] = "geometric"
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        own, other = f"{1 - self.share:g}", f"{self.share:g}"
+        mixed = f"mu(y)^{own} q(y)^{other}"
+        if self.mixture == "arithmetic":
+            mixed = f"{own} mu(y) + {other} q(y)"
+        return f"PG(A){self.rl.regularisers} with p(y) / ({mixed}) in place of r"
 
     @property
     def distil_coefficient(self) -> float:

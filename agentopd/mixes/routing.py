@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from agentopd.base.rows.symbols import times
 from agentopd.base.types import Lesson, Trajectory
 from agentopd.mixes.base import Route
 from agentopd.mixes.channels import Channels
@@ -43,6 +44,14 @@ class Routed(Auxiliary, kind="routed"):
     failure: Channel = "distil"
     coefficient: float = Field(default=1.0, gt=0)
     perplexity_temperature: float | None = Field(default=None, gt=0)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        share = "" if self.perplexity_temperature is None else "the episode's perplexity of "
+        said = {"rl": "R", "distil": times(self.coefficient, "T"), "nothing": "0"}
+        said["likelihood"] = f"{share}grad log p(y)"
+        return f"{said[self.success]} in solved episodes, {said[self.failure]} in failed ones"
 
     def check(self, beside: Beside) -> None:
         """See `Mix.check`."""
@@ -106,6 +115,11 @@ class DeadGroupFallback(Auxiliary, kind="dead_group_fallback"):
 
     coefficient: float = Field(default=1.0, gt=0)
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"{times(self.coefficient, 'T')} in groups of equal rewards, R in all others"
+
     def routes(self, lessons: Sequence[Lesson]) -> dict[int, Route]:
         """See `Mix.routes`."""
         taught = {x.trajectory.episode for x in lessons if x.taught}
@@ -129,6 +143,11 @@ class HintedDistilled(Auxiliary, kind="hinted_distilled"):
     """
 
     coefficient: float = Field(default=0.1, gt=0)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"{times(self.coefficient, 'T')} in episodes played under a hint, R in all others"
 
     def routes(self, lessons: Sequence[Lesson]) -> dict[int, Route]:
         """See `Mix.routes`."""

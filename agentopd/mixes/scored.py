@@ -46,6 +46,16 @@ class RewardReplacement(RlOnly, kind="reward"):
     environment: float = Field(default=0.0, ge=0)
 
     @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        of = {
+            "teacher": f"the episode's {self.reduce} of log q(y) - log mu(y)",
+            "unit": "the unit's score",
+        }
+        beside = f" + {self.environment:g} times the environment's" if self.environment else ""
+        return f"R with {of[self.score]}{beside} as the reward"
+
+    @property
     def distil_coefficient(self) -> float:
         """See `Mix.distil_coefficient`: the teacher is asked for the score."""
         return 1.0 if self.score == "teacher" else 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import Field, SerializeAsAny
 
+from agentopd.base.rows.symbols import times
 from agentopd.mixes.advantages import Advantage, Grpo, NoReward
 from agentopd.mixes.base import Mix
 from agentopd.mixes.channels import Channels
@@ -25,6 +26,12 @@ class DistilOnly(Mix, kind="distil"):
     kl_coefficient: float = Field(default=0.0, ge=0)
 
     @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        rl = self.rl_channel
+        return f"T{rl.regularisers}" if rl is not None else "T"
+
+    @property
     def rl_channel(self) -> Advantage | None:
         """See `Mix.rl_channel`: rewards count for nothing in it."""
         return NoReward(kl_coefficient=self.kl_coefficient) if self.kl_coefficient else None
@@ -34,6 +41,11 @@ class RlOnly(Mix, kind="rl"):
     """Rewards alone; no teacher is asked."""
 
     rl: SerializeAsAny[Advantage] = Grpo()
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return "R"
 
     @property
     def rl_channel(self) -> Advantage:
@@ -55,6 +67,11 @@ class Auxiliary(RlOnly, kind="auxiliary"):
     coefficient: float = Field(default=0.1, gt=0)
 
     @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"R + {times(self.coefficient, 'T')}"
+
+    @property
     def distil_coefficient(self) -> float:
         """See `Mix.distil_coefficient`."""
         return self.coefficient
@@ -69,6 +86,11 @@ class Additive(Auxiliary, kind="additive"):
     `distil` multiply one summand each, which is how ATOD passes from the teacher to rewards. Tokens
     without a lesson keep A.
     """
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"PG(A + {times(self.coefficient, 'C')}){self.rl.regularisers}"
 
     def check(self, beside: Beside) -> None:
         """See `Mix.check`."""

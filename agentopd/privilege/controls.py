@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 from pydantic import PrivateAttr, SerializeAsAny
 
+from agentopd.base.rows.costs import Cost
 from agentopd.base.types import Privilege, Trajectory
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import LanguageModel
@@ -34,6 +35,11 @@ class Control(Source):
     """
 
     of: SerializeAsAny[Source]
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """See `Part.costs`."""
+        return self.of.costs
 
     @property
     def reads(self) -> str:

@@ -11,6 +11,7 @@ import gymnasium
 from pydantic import Field, PrivateAttr, SerializeAsAny, model_validator
 
 from agentopd.base.files import read_text
+from agentopd.base.rows.costs import Cost
 from agentopd.base.types import Privilege, Trajectory
 from agentopd.base.written import read_mapping
 from agentopd.environment.contract import PRIVILEGED
@@ -79,6 +80,11 @@ class First(Source, kind="first"):
 
     of: list[SerializeAsAny[Source]] = Field(min_length=2)
     per: Literal["episode", "turn"] = "episode"
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """See `Part.costs`."""
+        return tuple(cost for source in self.of for cost in source.costs)
 
     def check(self, beside: Beside) -> None:
         """See `Source.check`."""

@@ -19,6 +19,14 @@ from agentopd.signal.tokens import Tokens
 
 Normalise = Literal["token_mean", "turn_mean", "sequence_mean", "sequence_sum", "fixed"]
 
+IN_WORDS: dict[Normalise, str] = {
+    "token_mean": "the mean over tokens",
+    "turn_mean": "the mean over turns of the mean over a turn's tokens",
+    "sequence_mean": "the mean over episodes of the mean over an episode's tokens",
+    "sequence_sum": "the mean over episodes of the sum over an episode's tokens",
+    "fixed": "the sum over tokens, over a fixed budget",
+}
+
 
 @dataclass(frozen=True)
 class Aggregator:

@@ -47,6 +47,11 @@ class Constant(Schedule, kind="constant"):
 
     value: float = 1.0
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"{self.value:g}"
+
     def factor(self, step: int, history: History = ()) -> float:
         """See `Schedule.factor`."""
         return self.value
@@ -59,6 +64,11 @@ class Linear(Schedule, kind="linear"):
     stop: float = 0.0
     steps: int = Field(ge=1)
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"{self.start:g} -> {self.stop:g} over {self.steps} steps"
+
     def factor(self, step: int, history: History = ()) -> float:
         """See `Schedule.factor`."""
         return self.start + (self.stop - self.start) * min(step / self.steps, 1.0)
@@ -66,6 +76,11 @@ class Linear(Schedule, kind="linear"):
 
 class Cosine(Linear, kind="cosine"):
     """As `linear`, along half a cosine."""
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"{super().formula}, along half a cosine"
 
     def factor(self, step: int, history: History = ()) -> float:
         """See `Schedule.factor`."""
@@ -84,6 +99,12 @@ class Staircase(Schedule, kind="staircase"):
     by: float = 1.0
     every: int = Field(default=1, ge=1)
     stop: float | None = None
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        stop = "" if self.stop is None else f", up to {self.stop:g}"
+        return f"{self.start:g}, and {self.by:g} more every {self.every} steps{stop}"
 
     def factor(self, step: int, history: History = ()) -> float:
         """See `Schedule.factor`."""
@@ -118,6 +139,12 @@ class Step(Schedule, kind="step"):
                 "order, so some value would never be used: sort them, each once, all above 0"
             )
         return self
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        jumps = zip(self.values[1:], self.boundaries, strict=True)
+        return ", ".join([f"{self.values[0]:g}", *(f"{v:g} from step {b}" for v, b in jumps)])
 
     def factor(self, step: int, history: History = ()) -> float:
         """See `Schedule.factor`."""
@@ -159,6 +186,12 @@ class Phase(Schedule, kind="phase"):
     before: float = 1.0
     after: float = 0.0
     returns: bool = False
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        mean = f"{self.metric} is {self.when} {self.threshold:g}"
+        return f"{self.before:g} until {mean}, then {self.after:g}"
 
     def factor(self, step: int, history: History = ()) -> float:
         """See `Schedule.factor`."""

@@ -83,6 +83,12 @@ class DecisionPointUnit(Unit, kind="decision_point"):
             named_function(self.function)
         return self
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        value = "x" if self.use == "value" else f"the {self.reduce} over the turn of x"
+        return f"{value} in turns chosen by {self.by}, {self.floor:g} of it elsewhere"
+
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`: a span a turn, named `decision` where the turn is known to be chosen.
 

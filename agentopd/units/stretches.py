@@ -19,6 +19,11 @@ from agentopd.units.spans import Span, SpanIndex
 class TokenUnit(Unit, kind="token"):
     """Every token by itself."""
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return "x"
+
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`."""
         return [Span(t, t + 1, "token") for t in trajectory.trainable.nonzero()[0].tolist()]
@@ -41,6 +46,14 @@ class TurnUnit(Unit, kind="turn"):
 
     use: Literal["credit", "weight"] = "credit"
     part: AnswerPart = "turn"
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        whole = f"the {self.reduce} over the {self.part}"
+        if self.use == "credit":
+            return f"{whole} of x"
+        return f"x times {whole} of |Div or D|, relative to the episode's turns"
 
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`."""
@@ -69,6 +82,11 @@ class TurnUnit(Unit, kind="turn"):
 
 class TrajectoryUnit(Unit, kind="trajectory"):
     """The whole episode as one."""
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"the {self.reduce} over the episode of x"
 
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`."""

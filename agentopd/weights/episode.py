@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 
+from agentopd.base.rows.symbols import times
 from agentopd.signal.evidence import Evidence
 from agentopd.signal.tokens import mean_by, sum_by
 from agentopd.weights.base import (
@@ -56,6 +57,11 @@ class Perplexity(SpanWeight):
         return self
 
     @property
+    def _compared(self) -> str:
+        """How a formula says what it is relative to."""
+        return " over its mean in the group" if self.relative_to == "group" else ""
+
+    @property
     def needs_step(self) -> bool:
         """See `Weight.needs_step`."""
         return super().needs_step or self.relative_to == "group"
@@ -96,6 +102,11 @@ class TeacherPerplexity(Perplexity, kind="teacher_perplexity"):
     (SCOPE 2604.10688, for failures). See `Perplexity`.
     """
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"ppl_q^{-1 / self.temperature:g} of each {self.per}{self._compared}"
+
     def surprise(self, evidence: Evidence) -> torch.Tensor:
         """See `Perplexity.surprise`."""
         return -evidence.teacher.logprob_N
@@ -109,6 +120,11 @@ class StudentPerplexity(Perplexity, kind="student_perplexity"):
     """perplexity^(1 / temperature) of the student: what it has mastered teaches it little (SCOPE
     2604.10688, for successes). See `Perplexity`.
     """
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"ppl_p^{1 / self.temperature:g} of each {self.per}{self._compared}"
 
     def surprise(self, evidence: Evidence) -> torch.Tensor:
         """See `Perplexity.surprise`."""
@@ -135,6 +151,14 @@ class Spike(SpanWeight, kind="spike"):
     strength: float = Field(default=1.0, gt=0)
     beta: float = Field(default=1.0, gt=0)
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        power = f"{-self.strength / self.beta:g}"
+        return (
+            f"(mean exp({times(self.beta, '(log max p - log p(y))')}))^{power} of each {self.per}"
+        )
+
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
         group_N, count = self.groups(evidence.tokens)
@@ -159,6 +183,11 @@ class EarlyTokens(Weight, kind="early_tokens"):
 
     gamma: float = Field(default=0.5, ge=0)
     per: Per = "episode"
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"1 + {self.gamma:g} (1 - share of the {self.per}'s |log q(y) - log mu(y)| before y)"
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""

@@ -26,6 +26,11 @@ class DepthDecay(Weight, kind="depth_decay"):
 
     gamma: float = Field(default=0.9, gt=0, le=1)
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"{self.gamma:g}^k, k the turn"
+
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
         return self.gamma ** evidence.tokens.turn_N.to(evidence.tokens.behaviour_N.dtype)
@@ -45,6 +50,12 @@ class DepthCurriculum(Weight, kind="depth_curriculum"):
     start: int = Field(default=1, ge=1)
     every: int = Field(default=2, ge=1)
     most: int | None = Field(default=None, ge=1)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        most = "" if self.most is None else f", at most {self.most}"
+        return f"1[turn among the first {self.start} + step // {self.every}{most}]"
 
     @property
     def mask(self) -> bool:
@@ -71,6 +82,11 @@ class SkipFirst(Weight, kind="skip_first"):
     per: Per = "turn"
 
     @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"0 at the first {self.tokens} tokens of each {self.per}, else 1"
+
+    @property
     def mask(self) -> bool:
         """See `Weight.mask`."""
         return True
@@ -95,6 +111,11 @@ class Told(Weight, kind="told"):
     """
 
     sources: tuple[str, ...] = ()
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return "1 in turns that the teacher was told something about, else 0"
 
     @property
     def mask(self) -> bool:
@@ -126,6 +147,11 @@ class PhraseMask(Weight, kind="phrase_mask"):
     """
 
     length: int = Field(default=4, ge=1)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"0 at tokens that repeat {self.length} in a row of what is told, else 1"
 
     @property
     def mask(self) -> bool:

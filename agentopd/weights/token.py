@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from pydantic import Field, field_validator
 
+from agentopd.base.rows.symbols import times
 from agentopd.signal.evidence import Evidence
 from agentopd.weights.base import Renormalise, Weight, Whose, opinion
 
@@ -43,6 +44,12 @@ class GapGate(Weight, kind="gap_gate"):
             )
         return value
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        opens = {"gap": "d", "entropy": "H(p)", "soft_or": "(1 - (1 - H(p)) (1 - d))"}
+        return f"sigmoid({times(self.beta, opens[self.variant])})"
+
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
         gap_N, entropy_N = evidence.gap_N, evidence.student.entropy_N
@@ -66,6 +73,11 @@ class EvidenceRatio(Weight, kind="evidence_ratio"):
     renormalise: Renormalise = False
     clip: float = Field(default=0.2, gt=0, le=1)
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"clip((q(y) / p(y))^sign(A), {1 - self.clip:g}, {1 + self.clip:g})"
+
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
         ratio_N = (evidence.advantage_N.sign() * evidence.gap_N).exp()
@@ -87,6 +99,11 @@ class TruncatedRatio(Weight, kind="truncated_ratio"):
     renormalise: Renormalise = False
     cap: float = Field(default=2.0, ge=1)
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"min(r, {self.cap:g})"
+
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
         gap_N = evidence.student.logprob_N - evidence.tokens.behaviour_N
@@ -105,6 +122,12 @@ class EntropyWeight(Weight, kind="entropy"):
 
     whose: Whose = "student"
     prefer: Literal["high", "low"] = "high"
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        entropy = "H(p)" if self.whose == "student" else "H(q)"
+        return entropy if self.prefer == "high" else f"exp(-{entropy})"
 
     @property
     def looks_further(self) -> bool:
@@ -139,6 +162,18 @@ class CentredLikelihood(Weight, kind="cll"):
     least: float = -1.0
 
     @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        one = "p" if self.whose == "student" else "q"
+        phi = f"(log {one}(y) + H({one}))"
+        if self.form == "threshold":
+            return f"1[{phi} >= {self.least:g}]"
+        scaled = times(self.beta, phi)
+        return (
+            f"sigmoid({scaled})" if self.form == "sigmoid" else f"min(exp({scaled}), {self.most:g})"
+        )
+
+    @property
     def mask(self) -> bool:
         """See `Weight.mask`."""
         return self.form == "threshold"
@@ -168,6 +203,11 @@ class OverlapOnly(Weight, kind="overlap"):
     """
 
     k: int = Field(default=16, ge=1)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"1[y among the {self.k} likeliest of p and of q]"
 
     @property
     def mask(self) -> bool:

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 
 from agentopd.base.parts import Settings
+from agentopd.base.rows.symbols import times
 from agentopd.base.types import Turn
 from agentopd.signal.evidence import Evidence
 from agentopd.signal.tokens import Turns, mean_by, sum_by
@@ -39,6 +40,17 @@ class StepSigmoid(Weight, kind="step_sigmoid"):
     clip: float = Field(default=0.2, gt=0, le=1)
     scale: float = Field(default=1.0, gt=0)
     budget: Literal["mean", "total", "none"] = "mean"
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        gate = f"2 sigmoid({times(self.scale, 'sign(A) d')})"
+        budget = {
+            "mean": ", of mean 1 over each turn",
+            "total": ", of one sum for every turn",
+            "none": "",
+        }
+        return f"clip({gate}, {1 - self.clip:g}, {1 + self.clip:g}){budget[self.budget]}"
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
@@ -76,6 +88,14 @@ class BeliefIncrement(Weight, kind="belief_increment"):
     clip: float = Field(default=0.2, gt=0, le=1)
     floor: float = Field(default=1e-3, gt=0, lt=0.5)
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        increment = "sign(A) (B_k - B_(k-1)), standardised over the episode's turns"
+        decay = "" if self.gamma == 1 else f"{self.gamma:g}^(k - j) "
+        belief = f"logit B_k = logit B_0 + sum over turns j <= k of {decay}d_j"
+        return f"1 + {self.clip:g} clip(z, -1, 1) with z = {increment}; {belief}"
+
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
         tokens, turns = evidence.tokens, evidence.tokens.turns
@@ -100,6 +120,11 @@ class DisagreementUncertainty(Weight, kind="disagreement_uncertainty"):
     greatest of the episode's turns; 0.5 where those are equal. The paper does not rescale: for its
     numbers set `renormalise: off`.
     """
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return "1 - (1 - |d|_k) (1 - |log p|_k), means of turn k, from 0 to 1 over the episode"
 
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
@@ -154,6 +179,11 @@ class LabelConfidence(Weight, kind="label_confidence"):
     weak: float = Field(default=0.5, ge=0, le=1)
 
     @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"(0, {self.weak:g} or 1, by the turn's label) x the turn's mean of max q"
+
+    @property
     def mask(self) -> bool:
         """See `Weight.mask`."""
         return True
@@ -197,6 +227,12 @@ class TrustDecay(Weight, kind="trust_decay"):
     epsilon: float = Field(default=1e-6, gt=0)
     cap: Literal["last", "every"] = "last"
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        each = "" if self.cap == "last" else ", capped turn by turn"
+        return f"min(|d|_1 / |d|_k, {1 + self.slack:g}) of the mean |d| of turns 1 and k{each}"
+
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
         turns, most = evidence.tokens.turns, 1 + self.slack
@@ -224,6 +260,12 @@ class KLCentroid(Weight, kind="kl_centroid"):
 
     reach: float = Field(default=1.0, gt=0)
     centroid: Literal["episode", "step"] = "episode"
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        reach = times(self.reach, "sum k V_k / sum V_k")
+        return f"1[k <= {reach}] over each {self.centroid}, V_k the turn's mean"
 
     @property
     def needs_step(self) -> bool:

@@ -32,6 +32,7 @@ class Experience(WrittenSource, kind="experience"):
     """
 
     asks_with: ClassVar[str] = "experience"
+    asked_for: ClassVar[str] = "for some episodes of a step"
 
     lessons: int = Field(default=20, ge=1)
     episodes: int = Field(default=1, ge=1)

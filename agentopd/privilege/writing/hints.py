@@ -31,6 +31,7 @@ class Hint(WrittenSource, kind="hint"):
     """
 
     asks_with: ClassVar[str] = "hint"
+    asked_for: ClassVar[str] = "for each task"
     quotes: ClassVar[bool] = False
 
     level: Literal[1, 2, 3] = 1
@@ -69,6 +70,7 @@ class HindsightHint(WrittenSource, kind="hindsight_hint"):
     """
 
     asks_with: ClassVar[str] = "hindsight_hint"
+    asked_for: ClassVar[str] = "for each turn and vote"
 
     writer: ModelWriter | None = Field(
         default_factory=lambda: ModelWriter(temperature=1.0, reply_tokens=128)

@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr, field_validator
 from agentopd.asking.contexts import context, fitted
 from agentopd.asking.models import AskedModel, asked_model, is_moving
 from agentopd.base.parts import Settings
+from agentopd.base.rows.costs import Who
 from agentopd.environment.contract import without_reasoning
 from agentopd.models.model import LanguageModel, ModelSettings
 from agentopd.privilege.writing.templates import Template
@@ -86,6 +87,12 @@ class ModelWriter(Settings):
         self._author = asked_model(self.model, student, teacher)
         self._sampler = TransformersSampler(self._author)
         self._moving = is_moving(self.model, teacher)
+
+    @property
+    def who(self) -> Who:
+        """Who pays for it: the student, the teacher, or a writer of its own."""
+        path = self.model.path
+        return "student" if path == "student" else "teacher" if path == "teacher" else "writer"
 
     @property
     def ready(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PrivateAttr
 
+from agentopd.base.rows.costs import Cost
 from agentopd.base.types import Privilege, Trajectory
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import LanguageModel
@@ -39,11 +40,26 @@ class WrittenSource(Source):
     quotes: ClassVar[bool] = True
     """Whether who writes has read the student's answers."""
 
+    asked_for: ClassVar[str] = "for each episode"
+    """What it is written for, once each."""
+
     writer: ModelWriter | None = Field(default_factory=ModelWriter)
     when: When = "always"
     _texts: dict[int, tuple[Privilege, ...]] = PrivateAttr(default_factory=dict)
     _counts: Counter[str] = PrivateAttr(default_factory=Counter)
     _chat: ChatTemplate | None = PrivateAttr(default=None)
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """See `Part.costs`."""
+        if self.writer is None:
+            return ()
+        who, written, read = self.writer.who, f"W_{self.kind}", f"Q_{self.kind}"
+        where = f"{self.asked_for}, spread over the step's episodes"
+        return (
+            Cost(who, "samples", written, where=f"{written}: what is written {where}"),
+            Cost(who, "reads", read, where=f"{read}: what is read to write {where}"),
+        )
 
     @abstractmethod
     def asks(self, trajectory: Trajectory, batch: Sequence[Trajectory]) -> list[Ask]:

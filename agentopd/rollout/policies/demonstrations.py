@@ -36,6 +36,11 @@ class DemonstrationsRollout(Rollout, kind="demonstrations"):
 
     _read: dict[str, list[Trajectory]] = PrivateAttr(default_factory=dict)
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"whoever wrote {self.path}"
+
     def prepare(self, cast: Cast) -> None:
         """See `Rollout.prepare`.
 

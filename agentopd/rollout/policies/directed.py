@@ -34,6 +34,11 @@ class Directed(Rollout):
     def direction(self, task: Task, seed: int, step: int) -> Direction:
         """How an episode of a step is acted; `seed` is the run's."""
 
+    @property
+    def learns(self) -> frozenset[Owner]:
+        """The owners whose tokens are learnt from."""
+        return STUDENTS
+
     def prepare(self, cast: Cast) -> None:
         """See `Rollout.prepare`."""
         self._cast, self._others = cast, {}

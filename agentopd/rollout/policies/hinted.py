@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from agentopd.base.rows.costs import Cost
 from agentopd.base.types import EndReason, Trajectory
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
@@ -41,6 +42,22 @@ class HintedRollout(Directed, kind="hinted"):
     keep: Literal["all", "solved"] = "all"
     learn_under: Literal["hint", "plain"] = "hint"
     ratio: Literal["recomputed", "sampled"] = "recomputed"
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """See `Part.costs`."""
+        first = Cost("student", "samples", "S")
+        if self.when == "always":
+            return (first,)
+        where = "f: the share of episodes that are played again, as their whole group has failed"
+        return first, Cost("student", "samples", "f S", where=where)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        if self.when == "always":
+            return "p given h~"
+        return "p given h; given h~ in groups that failed whole"
 
     @property
     def tells(self) -> bool:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from agentopd.base.rows.costs import Cost
 from agentopd.base.types import Owner
 from agentopd.rollout.acting.roles import STUDENT, Direction, Voice
 from agentopd.rollout.episode import Task
@@ -29,9 +30,24 @@ class ActedRollout(Directed, kind="acted"):
     told: bool = False
 
     @property
+    def costs(self) -> tuple[Cost, ...]:
+        """See `Part.costs`."""
+        return (Cost("teacher", "samples", "S"),)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"q given {'h~' if self.told else 'h'}"
+
+    @property
     def actors(self) -> frozenset[Owner]:
         """See `Rollout.actors`."""
         return frozenset({Owner.TEACHER})
+
+    @property
+    def learns(self) -> frozenset[Owner]:
+        """See `Directed.learns`."""
+        return owners(("teacher",))
 
     @property
     def tells(self) -> bool:
@@ -48,7 +64,7 @@ class ActedRollout(Directed, kind="acted"):
         return Direction(
             voices=(Voice(Owner.TEACHER, told=self.told),),
             teller=self.cast.teller if self.told else None,
-            learnt=owners(("teacher",)),
+            learnt=self.learns,
         )
 
 
@@ -76,10 +92,31 @@ class MixedRollout(Directed, kind="mixed"):
     learn: tuple[Learnt, ...] = Field(default=("student",), min_length=1)
 
     @property
+    def costs(self) -> tuple[Cost, ...]:
+        """See `Part.costs`."""
+        both = self.per == "token"  # each model then speaks of every token
+        return (
+            Cost("student", "samples", "S", 1.0 if both else 1 - self.share),
+            Cost("teacher", "samples", "S", 1.0 if both else self.share),
+        )
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        if self.per == "token":
+            return f"{1 - self.share:g} p + {self.share:g} q"
+        return f"q with the chance {self.share:g} for each {self.per}, else p"
+
+    @property
     def actors(self) -> frozenset[Owner]:
         """See `Rollout.actors`."""
         other = Owner.MIXTURE if self.per == "token" else Owner.TEACHER
         return frozenset({Owner.STUDENT, other})
+
+    @property
+    def learns(self) -> frozenset[Owner]:
+        """See `Directed.learns`."""
+        return owners(self.learn)
 
     @property
     def tells(self) -> bool:
@@ -96,7 +133,7 @@ class MixedRollout(Directed, kind="mixed"):
         return Direction(
             voices=self._voices(task, seed, step),
             teller=self.cast.teller if self.told else None,
-            learnt=owners(self.learn),
+            learnt=self.learns,
         )
 
     def _voices(self, task: Task, seed: int, step: int) -> tuple[Voice, ...]:

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
+from agentopd.base.rows.costs import Cost
 from agentopd.base.types import Owner, Trajectory
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
@@ -80,6 +81,22 @@ class PrefixRollout(Directed, kind="prefix"):
         if self.path is not None:
             read_demonstrations(Path(self.path), self.keep)
         return self
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """See `Part.costs`."""
+        where = "S': what is left to say once some turns are played"
+        first = Cost("student", "samples", "S'", where=where)
+        if self.search is None:
+            return (first,)
+        again = "n: how often, on average, an unsolved group is played again with a turn more"
+        return first, Cost("student", "samples", "n S'", where=again)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        whose = "the environment's solution" if self.path is None else self.path
+        return f"p, once the first turns of {whose} are played"
 
     def direction(self, task: Task, seed: int, step: int) -> Direction:
         """See `Directed.direction`; `task.attempt` counts the turns of a search."""

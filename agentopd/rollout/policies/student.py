@@ -12,6 +12,11 @@ from agentopd.rollout.sampler import Sampler
 class StudentRollout(Rollout, kind="student"):
     """The student acts, told nothing."""
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return "p"
+
     def collect(
         self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
     ) -> list[Trajectory]:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
+from agentopd.base.rows.costs import Cost
 from agentopd.rollout.acting.roles import Direction
 from agentopd.rollout.episode import Task
 from agentopd.rollout.policies.directed import Directed
@@ -36,6 +37,22 @@ class TruncatedRollout(Directed, kind="truncated"):
                 "set rollout.turns or rollout.tokens, or use rollout: student"
             )
         return self
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """See `Part.costs`."""
+        return (
+            Cost(
+                "student", "samples", "S'", where="S': what is said before the episode is stopped"
+            ),
+        )
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        limits = [(self.turns, "turns"), (self.tokens, "tokens")]
+        said = " and ".join(f"{count} {name}" for count, name in limits if count is not None)
+        return f"p, stopped after {said}"
 
     def direction(self, task: Task, seed: int, step: int) -> Direction:
         """See `Directed.direction`."""

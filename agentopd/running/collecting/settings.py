@@ -43,6 +43,17 @@ class CollectSettings(Settings):
         )
 
     @property
+    def player(self) -> str:
+        """Who plays, in words."""
+        words: dict[str, str] = {
+            "oracle": "the environment's own best action",
+            "teacher": "the teacher, told what the sources of privilege say",
+            "student": "the student, told nothing",
+            "told": "the student, told what the sources of privilege say",
+        }
+        return words.get(self.by, self.by)
+
+    @property
     def text(self) -> Path | None:
         """The file of text that is read, if one is."""
         return Path(self.by) if self.by.endswith(TEXT) else None

@@ -86,6 +86,16 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
         return self
 
     @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        if self.use == "reward":
+            return "the verdicts on the token's turn, -1 to 1 times their criteria's weights, for x"
+        value = "x" if self.use == "weight" else f"the {self.reduce} over the span of x"
+        return (
+            f"{value} times ({self.floor:g} + the weights of the criteria that its turn violates)"
+        )
+
+    @property
     def rubric(self) -> tuple[Criterion, ...]:
         """The criteria as they are now; of two that share a name, the one written by hand."""
         names = {criterion.name for criterion in self.criteria}

@@ -1,0 +1,1 @@
+"""A method explained by its own parts: its equation, the way of its data, what it costs."""
