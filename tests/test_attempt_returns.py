@@ -96,7 +96,9 @@ def test_a_reward_that_is_no_number_is_refused() -> None:
 
 
 def _advantages(rule: AttemptReturns, chains: Sequence[Sequence[int]]) -> dict[int, float]:
-    return rule.of([t for n, own in enumerate(chains) for t in _chain(n, REWARD[list(own)])])
+    return rule.of(
+        [t for n, own in enumerate(chains) for t in _chain(n, [float(REWARD[x]) for x in own])]
+    )
 
 
 def _expected(rule: AttemptReturns, group: int) -> tuple[torch.Tensor, torch.Tensor]:

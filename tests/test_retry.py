@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scenes import ENV
 from scripted import random_model, toy_tokenizer
 from test_hinted import Picky
 from together import together
@@ -26,6 +27,7 @@ from agentopd.probes.rollout import rollout_probes
 from agentopd.rollout.acting.roles import Piece
 from agentopd.rollout.policies.base import Cast, Rollout
 from agentopd.rollout.transformers_sampler import TransformersSampler
+from agentopd.running.reading import parse_config
 from agentopd.signal.groups import groups
 from agentopd.stored.demonstrations import read_demonstrations
 from agentopd.stored.trajectories import load_trajectories, save_trajectories
@@ -59,6 +61,10 @@ class Words:
         """The attempt's answers alone."""
         return "why", "|".join(turn.action for turn in attempt.turns)
 
+    def foretold(self, attempt: Trajectory, tokens: int) -> tuple[str, str, str]:
+        """Of solved attempts nothing was said."""
+        return *self.asked(attempt, tokens), "" if attempt.success else "left so"
+
 
 def _collect(
     env: str = "Picky", step: int = 0, processes: Processes = ALONE, **written: Any
@@ -81,7 +87,7 @@ def _of(found: Sequence[Trajectory], number: int, kind: str = "played") -> dict[
 
 def _text(trajectory: Trajectory, role: str) -> str:
     first = next(m for m in trajectory.messages if m.role == role)
-    return TOKENIZER.decode(trajectory.ids[first.start : first.stop].tolist())
+    return STUDENT.template.decode(trajectory.ids[first.start : first.stop].tolist())
 
 
 def _ends_with(trajectory: Trajectory, role: str, text: str) -> bool:
@@ -196,6 +202,27 @@ def test_a_reflection_is_an_episode_of_the_students_own() -> None:
             firsts[first].env,
         )
         assert not t.success and t.prompt == firsts[first].prompt
+
+
+def test_what_was_said_of_an_attempt_is_an_answer_that_nobody_sampled() -> None:
+    """Asked as for a reflection, of failed attempts that are followed by another."""
+    found = _collect(learn=["first", "later", "feedback"])
+    foreseen = _of(found, 0, "foreseen")
+    assert foreseen.keys() == _of(found, 1).keys()
+    for t in foreseen.values():
+        said = t.ids[t.trainable].tolist()
+        assert said == [*STUDENT.template.encode_content("left so"), STUDENT.template.closing]
+        assert set(t.owner[t.trainable]) == {Owner.DEMO} and np.isnan(t.logprob).all()
+        assert not t.acts and t.student_tokens == 0 and not t.error
+    plain = _collect()
+    assert _bits(plain) == _bits([t for t in found if t.acts])
+
+
+def test_what_nobody_sampled_is_refused_where_samples_are_learnt_from() -> None:
+    learns = "rollout={kind: retry, learn: [first, later, feedback], group: 2}"
+    parse_config(ENV, [learns, "mix=retried"])
+    with pytest.raises(ValueError, match="gives what others wrote"):
+        parse_config(ENV, [learns, "mix=rl"])
 
 
 def test_with_one_attempt_a_reflection_is_all_that_follows() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scenes import ENV, Scene, assert_same, run_of, scene_of
 
-from agentopd.base.types import Attempt, EndReason, Trajectory
+from agentopd.base.types import Attempt, EndReason, Owner, Trajectory
 from agentopd.learning.method import AXES
 from agentopd.rollout.policies.retry import RetryRollout
 from agentopd.running.config import RunConfig
@@ -101,6 +101,34 @@ def test_what_is_made_likelier_was_solved(scene: Scene) -> None:
     nll = scene.gradient("mix={kind: nll, keep: {success: true}}", trajectories=solved, lessons=[])
     counted = [sum(int(t.trainable.sum()) for t in x) for x in (solved, [*zero, *solved])]
     assert_same(likely, nll * counted[0] / counted[1])
+
+
+def _foreseen(trajectory: Trajectory) -> Trajectory:
+    """An answer that nobody sampled."""
+    assert trajectory.attempt
+    owner = np.where(trajectory.trainable, Owner.DEMO, Owner.TEMPLATE).astype(np.uint8)
+    return replace(
+        trajectory,
+        episode=trajectory.episode + 2_000,
+        owner=owner,
+        logprob=np.full_like(trajectory.logprob, np.nan),
+        attempt=replace(trajectory.attempt, kind="foreseen"),
+    )
+
+
+def test_foresight_adds_its_own_likelihood_and_nothing_else(scene: Scene) -> None:
+    """RLTF-FM without it is two attempts by their returns; its coefficient counts it."""
+    step = [*_marked(scene.trajectories), *_marked(scene.trajectories[1:3], 1)]
+    said = [_foreseen(t) for t in step[4:6]]
+    fm = ("method=rltf_fm", "mix.coefficient=0.5")
+    alone = scene.gradient(*fm, trajectories=step, lessons=[])
+    rl = "mix={kind: rl, rl: {kind: attempts, clip: 1.0, clip_high: 1000.0}}"
+    plain = scene.gradient("method=grpo", rl, trajectories=step, lessons=[])
+    assert torch.equal(alone, plain)
+    both = scene.gradient(*fm, trajectories=[*step, *said], lessons=[])
+    nll = scene.gradient("mix=nll", trajectories=said, lessons=[])
+    most, few = (sum(int(t.trainable.sum()) for t in x) for x in ([*step, *said], said))
+    assert_same(both, alone * (most - few) / most + 0.5 * nll * few / most)
 
 
 def test_far_tokens_of_untold_answers_count_nothing(scene: Scene) -> None:

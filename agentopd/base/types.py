@@ -98,13 +98,14 @@ class Attempt:
         first: the episode number of that one, by which attempts that follow each other are found.
         kind: `played`: acted in the environment. `written`: what the student wrote of this attempt,
             an episode of one turn. `untold`: the answers of this attempt once more, in the history
-            without what was told.
+            without what was told. `foreseen`: what was said of this attempt, as the answer that the
+            student should have given when asked for it.
         told: of the attempts before, in the words that were read.
     """
 
     number: int
     first: int
-    kind: Literal["played", "written", "untold"] = "played"
+    kind: Literal["played", "written", "untold", "foreseen"] = "played"
     told: str = ""
 
 

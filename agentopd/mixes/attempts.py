@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -72,10 +73,10 @@ class AttemptReturns(Advantage, kind="attempts"):
     ) -> float:
         """What is taken off the returns of a group."""
         own = member.attempt
-        chosen = self.untold_baseline if _is_untold(member) else self.baseline
+        chosen = self.untold_baseline if _kind(member) == "untold" else self.baseline
         if chosen == "none":
             return 0.0
-        if chosen == "first" and own is not None and own.number and own.kind != "written":
+        if chosen == "first" and own and own.number and own.kind in ("played", "untold"):
             return firsts.get(member.task, 0.0)
         # Equal numbers' mean may be off by a rounding.
         return float(own_G.mean()) if np.ptp(own_G) else float(own_G[0])
@@ -83,16 +84,19 @@ class AttemptReturns(Advantage, kind="attempts"):
 
 class Retried(RlOnly, kind="retried"):
     """Rewards of several attempts, and told attempts learnt once more as if nothing had been told:
-    for `rollout: {kind: retry, learn_under: both}`.
+    for `rollout: {kind: retry, learn_under: both}`. What was said of an attempt, where the rollout
+    learns it (`learn: [..., feedback]`), is made likelier too (RLTF-FM).
 
     Args:
         untold: what becomes of those answers: `likelihood`, they are made likelier where the task
             was solved (ERL 2602.13949); `advantage`, they count with an advantage in the history
             without what was told (RLTF-SD 2602.02482).
-        coefficient: by which they count.
+        coefficient: by which they count, and what was said.
         floor: of an answer's tokens under the plain history, log p in nats below which one is left
             out as too far away; none if not given.
     """
+
+    completes = True
 
     rl: SerializeAsAny[Advantage] = AttemptReturns()
     untold: Literal["likelihood", "advantage"] = "likelihood"
@@ -113,36 +117,36 @@ class Retried(RlOnly, kind="retried"):
         """See `Mix.chosen`: what is to be likelier was solved."""
         if self.untold == "advantage":
             return list(trajectories)
-        return [t for t in trajectories if t.success or not _is_untold(t)]
+        return [t for t in trajectories if t.success or _kind(t) != "untold"]
 
     def routes(self, lessons: Sequence[Lesson]) -> dict[int, Route]:
         """See `Mix.routes`."""
-        likely = self.untold == "likelihood"
-        untold = Route(
-            distil=0.0,
-            rl=0.0 if likely else self.coefficient,
-            likelihood=self.coefficient if likely else 0.0,
-        )
+        likelier = Route(distil=0.0, rl=0.0, likelihood=self.coefficient)
+        rewarded = Route(distil=0.0, rl=self.coefficient)
+        routes = {
+            "untold": likelier if self.untold == "likelihood" else rewarded,
+            "foreseen": likelier,
+        }
         return {
-            x.trajectory.episode: untold if _is_untold(x.trajectory) else Route() for x in lessons
+            x.trajectory.episode: routes.get(_kind(x.trajectory), Route(distil=0.0))
+            for x in lessons
         }
 
     def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
         """See `Mix.terms`."""
         own = channels.reinforcement
         assert own is not None
+        # What nobody sampled has no log-probability, and no advantage either.
+        channels = replace(channels, behaviour_N=channels.behaviour_N.nan_to_num())
         advantage_N = own.scale_N * own.advantage_N
         if self.floor is not None:
             far_N = own.told_N & (channels.behaviour_N < self.floor)
             advantage_N = advantage_N.masked_fill(far_N, 0.0)
-        found = {"rl": channels.reinforce(advantage_N)}
-        if self.untold == "likelihood":
-            found["likelihood"] = channels.imitate()
-        return found
+        return {"rl": channels.reinforce(advantage_N), "likelihood": channels.imitate()}
 
 
-def _is_untold(trajectory: Trajectory) -> bool:
-    return trajectory.attempt is not None and trajectory.attempt.kind == "untold"
+def _kind(trajectory: Trajectory) -> str:
+    return trajectory.attempt.kind if trajectory.attempt else "played"
 
 
 def _returns(

@@ -15,6 +15,7 @@ from agentopd.privilege.writing.templates import Template
 from agentopd.rollout.acting.roles import Piece
 
 _ASKS_WITH = "reflection"
+_FORETELLS_WITH = "foresight"
 
 
 class Recollection:
@@ -42,5 +43,16 @@ class Recollection:
 
     def asked(self, attempt: Trajectory, tokens: int) -> tuple[str, str]:
         """See `Recall.asked`: how it ended and what the environment said is known."""
-        form = Template.load(_ASKS_WITH)
-        return form.system, form.filled(disclosed(slots_of(attempt, ()), 1), tokens, self._chat)
+        return self._filled(_ASKS_WITH, disclosed(slots_of(attempt, ()), 1), tokens)
+
+    def foretold(self, attempt: Trajectory, tokens: int) -> tuple[str, str, str]:
+        """See `Recall.foretold`: what the environment said of the turns, and how it ended."""
+        slots = slots_of(attempt, ())
+        said = "\n".join((shortened(slots["feedback"], tokens, self._chat), slots["outcome"]))
+        asked = self._filled(_FORETELLS_WITH, disclosed(slots, 0), tokens)
+        return *asked, said if slots["feedback"] else ""
+
+    def _filled(self, name: str, slots: dict[str, str], tokens: int) -> tuple[str, str]:
+        """The rules and the request of a template."""
+        form = Template.load(name)
+        return form.system, form.filled(slots, tokens, self._chat)

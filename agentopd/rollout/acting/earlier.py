@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import gymnasium
 
-from agentopd.base.types import Turn
+from agentopd.base.types import Trajectory, Turn
 from agentopd.environment.contract import Info, TextEnv
 from agentopd.environment.wrappers import Env, EnvSettings
 
@@ -37,12 +37,32 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Question:
-    """What the student is asked about an attempt, whose environment has said `prompt`."""
+class Given:
+    """One answer, which nobody samples. It is a `Script`."""
 
+    answer: str
+
+    def line(self, env: gymnasium.Env[str, str], turn: int, info: Info) -> str:
+        """See `Script.line`."""
+        return self.answer
+
+    def heard(self, turn: int) -> None:
+        """See `Script.heard`: nobody has answered before."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the student is asked about an attempt.
+
+    Attributes:
+        about: the attempt.
+        answer: what the student should answer; None where it answers for itself.
+    """
+
+    about: Trajectory
     system: str
     request: str
-    prompt: Mapping[str, Any]
+    answer: str | None = None
 
 
 class Questions(EnvSettings):
@@ -67,7 +87,7 @@ class _QuestionEnv(TextEnv):
         super().reset(seed=seed)
         question = self.asked[seed or 0]
         self.system_prompt = question.system
-        return question.request, dict(question.prompt)
+        return question.request, dict(question.about.prompt)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         return "", 0.0, True, False, {"success": False}

@@ -82,6 +82,12 @@ class Recall(Protocol):
         """The rules, and the request, under which the student writes its reflection."""
         ...
 
+    def foretold(self, attempt: Trajectory, tokens: int) -> tuple[str, str, str]:
+        """The rules, the request under which it foresees what will be said, and what was said; of
+        an attempt of which nothing was, the last is empty.
+        """
+        ...
+
 
 class Script(Protocol):
     """The turns with which one episode begins, which nobody samples."""

@@ -128,6 +128,11 @@ class Rollout(Part, family="rollout"):
         return False
 
     @property
+    def imitates(self) -> bool:
+        """Whether tokens are learnt from that nobody sampled, beside those that somebody did."""
+        return False
+
+    @property
     def recomputes(self) -> bool:
         """Whether importance ratios begin at the student's own log-probabilities in the history
         that is learnt under, where a token was sampled under another.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -10,22 +10,23 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from agentopd.base.types import Attempt, EndReason, Trajectory
+from agentopd.base.types import Attempt, EndReason, Owner, Trajectory
 from agentopd.environment.contract import without_reasoning
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
-from agentopd.rollout.acting.earlier import Place, Question, Questions, Told
+from agentopd.rollout.acting.earlier import Given, Place, Question, Questions, Told
 from agentopd.rollout.acting.roles import STUDENTS, Direction, Piece, Recall, Voice
 from agentopd.rollout.episode import Task
 from agentopd.rollout.policies.directed import Directed
 from agentopd.rollout.sampler import Sampler
 
-Learnt = Literal["first", "later", "reflections"]
-"""What is learnt from: attempts that are told nothing, told ones, what is written of either."""
+Learnt = Literal["first", "later", "reflections", "feedback"]
+"""What is learnt from: attempts that are told nothing, told ones, what is written of either, and
+what the environment says of either."""
 
 _APART = 10**9
 """Parts the numbers of later attempts' episodes from those of all first ones of a run."""
-_KINDS = ("played", "written", "untold")
+_KINDS = ("played", "written", "untold", "foreseen")
 
 
 class RetryRollout(Directed, kind="retry"):
@@ -45,7 +46,9 @@ class RetryRollout(Directed, kind="retry"):
         quoted_tokens: the most that is quoted of an episode; its middle is cut.
         reflection_tokens: where a reflection is cut.
         learn: what is learnt from: `first` attempts, `later` ones, `reflections`. These are written
-            where somebody is told them, or learns from them.
+            where somebody is told them, or learns from them. `feedback`: the student is asked what
+            will be said of an attempt that is followed by another, and learns the answer, which
+            nobody sampled (RLTF-FM): for mix: retried or nll.
         learn_under: later attempts' history: `hint`, the one that was read; `plain`, as if nothing
             had been told; `both`, as two episodes with the same answers.
         ratio: where importance ratios under the plain history begin; see `rollout: hinted`.
@@ -63,11 +66,11 @@ class RetryRollout(Directed, kind="retry"):
 
     @model_validator(mode="after")
     def _goes_somewhere(self) -> RetryRollout:
-        if self.attempts == 1 and "reflections" not in self.learn:
+        if self.attempts == 1 and not {"reflections", "feedback"} & {*self.learn}:
             raise ValueError(
                 "rollout: retry with attempts: 1 attempts nothing again, and learns from no "
-                "reflection: set attempts to 2 or more, add reflections to rollout.learn, or use "
-                "rollout: student"
+                "reflection: set attempts to 2 or more, add reflections or feedback to "
+                "rollout.learn, or use rollout: student"
             )
         return self
 
@@ -75,6 +78,11 @@ class RetryRollout(Directed, kind="retry"):
     def reflects(self) -> bool:
         """Whether the student writes reflections."""
         return "reflections" in self.learn or (self.attempts > 1 and "reflection" in self.recalls)
+
+    @property
+    def imitates(self) -> bool:
+        """See `Rollout.imitates`."""
+        return "feedback" in self.learn
 
     @property
     def foreign(self) -> bool:
@@ -116,6 +124,8 @@ class RetryRollout(Directed, kind="retry"):
             if over or not open_:
                 break
             written = self._written(company, open_) if self.reflects else {}
+            if self.imitates:
+                found += self._foreseen(company, open_)
             if self.attempts == 1:
                 return [*found, *written.values()]
             retold = self._again(company, env, open_, written, tasks)
@@ -130,19 +140,22 @@ class RetryRollout(Directed, kind="retry"):
 
     def _written(self, company: _Company, attempts: Sequence[Trajectory]) -> dict[int, Trajectory]:
         """The student's reflection on each attempt, by the number of its first one."""
-        questions, tasks = list[Question](), list[Task]()
-        for place, own in enumerate(attempts):
-            system, request = self._recall.asked(own, self.quoted_tokens)
-            questions.append(Question(system, request, own.prompt))
-            mark = replace(_mark(own), kind="written")
-            tasks.append(Task(_numbered(mark), own.task, place, self._directed("reflections")))
-        where = Questions(id="reflection", asked=tuple(questions))
-        played = company.play(where, tasks, self.reflection_tokens)
-        found = dict[int, Trajectory]()
-        for own, text in zip(attempts, sorted(played, key=lambda t: t.seed), strict=True):
-            mark = replace(_mark(own), kind="written")
-            found[mark.first] = replace(text, env=own.env, seed=own.seed, attempt=mark)
-        return found
+        asked = [Question(t, *self._recall.asked(t, self.quoted_tokens)) for t in attempts]
+        direction = self._directed("reflections")
+        found = company.ask(asked, "written", lambda _: direction, self.reflection_tokens)
+        return {_mark(t).first: t for t in found}
+
+    def _foreseen(self, company: _Company, attempts: Sequence[Trajectory]) -> list[Trajectory]:
+        """What was said of each attempt, as the answer to being asked for it."""
+        told = [Question(t, *self._recall.foretold(t, self.quoted_tokens)) for t in attempts]
+        asked = [question for question in told if question.answer]
+        encode = company.student.template.encode_content
+        longest = max((len(encode(question.answer or "")) for question in asked), default=0)
+
+        def given(question: Question) -> Direction:
+            return Direction(script=Given(question.answer or ""), learnt={Owner.DEMO})
+
+        return company.ask(asked, "foreseen", given, longest + 1)
 
     def _again(
         self,
@@ -206,6 +219,27 @@ class _Company:
         """The trajectories of these tasks, with answers of so many tokens."""
         rollout = self.rollout.model_copy(update={"max_turn_tokens": tokens})
         return rollout.play(env, self.student, self.sampler, self.seed, tasks)
+
+    def ask(
+        self,
+        asked: Sequence[Question],
+        kind: Literal["written", "foreseen"],
+        direction: Callable[[Question], Direction],
+        tokens: int,
+    ) -> list[Trajectory]:
+        """An episode of one turn each, in their order, which bears the marks of its attempt."""
+        marks = [replace(_mark(question.about), kind=kind) for question in asked]
+        tasks = [
+            Task(_numbered(mark), question.about.task, place, direction(question))
+            for place, (mark, question) in enumerate(zip(marks, asked, strict=True))
+        ]
+        played = self.play(Questions(id="question", asked=tuple(asked)), tasks, tokens)
+        return [
+            replace(t, env=question.about.env, seed=question.about.seed, attempt=mark)
+            for t, question, mark in zip(
+                sorted(played, key=lambda t: t.seed), asked, marks, strict=True
+            )
+        ]
 
 
 def _numbered(mark: Attempt) -> int:
