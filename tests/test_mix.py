@@ -66,6 +66,7 @@ def _channels(
         average_N=HALF_2,
         scale_N=torch.full((2,), rl_scale),
         likelihood_N=torch.tensor(likelihood),
+        told_N=torch.zeros(2, dtype=torch.bool),
     )
     return Channels(
         measured=Measured(

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +89,26 @@ class Turn:
         return bool(self.info.get("action_valid", True))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """Which of several attempts at one task an episode belongs to, and what was known by then.
+
+    Attributes:
+        number: counted from 0, the attempt that is told nothing.
+        first: the episode number of that one, by which attempts that follow each other are found.
+        kind: `played`: acted in the environment. `written`: what the student wrote of this attempt,
+            an episode of one turn. `untold`: the answers of this attempt once more, in the history
+            without what was told. `foreseen`: what was said of this attempt, as the answer that the
+            student should have given when asked for it.
+        told: of the attempts before, in the words that were read.
+    """
+
+    number: int
+    first: int
+    kind: Literal["played", "written", "untold", "foreseen"] = "played"
+    told: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Trajectory:
     """One episode, token-exact: the ids the model saw and sampled, never text encoded again.
@@ -123,6 +143,7 @@ class Trajectory:
         told: (T,) bool, the tokens that were sampled by who was told something that does not stand
             in `ids`, so that `logprob` is not that of the context in front of them; None where none
             was.
+        attempt: None where a task is not attempted again.
     """
 
     ids: npt.NDArray[np.int64]
@@ -141,6 +162,12 @@ class Trajectory:
     prompt: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
     told: npt.NDArray[np.bool_] | None = None
+    attempt: Attempt | None = None
+
+    @property
+    def acts(self) -> bool:
+        """Whether it was played in the environment, and is no other record of what was."""
+        return self.attempt is None or self.attempt.kind == "played"
 
     @property
     def success(self) -> bool:
@@ -154,7 +181,9 @@ class Trajectory:
 
     @property
     def student_tokens(self) -> int:
-        """How many tokens the student produced, alone or with the teacher."""
+        """How many tokens the student produced, alone or with the teacher; none of them twice."""
+        if self.attempt is not None and self.attempt.kind == "untold":
+            return 0
         return int(np.isin(self.owner, (Owner.STUDENT, Owner.MIXTURE)).sum())
 
     @property

@@ -138,7 +138,7 @@ class Learner:
         if taught and self.objective.needs_survey(taught, step):
             divergence = self.method.divergence_at(step, self.history)
             survey = self._survey(taught, own, divergence, rollout)
-        plan = Plan.of(self.method, taught, untaught, step, self.history, survey)
+        plan = Plan.of(self.method, taught, untaught, step, self.history, survey, trajectories)
         learnt = self.objective.learnt(plan)
         payments = plan.payments(self.method.unit, [*taught, *untaught])
         if not learnt and not gold.trajectories:

@@ -245,10 +245,11 @@ class Method(Settings):
 
     def _check_replay(self) -> None:
         """What others have written is no sample of the student, and has no ratio to it."""
-        if self.rollout.replays and self.learns_from_samples:
+        given = self.rollout.replays or (self.rollout.imitates and not self.mix.completes)
+        if given and self.learns_from_samples:
             name = "divergence.support: sampled" if not self.mix.learns_from_samples else "mix"
             raise ValueError(
-                f"rollout: {self.rollout.kind} reads what others wrote, and {name} as it is set "
+                f"rollout: {self.rollout.kind} gives what others wrote, and {name} as it is set "
                 f"(mix: {self.mix.kind}) learns from tokens as samples of the student, which these "
                 "are not: use mix: nll, or mix: distil with divergence.support: full"
             )

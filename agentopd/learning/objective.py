@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from agentopd.base.types import Lesson, Trajectory
+from agentopd.base.types import EndReason, Lesson, Trajectory
 from agentopd.divergences.base import Divergence
 from agentopd.learning.method import Method
 from agentopd.learning.survey import Survey
@@ -20,7 +20,7 @@ from agentopd.signal.evidence import Evidence, Measured, NotYetAsked, UnaskedEvi
 from agentopd.signal.groups import group_success
 from agentopd.signal.payments import Payment
 from agentopd.signal.schedules import History
-from agentopd.signal.tokens import Tokens
+from agentopd.signal.tokens import Tokens, told
 from agentopd.units.base import Unit
 from agentopd.units.spans import Span, SpanIndex
 from agentopd.weights.weighed import (
@@ -72,23 +72,32 @@ class Plan:
         step: int,
         history: History = (),
         survey: Survey | None = None,
+        played: Sequence[Trajectory] = (),
     ) -> Plan:
         """The plan of a step with these lessons.
 
         Args:
             history: what the steps before were like.
             survey: of all taught lessons, where `Objective.needs_survey`.
+            played: the whole step: where tasks are attempted again, advantages are measured also
+                against attempts that nothing is learnt from.
         """
         unit, mix, everyone = method.unit, method.mix, [*taught, *untaught]
         trajectories = [x.trajectory for x in everyone]
         spans = {x.trajectory.episode: unit.spans(x.trajectory) for x in taught}
         rewards = mix.rewards(trajectories, _scores(method, trajectories, survey))
+        others = [] if mix.scored_by else _other_attempts(played, trajectories)
+        rewards |= {t.episode: t.reward for t in others}
         plan = cls(
             step=step,
             factors={x: method.factor(x, step, history) for x in ("distil", "rl", "strength")},
             rollout=method.rollout_at(step, history),
             divergence=method.divergence_at(step, history),
-            advantages=mix.rl_channel.of(trajectories, rewards, history) if mix.rl_channel else {},
+            advantages=(
+                mix.rl_channel.of([*trajectories, *others], rewards, history)
+                if mix.rl_channel
+                else {}
+            ),
             success=group_success(trajectories),
             routes=mix.routes(everyone),
             distil=Aggregator.of(taught, unit.normalise, unit.budget),
@@ -281,6 +290,7 @@ class Objective:
             average_N=plan.rl.factor(tokens),
             scale_N=_spread([scheduled * route.rl for route in routes], tokens),
             likelihood_N=likelihood_N,
+            told_N=told(batch, tokens.ids_N.device),
         )
 
     def _distil_scale(self, tokens: Tokens, batch: Sequence[Lesson], plan: Plan) -> torch.Tensor:
@@ -314,6 +324,13 @@ def _scores(
         score_L = mix.reduced(teacher.logprob_N - tokens.behaviour_N, tokens).tolist()
         found = {x.trajectory.episode: score_L[i] for i, x in enumerate(survey.lessons)}
     return dict.fromkeys(found, 0.0) if method.control == "zero_signal" else found
+
+
+def _other_attempts(played: Sequence[Trajectory], learnt: Sequence[Trajectory]) -> list[Trajectory]:
+    """The attempts of a step, played to their end, that are not among those learnt from."""
+    known = {t.episode for t in learnt}
+    tried = [t for t in played if t.attempt and t.acts and t.end is not EndReason.ERROR]
+    return [t for t in tried if t.episode not in known]
 
 
 def _spread(values: Sequence[float], tokens: Tokens) -> torch.Tensor:

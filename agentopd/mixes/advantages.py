@@ -80,12 +80,7 @@ class Advantage(Part, family="rl"):
             SignalError: a reward is infinite or no number.
         """
         known = {t.episode: t.reward for t in trajectories} if rewards is None else rewards
-        for episode, reward in known.items():
-            if not math.isfinite(reward):
-                raise SignalError(
-                    f"episode {episode}: its reward is {reward}, which no advantage can be made of."
-                    " Look at what the environment's step, or the score in its place, returns"
-                )
+        check_finite(known)
         judged = groups([t for t in trajectories if t.episode in known])
         rewards_by_group = [np.array([known[t.episode] for t in group]) for group in judged]
         found = {t.episode: 0.0 for t in trajectories}
@@ -206,6 +201,20 @@ class NoReward(Advantage):
     ) -> list[npt.NDArray[np.float64]]:
         """See `Advantage.relative`."""
         return [np.zeros(len(own_G)) for own_G in rewards]
+
+
+def check_finite(rewards: Mapping[int, float]) -> None:
+    """Whether advantages can be made of rewards, by episode number.
+
+    Raises:
+        SignalError: one is infinite or no number.
+    """
+    for episode, reward in rewards.items():
+        if not math.isfinite(reward):
+            raise SignalError(
+                f"episode {episode}: its reward is {reward}, which no advantage can be made of."
+                " Look at what the environment's step, or the score in its place, returns"
+            )
 
 
 def _centred(rewards_G: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

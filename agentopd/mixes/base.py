@@ -76,6 +76,8 @@ class Mix(Part, family="mix"):
 
     imitates: ClassVar[bool] = False
     """Whether all of the loss is the likelihood of tokens, which weights may multiply."""
+    completes: ClassVar[bool] = False
+    """Whether tokens that nobody sampled are made likelier beside what others are rewarded for."""
     distils: ClassVar[bool] = True
     """Whether the teacher's credit enters the loss by itself, whatever the advantages are. Where it
     does not, episodes without an advantage are left out."""

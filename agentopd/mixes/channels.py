@@ -51,6 +51,8 @@ class Reinforcement:
         scale_N: schedule and route.
         likelihood_N: schedule and route of tokens that are to be made likelier, whatever their
             advantage.
+        told_N: bool, the tokens that were sampled by who was told more than stands in their
+            history.
     """
 
     rule: Advantage
@@ -58,6 +60,7 @@ class Reinforcement:
     average_N: torch.Tensor
     scale_N: torch.Tensor
     likelihood_N: torch.Tensor
+    told_N: torch.Tensor
 
 
 @dataclass(frozen=True)

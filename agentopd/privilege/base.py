@@ -110,9 +110,9 @@ def gather(sources: Sequence[Source], trajectories: Sequence[Trajectory]) -> lis
     """Brief the teacher on every trajectory; all sources with something to say are heard, in order.
 
     A trajectory of which no source has anything to say gets no lesson. Neither does one that ended
-    in an error, and no source learns from it.
+    in an error, and no source learns from it, nor from what is no episode played.
     """
-    finished = [t for t in trajectories if t.end is not EndReason.ERROR]
+    finished = [t for t in trajectories if t.acts and t.end is not EndReason.ERROR]
     for source in sources:
         source.learn(finished)
         source.write(finished, finished)

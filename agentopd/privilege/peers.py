@@ -23,9 +23,16 @@ seen and answered. Thoughts are left out of both."""
 def solved_peers(trajectory: Trajectory, batch: Sequence[Trajectory]) -> Iterator[Trajectory]:
     """The other episodes of the same task that solved it, in order; never the episode itself."""
     for peer in batch:
-        own = peer is trajectory or peer.episode == trajectory.episode
+        own = peer is trajectory or peer.episode == trajectory.episode or _same(peer, trajectory)
         if peer.task == trajectory.task and peer.success and not own:
             yield peer
+
+
+def _same(peer: Trajectory, trajectory: Trajectory) -> bool:
+    """Whether a trajectory is another record of what this peer did."""
+    one, other = peer.attempt, trajectory.attempt
+    same = one and other and (one.first, one.number) == (other.first, other.number)
+    return bool(same)
 
 
 def actions_of(trajectory: Trajectory) -> list[str]:

@@ -106,3 +106,13 @@ def hint(text: str) -> str:
 def experience(lessons: Sequence[str]) -> str:
     """What was learnt before, a lesson a line."""
     return "\n".join(["Experience:", *(f"- {lesson}" for lesson in lessons)])
+
+
+def earlier(episode: str) -> str:
+    """All of the attempt before this one."""
+    return f"Your earlier attempt:\n{episode}"
+
+
+def earlier_feedback(said: str) -> str:
+    """What the environment said of the attempt before this one, by turn."""
+    return f"What was said of it:\n{said}"

@@ -11,8 +11,9 @@ from agentopd.probes.answers import truncated
 
 def rollout_probes(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """Means over a step's episodes, the shares of answers and ends of each sort, and the
-    environment's own numbers.
+    environment's own numbers; of what was played in it alone, all attempts alike.
     """
+    trajectories = [t for t in trajectories if t.acts]
     turns = [turn for t in trajectories for turn in t.turns]
     return {
         "success": _share(t.success for t in trajectories),

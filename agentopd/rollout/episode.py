@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, SupportsFloat
 
 import gymnasium
@@ -88,6 +88,7 @@ class Episode:
     _prompt: dict[str, Any] = field(default_factory=dict)
     _observation: str = ""
     _sampled: int = 0
+    _heard: list[int] = field(default_factory=list)
     _line: Completion | None = None
 
     def __post_init__(self) -> None:
@@ -136,7 +137,7 @@ class Episode:
         apart = self.aside is not None and voice.told and owner is None
         action, start = self.conversation.answer(*said, told=apart)
         if self.aside:
-            self.aside.answer(*said)
+            self._heard.append(self.aside.answer(*said)[1])
         self._sampled += len(completion.ids) if owner is None else 0
         observation, reward, info = "", 0.0, {"success": False}
         ended = None
@@ -194,15 +195,25 @@ class Episode:
         except RAISED as error:  # as in `start`
             self._fail(error)
 
-    def trajectory(self) -> Trajectory:
-        """The finished record."""
+    def trajectories(self) -> list[Trajectory]:
+        """The finished record; or two, of which the first is what was read (see
+        `Direction.untold`).
+        """
+        number, untold = self.task.episode, self.task.direction.untold
+        if self.aside is None or untold is None or self.error:
+            return [self._record(self.conversation, self.turns, number)]
+        pairs = zip(self.turns, self._heard, strict=True)
+        read = self._record(self.aside, [_moved(turn, to) for turn, to in pairs], number)
+        return [read, self._record(self.conversation, self.turns, untold)]
+
+    def _record(self, of: Conversation, turns: list[Turn], number: int) -> Trajectory:
         assert self.end is not None
-        return self.conversation.trajectory(
-            self.turns,
+        return of.trajectory(
+            turns,
             self.end,
             self.task.direction.learnt,
             env=self.env_id,
-            episode=self.task.episode,
+            episode=number,
             task=self.task.task,
             seed=self.task.seed,
             prompt=self._prompt,
@@ -307,6 +318,12 @@ class Unbuilt(gymnasium.Env[str, str]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
         raise self.error
+
+
+def _moved(turn: Turn, start: int) -> Turn:
+    """A turn whose answer starts elsewhere."""
+    by = start - turn.start
+    return replace(turn, start=start, act=turn.act + by, stop=turn.stop + by)
 
 
 def _stepped(env: gymnasium.Env[str, str], action: str) -> _Stepped:

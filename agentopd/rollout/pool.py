@@ -143,7 +143,7 @@ class _Play:
     def _go_on(self, episode: Episode) -> None:
         key = episode.task.episode
         if episode.closing:
-            self.finished.append(episode.trajectory())
+            self.finished += episode.trajectories()
             del self.playing[key]
         elif episode.end is None:
             if (line := episode.scripted) is None:

@@ -4,6 +4,7 @@
 
 import agentopd.divergences.alpha
 import agentopd.divergences.kl
+import agentopd.mixes.attempts
 import agentopd.mixes.likelihood
 import agentopd.mixes.modulating
 import agentopd.mixes.routing
@@ -24,6 +25,7 @@ import agentopd.rollout.policies.demonstrations
 import agentopd.rollout.policies.hinted
 import agentopd.rollout.policies.mixed
 import agentopd.rollout.policies.prefix
+import agentopd.rollout.policies.retry
 import agentopd.rollout.policies.student
 import agentopd.rollout.policies.truncated
 import agentopd.rollout.vllm.engines

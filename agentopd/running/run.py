@@ -21,6 +21,7 @@ from agentopd.parallel.processes import ALONE, Processes, by_the_first
 from agentopd.privilege.base import gather, missing_keys, scalars_of
 from agentopd.privilege.view import most_inserted
 from agentopd.privilege.whispered import Told, Whisper
+from agentopd.privilege.writing.earlier import Recollection
 from agentopd.probes.rollout import rollout_probes
 from agentopd.probes.showcase import describe_episode
 from agentopd.probes.untold import with_untold
@@ -299,7 +300,8 @@ class Run:
         teacher = config.teacher if self.taking_part else None
         view = config.view
         teller = partial(Whisper, config.privilege, view) if isinstance(view, Told) else None
-        return Cast(student=self.student, teacher=teacher, teller=teller)
+        recall = Recollection(self.template)
+        return Cast(student=self.student, teacher=teacher, teller=teller, recall=recall)
 
     def _temperature(self) -> float:
         """At which this step's tokens are drawn, and the models compared."""

@@ -1,18 +1,22 @@
-"""Episodes of the same task, which are compared with one another."""
+"""Episodes of the same task, which are compared with one another.
+
+Where a task is attempted again, an attempt is compared with the same attempts of others.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from agentopd.base.types import EndReason, Trajectory
 
 
 def groups(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
-    """Trajectories by task, in order of their first appearance."""
-    found: dict[int, list[Trajectory]] = defaultdict(list)
+    """Trajectories by task and attempt, in order of their first appearance."""
+    found: dict[Hashable, list[Trajectory]] = defaultdict(list)
     for trajectory in trajectories:
-        found[trajectory.task].append(trajectory)
+        own = trajectory.attempt
+        found[trajectory.task, (own.number, own.kind) if own else None].append(trajectory)
     return list(found.values())
 
 

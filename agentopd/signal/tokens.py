@@ -84,6 +84,17 @@ def foreign(lessons: Sequence[Lesson], device: torch.device) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(found)).to(device)
 
 
+def told(lessons: Sequence[Lesson], device: torch.device) -> torch.Tensor:
+    """(N,) bool, which trainable tokens were sampled by who was told more than stands in the
+    history that they are learnt under.
+    """
+    found = []
+    for trajectory in (lesson.trajectory for lesson in lessons):
+        told_T = np.zeros(len(trajectory.ids), bool) if trajectory.told is None else trajectory.told
+        found.append(told_T[trajectory.trainable])
+    return torch.from_numpy(np.concatenate(found)).to(device)
+
+
 @dataclass(frozen=True)
 class Turns:
     """The turns of a micro-batch; an episode's turns are neighbours, in the order of play.

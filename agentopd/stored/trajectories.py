@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from agentopd.base.text import escaped
-from agentopd.base.types import EndReason, Message, Owner, Trajectory, Turn
+from agentopd.base.types import Attempt, EndReason, Message, Owner, Trajectory, Turn
 from agentopd.signal.payments import Payment
 from agentopd.stored.parquet import read_table, write_table
 
@@ -53,6 +53,7 @@ def save_trajectories(
         **{name: [escaped(getattr(t, name)) for t in trajectories] for name in _NAMES},
         "trainable": [t.trainable for t in trajectories],
         "told": [t.told for t in trajectories],
+        "attempt": [json.dumps(asdict(t.attempt)) if t.attempt else None for t in trajectories],
         "success": [t.success for t in trajectories],
         "reward": [t.reward for t in trajectories],
         "end": [t.end.value for t in trajectories],
@@ -110,6 +111,7 @@ def _read(row: dict[str, Any]) -> Trajectory:
         **{name: row[name] for name in _PLAIN},
         trainable=_flags(row.get("trainable"), arrays["owner"] != Owner.TEMPLATE),
         told=_flags(row.get("told"), None),
+        attempt=Attempt(**json.loads(tried)) if (tried := row.get("attempt")) else None,
         end=EndReason(row["end"]),
         messages=tuple(Message(**m) for m in json.loads(row["messages"])),
         turns=tuple(Turn(**u) for u in json.loads(row["turns"])),

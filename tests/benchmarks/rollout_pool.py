@@ -100,7 +100,7 @@ def in_rounds(pool: EpisodePool, tasks: Sequence[Task], sampler: Sampler) -> lis
         playing = [episode for episode in playing if episode.end is None]
         _together([episode.close() for episode in over])
         sampler.forget([episode.task.episode for episode in over])
-        finished += [episode.trajectory() for episode in over]
+        finished += [t for episode in over for t in episode.trajectories()]
     return sorted(finished, key=lambda trajectory: trajectory.episode)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import gymnasium
 
-from agentopd.base.types import Owner, Turn
+from agentopd.base.types import Owner, Trajectory, Turn
 from agentopd.environment.contract import Info
 
 STUDENTS = frozenset({Owner.STUDENT, Owner.MIXTURE})
@@ -60,6 +60,35 @@ class Teller(Protocol):
         ...
 
 
+Piece = Literal["episode", "outcome", "feedback", "reflection"]
+"""What of an earlier attempt a later one may be told."""
+
+
+class Recall(Protocol):
+    """Puts in words what is known of an attempt once it is over."""
+
+    def told(
+        self, attempt: Trajectory, reflection: str, pieces: Sequence[Piece], tokens: int
+    ) -> str:
+        """What the next attempt is told of this one; empty where there is nothing to tell.
+
+        Args:
+            reflection: what was written of it; empty if nothing was.
+            tokens: the most that is quoted of it.
+        """
+        ...
+
+    def asked(self, attempt: Trajectory, tokens: int) -> tuple[str, str]:
+        """The rules, and the request, under which the student writes its reflection."""
+        ...
+
+    def foretold(self, attempt: Trajectory, tokens: int) -> tuple[str, str, str]:
+        """The rules, the request under which it foresees what will be said, and what was said; of
+        an attempt of which nothing was, the last is empty.
+        """
+        ...
+
+
 class Script(Protocol):
     """The turns with which one episode begins, which nobody samples."""
 
@@ -100,6 +129,8 @@ class Direction:
         teller: what told voices read; None where nobody is told anything.
         told_history: whether what was told stands in the history that is kept and learnt from;
             otherwise whoever is told reads a history of their own.
+        untold: the number of a second record of the episode, where the history that was read and
+            the one without what was told are both kept; None where one of them is.
         learnt: whose tokens are learnt from.
         turns: of an episode, where the rollout allows fewer than usual.
         tokens: that may be sampled in the episode; None for no such limit.
@@ -110,6 +141,7 @@ class Direction:
     replies: Callable[[int], Reply] | None = None
     teller: Teller | None = None
     told_history: bool = False
+    untold: int | None = None
     learnt: Collection[Owner] = STUDENTS
     turns: int | None = None
     tokens: int | None = None

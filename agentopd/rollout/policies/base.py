@@ -15,7 +15,7 @@ from agentopd.environment.contract import training_seed
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.parallel.processes import ALONE, Processes
-from agentopd.rollout.acting.roles import Teller
+from agentopd.rollout.acting.roles import Recall, Teller
 from agentopd.rollout.pool import EpisodePool, Limits, Task
 from agentopd.rollout.sampler import Sampler
 from agentopd.signal.truncation import WHOLE, Truncation
@@ -30,11 +30,13 @@ class Cast:
         teacher: None where the method has none.
         teller: what may be told to whoever acts; None where the method's view puts it where no
             actor could read it in time.
+        recall: puts an attempt in words for the next one; None where nobody does.
     """
 
     student: LanguageModel
     teacher: Teacher | None = None
     teller: Teller | None = None
+    recall: Recall | None = None
 
 
 class Rollout(Part, family="rollout"):
@@ -123,6 +125,11 @@ class Rollout(Part, family="rollout"):
         """Whether tokens are learnt from that the student did not draw alone from the history that
         it learns under: then importance ratios are other than 1 from the start.
         """
+        return False
+
+    @property
+    def imitates(self) -> bool:
+        """Whether tokens are learnt from that nobody sampled, beside those that somebody did."""
         return False
 
     @property
