@@ -9,6 +9,7 @@ With a reduced support the mixture is one of its categories; the tail is a categ
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Literal
 
@@ -96,6 +97,31 @@ class Veto(Target, kind="veto"):
     ) -> torch.Tensor:
         """See `Target.mixed`."""
         return q_NK + self.beta * p_NK
+
+
+class Floored(Target, kind="floored"):
+    """max(q, share p), token by token and not normalised again (RESD 2605.12741).
+
+    For the reverse KL, whose log-ratio log p - log q it caps at -log share: what the student says
+    and the teacher never would counts no more than that.
+
+    Args:
+        share: of the student's own probability, below which the teacher's does not go.
+    """
+
+    share: float = Field(default=0.2, gt=0, lt=1)
+
+    def mixed(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, reference_NK: torch.Tensor | None
+    ) -> torch.Tensor:
+        """See `Target.mixed`."""
+        return torch.maximum(q_NK, p_NK + math.log(self.share))
+
+    def of(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, reference_NK: torch.Tensor | None
+    ) -> torch.Tensor:
+        """See `Target.of`; here as it is."""
+        return self.mixed(p_NK, q_NK, reference_NK)
 
 
 class Extrapolate(Target, kind="extrapolate"):

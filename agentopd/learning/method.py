@@ -302,7 +302,7 @@ class Method(Settings):
         if not truncation or not self.learns_from_samples:
             return
         rl, clips = self.mix.rl_channel, dict[str, float]()
-        if rl is not None and rl.kind:
+        if rl is not None and rl.kind and rl.window is None:
             clips["mix.rl.clip"] = rl.clip
         if isinstance(estimator, Clipped):
             clips["divergence.estimator.clip"] = estimator.clip
