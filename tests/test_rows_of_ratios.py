@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from scenes import ENV, Scene, assert_same, scene_of
+from scenes import ENV, Scene, assert_same, scene_of, taught
 from trajectories import evidence_of, lessons_of, opinion_of, played, tokens_of
 
 from agentopd.divergences.estimators import Bounded, Windowed
 from agentopd.divergences.targets import Floored
 from agentopd.learning.method import AXES
 from agentopd.mixes.routing import Routed
+from agentopd.models.model import ModelSettings, load_model
 from agentopd.running.config import RunConfig
 from agentopd.running.reading import parse_config, stage_configs
+from agentopd.teachers.copies import FrozenTeacher
 
 GROUPED = ("rollout.tasks=2", "rollout.group=4")
 SAMPLED = "divergence={kind: reverse_kl, support: sampled}"
@@ -171,6 +174,29 @@ def test_resd_counts_rare_outcomes_more() -> None:
     said = opinion_of([0.5] * 4)
     assert weight.of(evidence_of(said, said, *four)).tolist() == pytest.approx([2, *[2 / 3] * 3])
     assert weight.of(evidence_of(said, said, *four[1:])).tolist()[:3] == [1, 1, 1]
+
+
+def test_exopd_may_be_extrapolated_from_the_teachers_own_base(
+    scene: Scene, tiny_model: Path
+) -> None:
+    """Of scale 0 it is the KL to that model; of scale 1 that to the teacher."""
+    base, small = f"divergence.target.base={{path: {tiny_model}}}", "rollout.tasks=2"
+    own = FrozenTeacher()
+    own.prepare(load_model(ModelSettings(path=str(tiny_model))))
+    anchored = replace(scene, teacher=own, lessons=taught(own, scene.trajectories))
+    none = "schedule.target={kind: constant, value: 0}"
+    found = scene.gradient("method=exopd", base, none, small)
+    assert_same(found, anchored.gradient("method=opd", small))
+    one = scene.gradient("method=exopd", base, "divergence.target.scale=1", small)
+    assert_same(one, scene.gradient("method=opd", small))
+    beyond = [scene.gradient("method=exopd", small, *x) for x in ([base], [])]
+    assert not torch.equal(*beyond)
+
+
+def test_a_second_reference_beside_that_base_is_refused() -> None:
+    held = ("divergence.target.base={path: there}", "mix.kl_coefficient=0.1")
+    with pytest.raises(ValueError, match="one reference is kept beside the student, not two"):
+        _row("exopd", *held)
 
 
 @pytest.mark.parametrize("row", ["mopd_mimo", "mopd_nemotron"])

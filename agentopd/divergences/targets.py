@@ -17,6 +17,8 @@ import torch
 from pydantic import Field
 
 from agentopd.base.parts import Part
+from agentopd.models.model import LanguageModel, ModelSettings, load_model
+from agentopd.teacher import check_same_vocabulary
 
 # N tokens, K categories; log-probabilities in nats, of the student p, the teacher q, a reference
 
@@ -24,9 +26,22 @@ from agentopd.base.parts import Part
 class Target(Part, family="target"):
     """A distribution made of the teacher's and others'."""
 
+    def reference(self, student: LanguageModel) -> LanguageModel:
+        """The reference model, made before the student's first step: the student itself.
+
+        Raises:
+            ValueError: it is not over the student's tokens.
+        """
+        return student.snapshot()
+
     @property
     def needs_reference(self) -> bool:
         """Whether a reference model must be asked: the student before its first step."""
+        return False
+
+    @property
+    def own_reference(self) -> bool:
+        """Whether the reference is another model than the student before its first step."""
         return False
 
     @property
@@ -134,9 +149,22 @@ class Extrapolate(Target, kind="extrapolate"):
     Args:
         scale: lambda; the paper finds 1.25 best and a cliff near 1.5. A schedule holds it at 0 or
             more; at 0 the target is the reference.
+        base: the reference, such as the model that the teacher was made from, which the paper calls
+            reward correction; the student before its first step if not given. It reads what the
+            student reads.
     """
 
     scale: float = Field(default=1.25, gt=0)
+    base: ModelSettings | None = None
+
+    def reference(self, student: LanguageModel) -> LanguageModel:
+        """See `Target.reference`."""
+        if self.base is None:
+            return super().reference(student)
+        loaded = load_model(self.base)
+        check_same_vocabulary(student, loaded)
+        loaded.module.requires_grad_(False)
+        return loaded
 
     @property
     def needs_reference(self) -> bool:
@@ -146,6 +174,11 @@ class Extrapolate(Target, kind="extrapolate"):
     def times(self, factor: float) -> Extrapolate:
         """See `Target.times`."""
         return self.model_copy(update={"scale": max(self.scale * factor, 0.0)})
+
+    @property
+    def own_reference(self) -> bool:
+        """See `Target.own_reference`."""
+        return self.base is not None
 
     def mixed(
         self, p_NK: torch.Tensor, q_NK: torch.Tensor, reference_NK: torch.Tensor | None

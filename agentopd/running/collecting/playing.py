@@ -79,10 +79,8 @@ class Players:
         config = self.config
         if self.direction is None:
             step = first // config.rollout.episodes
-            rollout = config.rollout_at(step)
-            return rollout.collect(config.env, self.student, self.sampler, config.seed, step)[
-                :count
-            ]
+            own = config.rollout_at(step)
+            return own.collect(config.env, self.student, self.sampler, config.seed, step)[:count]
         single = config.rollout.model_copy(update={"tasks": first + count, "group": 1})
         tasks: Sequence[Task] = single.schedule(config.seed, 0)[first:]
         directed = [replace(task, direction=self.direction) for task in tasks]
