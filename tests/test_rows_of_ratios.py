@@ -19,6 +19,7 @@ from agentopd.mixes.routing import Routed
 from agentopd.models.model import ModelSettings, load_model
 from agentopd.running.config import RunConfig
 from agentopd.running.reading import parse_config, stage_configs
+from agentopd.running.stages.references import Left, resolved
 from agentopd.teachers.copies import FrozenTeacher
 
 GROUPED = ("rollout.tasks=2", "rollout.group=4")
@@ -251,3 +252,16 @@ def test_the_cold_start_of_sod_is_seq_kd() -> None:
     cold = stage_configs(_row("sod"))[1][1]
     known = stage_configs(_row("seq_kd"))[1][1]
     assert _axes(cold, "rollout", "divergence") == _axes(known, "rollout", "divergence")
+
+
+def test_mopd_glm5_ends_with_opd_from_what_the_student_was_after_each_stage() -> None:
+    last = _last("mopd_glm5")
+    assert _axes(last, "rollout", "teacher") == _axes(_row("tinker_opd"), "rollout", "teacher")
+    assert last.rollout.group == 1
+    left = Left("first")
+    for leg, _ in stage_configs(_row("mopd_glm5"))[:-1]:
+        left = left.trained(leg, f"{leg.name}'s", leg.folder)
+    leg = stage_configs(_row("mopd_glm5"))[-1][0]
+    teacher = resolved(last, leg, left).teacher.model_dump()
+    paths = [x["source"]["path"] for x in (teacher["teachers"]["sokoban"], teacher["default"])]
+    assert paths == ["reasoning's", "agentic's"]
