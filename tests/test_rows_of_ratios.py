@@ -15,11 +15,13 @@ from trajectories import evidence_of, lessons_of, opinion_of, played, tokens_of
 from agentopd.divergences.estimators import Bounded, Windowed
 from agentopd.divergences.targets import Floored
 from agentopd.learning.method import AXES
+from agentopd.mixes.channels import Channels, Reinforcement
 from agentopd.mixes.routing import Routed
 from agentopd.models.model import ModelSettings, load_model
 from agentopd.running.config import RunConfig
 from agentopd.running.reading import parse_config, stage_configs
 from agentopd.running.stages.references import Left, resolved
+from agentopd.signal.evidence import Measured, Opinion
 from agentopd.teachers.copies import FrozenTeacher
 
 GROUPED = ("rollout.tasks=2", "rollout.group=4")
@@ -143,6 +145,30 @@ def test_rlad_learns_nothing_without_an_advantage(scene: Scene) -> None:
     alone = [x.trajectory for x in failed]
     update, gradient, _ = scene.learn("method=rlad", *GROUPED, lessons=failed, trajectories=alone)
     assert gradient is None and update.skipped
+
+
+@pytest.mark.parametrize(("clamp", "slope"), [(20.0, math.exp(5)), (5.0, 0.5 * math.exp(2.5))])
+def test_rlad_holds_how_far_the_teacher_may_be_away(clamp: float, slope: float) -> None:
+    """A token that the teacher likes less by 10 nats, of advantage -1, at alpha 0.5: the ratio is
+    (p / q)^0.5, or (p / p_old)^0.5 times what the bound leaves; the first moves with all of p, the
+    second with half of it.
+    """
+    mix, live_N = _row("rlad", f"mix.clamp={clamp}").mix, torch.tensor([-1.0], requires_grad=True)
+    one_N, none_N, rule = torch.ones(1), torch.zeros(1), mix.rl_channel
+    assert rule is not None
+    channels = Channels(
+        measured=Measured(
+            student=Opinion(live_N, none_N, none_N),
+            teacher=Opinion(torch.tensor([-11.0]), none_N, none_N),
+        ),
+        behaviour_N=torch.tensor([-1.0]),
+        strength=1.0,
+        distillation=None,
+        reinforcement=Reinforcement(rule, -one_N, one_N, one_N, none_N),
+    )
+    mix.terms(channels)["rl"].backward()
+    assert live_N.grad is not None
+    assert live_N.grad.item() == pytest.approx(slope, rel=1e-5)
 
 
 def test_eopd_of_a_sure_teacher_is_opd(scene: Scene) -> None:
