@@ -117,6 +117,8 @@ def test_each_round_of_star_teaches_the_first_student_what_the_last_one_collecte
     assert [stage.start for stage in teaching] == ["initial"] * 3
     assert [stage.start for stage in collecting] == ["previous"] * 3
     star, iterative = (_stages(name)["2-sft"] for name in ("star", "iterative_sft"))
-    assert _axes(star) | {"privilege": None} == _axes(iterative) | {"privilege": None}
-    hinted = _stages("star")["1-collect"].rollout
+    assert _axes(star) == _axes(iterative)
+    collected = _stages("star")["1-collect"]
+    hinted = collected.rollout
     assert (hinted.group, hinted.recomputes, hinted.tells) == (1, True, True)
+    assert [source.kind for source in collected.privilege] == ["ground_truth"]
