@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from agentopd.base.stopping import Interrupted
 from agentopd.base.types import Owner, Trajectory
 from agentopd.environment.contract import actions
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
+from agentopd.privilege.view import SystemView
+from agentopd.privilege.whispered import Whisper
 from agentopd.rollout.policies.base import Cast
 from agentopd.rollout.policies.demonstrations import DemonstrationsRollout, check_readable
 from agentopd.rollout.transformers_sampler import TransformersSampler
@@ -220,3 +223,29 @@ def test_a_folder_without_demonstrations_is_told(tmp_path: Path, made: str) -> N
         (tmp_path / "d").mkdir()
     with pytest.raises(ValueError, match="holds no demonstrations"):
         read_demonstrations(tmp_path / "d")
+
+
+def test_the_runs_own_rollout_plays_as_in_its_steps(tmp_path: Path, student: LanguageModel) -> None:
+    """Groups and hints as in a run, step after step, and no word of the hint in what is kept."""
+    hinted = "{kind: hinted, when: group_failed, keep: solved, learn_under: plain, "
+    config = _config(
+        f"rollout={hinted} tasks: 3, group: 2, max_turns: 6}}", "privilege=ground_truth"
+    )
+    found = _collected(tmp_path / "demos", config, by="rollout", episodes=10)
+    assert [t.episode for t in found] == list(range(10))
+    rollout = config.fresh().rollout
+    teller = partial(Whisper, config.privilege, SystemView())
+    rollout.prepare(Cast(student, teller=teller))
+    step = rollout.collect(config.env, student, TransformersSampler(student), config.seed, 1)
+    for one, other in zip(found[6:], step[:4], strict=True):
+        np.testing.assert_array_equal(one.ids, other.ids)
+    told = [t for t in found if t.told is not None]
+    assert told and all(t.success for t in told)
+    said = [student.template.decode(t.ids.tolist()) for t in found]
+    assert not any("Solution" in text for text in said)
+
+
+def test_a_rollout_that_plays_nothing_cannot_be_collected(oracles: Path, tmp_path: Path) -> None:
+    config = _config(f"rollout={{kind: demonstrations, path: {oracles}}}", "mix=nll")
+    with pytest.raises(ValueError, match="reads what was played, and plays nothing"):
+        _collected(tmp_path / "demos", config, by="rollout", episodes=8)

@@ -205,12 +205,17 @@ def test_the_guided_share_of_tasks_is_guided() -> None:
         ({"left": 1, "search": 0.2}, "left and search of them is given"),
         ({"decay": 0.5}, r"name demonstrations with rollout\.path"),
         ({"left": 1, "single": True}, r"name demonstrations with rollout\.path"),
-        ({"left": 1, "path": "nowhere"}, "nowhere holds no demonstrations"),
     ],
 )
 def test_what_makes_no_sense_is_refused_when_it_is_read(written: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Rollout.model_validate({"kind": "prefix", **written})
+
+
+def test_a_store_that_is_not_there_is_named_before_anything_is_played() -> None:
+    rollout = Rollout.model_validate({"kind": "prefix", "left": 1, "path": "nowhere"})
+    with pytest.raises(ValueError, match="nowhere holds no demonstrations"):
+        rollout.prepare(Cast(STUDENT))
 
 
 def test_demonstrations_of_another_environment_are_refused(tmp_path: Path) -> None:

@@ -97,7 +97,9 @@ def test_of_peers_sdpo_tells_first_and_of_nothing_it_learns_nothing() -> None:
     assert [b.available for b in gather([source], failed)] == [False] * 3
 
 
-@pytest.mark.parametrize("row", ["sdft", "opsdc", "opcd", "ra_opd_c", "hero", "opsdl", "sdpo"])
+@pytest.mark.parametrize(
+    "row", ["sdft", "opsdc", "opcd", "ra_opd_c", "hero", "opsdl", "sdpo", "sdpo_tr"]
+)
 def test_a_copy_of_the_student_that_is_told_nothing_teaches_nothing(
     row: str, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -239,8 +241,8 @@ def test_seed_is_sdar_with_skills_that_are_written() -> None:
 
 
 def test_resd_without_what_it_writes_and_keeps_is_sdpos_feedback() -> None:
-    """But for the direction of the divergence and how fast the teacher follows."""
-    same = ["teacher.rate=0.05", "divergence={kind: jsd, beta: 0.5, scaled: false, "
+    """But for the divergence, the weight of rare outcomes, and how fast the teacher follows."""
+    same = ["weight=[]", "teacher.rate=0.05", "divergence={kind: jsd, beta: 0.5, scaled: false, "
             "support: {kind: student_top_k, k: 100}}", "privilege=env_feedback"]  # fmt: skip
     assert _axes("resd", *same) == _axes("sdpo", "privilege=env_feedback")
 

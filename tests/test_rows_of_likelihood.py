@@ -108,3 +108,17 @@ def test_rloo_is_centred_grpo_but_for_the_size_of_the_group() -> None:
     assert Grpo(std=False).of(pair) == {0: 0.5, 1: -0.5}
     rl = _row("rloo").mix.rl_channel
     assert isinstance(rl, Rloo)
+
+
+def test_each_round_of_star_teaches_the_first_student_what_the_last_one_collected() -> None:
+    """With no hint and the last student in its place it is iterative SFT."""
+    rounds = [leg.stage for leg in _row("star").legs]
+    collecting, teaching = rounds[0::2], rounds[1::2]
+    assert [stage.start for stage in teaching] == ["initial"] * 3
+    assert [stage.start for stage in collecting] == ["previous"] * 3
+    star, iterative = (_stages(name)["2-sft"] for name in ("star", "iterative_sft"))
+    assert _axes(star) == _axes(iterative)
+    collected = _stages("star")["1-collect"]
+    hinted = collected.rollout
+    assert (hinted.group, hinted.recomputes, hinted.tells) == (1, True, True)
+    assert [source.kind for source in collected.privilege] == ["ground_truth"]

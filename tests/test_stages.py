@@ -202,6 +202,10 @@ def test_what_is_written_reads_the_same(tiny_model: Path) -> None:
     [
         ({"a": {"teacher": "previous"}}, "stage 1-a: previous refers to nothing"),
         (
+            {"a": {"teacher": {"kind": "external", "source": {"path": "stage:b"}}}, "b": {}},
+            "stage 1-a: stage:b refers to nothing: no stage of that name before it trains",
+        ),
+        (
             {"a": {"rollout": {"kind": "demonstrations", "path": "previous"}, "mix": "nll"}},
             "stage 1-a: previous refers to nothing",
         ),

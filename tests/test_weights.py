@@ -19,7 +19,13 @@ import agentopd.running.config
 from agentopd.signal.evidence import Evidence, Opinion
 from agentopd.signal.tokens import mean_by, sum_by
 from agentopd.weights.base import Weight, product
-from agentopd.weights.episode import EarlyTokens, Spike, StudentPerplexity, TeacherPerplexity
+from agentopd.weights.episode import (
+    EarlyTokens,
+    Spike,
+    StudentPerplexity,
+    SuccessRate,
+    TeacherPerplexity,
+)
 from agentopd.weights.place import DepthCurriculum, DepthDecay, PhraseMask, SkipFirst
 from agentopd.weights.token import (
     CentredLikelihood,
@@ -27,6 +33,7 @@ from agentopd.weights.token import (
     EvidenceRatio,
     GapGate,
     OverlapOnly,
+    PhasedMask,
     TruncatedRatio,
 )
 from agentopd.weights.turn import (
@@ -39,7 +46,10 @@ from agentopd.weights.turn import (
 )
 
 VOCABULARY = 5
-BUILT_IN = [kind for kind in Weight.members() if kind.__module__.startswith("agentopd.")]
+OF_THE_STEP: list[type[Weight]] = [SuccessRate, PhasedMask]
+"""What compares a step's episodes or tokens by its nature."""
+KNOWN = [kind for kind in Weight.members() if kind.__module__.startswith("agentopd.")]
+BUILT_IN = [kind for kind in KNOWN if kind not in OF_THE_STEP]
 VARIANTS: list[Weight] = [
     *(kind() for kind in BUILT_IN),
     *(kind(renormalise=False) for kind in BUILT_IN if kind().renormalise),
@@ -135,12 +145,13 @@ quickly = settings(max_examples=10, deadline=None)
 
 def test_every_weight_is_known_once_a_configuration_can_be_read() -> None:
     assert agentopd.running.config.RunConfig
-    assert {kind.kind for kind in BUILT_IN} == {
+    assert {kind.kind for kind in KNOWN} == {
         *("gap_gate", "evidence_ratio", "entropy", "cll", "overlap", "truncated_ratio"),
         *("step_sigmoid", "belief_increment", "disagreement_uncertainty"),
         *("label_confidence", "trust_decay", "kl_centroid"),
         *("depth_decay", "depth_curriculum", "skip_first", "phrase_mask"),
         *("teacher_perplexity", "student_perplexity", "spike", "early_tokens"),
+        *("told", "success_rate", "phased_mask"),
     }
 
 
@@ -293,6 +304,7 @@ def test_what_is_rescaled_over_episodes_comes_before_what_is_over_the_step() -> 
 def test_only_what_looks_beyond_its_episode_needs_the_step() -> None:
     assert not any(weight.needs_step for weight in VARIANTS)
     assert all(kind(renormalise="step").needs_step for kind in BUILT_IN)
+    assert all(kind().needs_step and kind(renormalise=False).needs_step for kind in OF_THE_STEP)
     assert KLCentroid(centroid="step").needs_step
     assert TeacherPerplexity(relative_to="group", renormalise=False).needs_step
 

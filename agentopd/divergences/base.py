@@ -19,6 +19,7 @@ from agentopd.base.parts import Part
 from agentopd.divergences.estimators import Estimator
 from agentopd.divergences.support import FullSupport, SampledSupport, Support
 from agentopd.divergences.targets import Target
+from agentopd.models.model import LanguageModel
 from agentopd.signal.evidence import Measured
 from agentopd.signal.tokens import Tokens
 
@@ -103,6 +104,19 @@ class Divergence(Part, family="divergence"):
     def needs_reference(self) -> bool:
         """Whether a reference model must be asked: the student before its first step."""
         return self.target is not None and self.target.needs_reference
+
+    def reference(self, student: LanguageModel) -> LanguageModel:
+        """The reference model, made before the student's first step.
+
+        Raises:
+            ValueError: it is not over the student's tokens.
+        """
+        return student.snapshot() if self.target is None else self.target.reference(student)
+
+    @property
+    def own_reference(self) -> bool:
+        """Whether the reference is another model than the student before its first step."""
+        return self.target is not None and self.target.own_reference
 
     def aimed(self, factor: float) -> Divergence:
         """The same with the number in its target multiplied.

@@ -151,17 +151,20 @@ class EntropySwitched(Divergence, kind="entropy_switched"):
     Sources read it in three ways: `additive` adds the forward to the reverse KL where H is above
     the threshold, as the paper's abstract has it; `switch` puts the one in the other's place;
     `blended` weights them with s and 1 - s, s = sigmoid((H - threshold) / width), a form of ours
-    for what a survey calls a continuous blend. The paper takes the forward KL over the teacher's
-    likeliest tokens; here both share the support. Neither threshold nor width is the paper's.
+    for what a survey calls a continuous blend.
 
     Args:
-        threshold: of the teacher's entropy over the whole vocabulary, in nats.
-        width: in nats, of the blend.
+        threshold: of the teacher's entropy over the whole vocabulary, in nats; the paper's.
+        width: in nats, of the blend; ours.
+        forward_top: the forward KL is summed over so many of the teacher's likeliest tokens alone,
+            as they are (the paper takes 16): that sum is no divergence, and moves mass to them even
+            where the models are equal. Over all of the support if not given.
     """
 
     reading: Literal["additive", "switch", "blended"] = "additive"
     threshold: float = Field(default=0.8, ge=0)
     width: float = Field(default=0.1, gt=0)
+    forward_top: int | None = Field(default=None, ge=1)
 
     @property
     def formula(self) -> str:
@@ -177,7 +180,7 @@ class EntropySwitched(Divergence, kind="entropy_switched"):
         """See `Divergence.value`."""
         reverse_N, forward_N = self._shares(row)
         return reverse_N * kl(p_NK, _where(reverse_N, q_NK, p_NK)) + forward_N * kl(
-            _where(forward_N, q_NK, p_NK), p_NK
+            self._likeliest(_where(forward_N, q_NK, p_NK)), p_NK
         )
 
     def closed_form(
@@ -186,9 +189,24 @@ class EntropySwitched(Divergence, kind="entropy_switched"):
         """See `Divergence.closed_form`."""
         reverse_N, forward_N = self._shares(row)
         down_N, down_NK = _reverse(p_NK, _where(reverse_N, q_NK, p_NK))
-        up_N, up_NK = _forward(p_NK, _where(forward_N, q_NK, p_NK))
+        up_N, up_NK = self._upward(p_NK, _where(forward_N, q_NK, p_NK))
         pull_NK = down_NK.mul_(reverse_N[:, None]).add_(up_NK.mul_(forward_N[:, None]))
         return reverse_N * down_N + forward_N * up_N, pull_NK
+
+    def _upward(self, p_NK: torch.Tensor, q_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The forward KL and its gradient by log p, up to a multiple of p."""
+        if self.forward_top is None:
+            return _forward(p_NK, q_NK)
+        likely_NK = self._likeliest(q_NK)
+        return weighted(likely_NK, likely_NK - p_NK).sum(-1), -likely_NK.exp()
+
+    def _likeliest(self, q_NK: torch.Tensor) -> torch.Tensor:
+        """The teacher's log-probabilities of its likeliest categories, -inf for the others."""
+        if self.forward_top is None or self.forward_top >= q_NK.shape[-1]:
+            return q_NK
+        top_NK = q_NK.topk(self.forward_top).indices
+        outside_NK = torch.ones_like(q_NK, dtype=torch.bool).scatter_(1, top_NK, False)
+        return q_NK.masked_fill(outside_NK, -torch.inf)
 
     def _shares(self, row: Row) -> tuple[torch.Tensor, torch.Tensor]:
         """How much the reverse and the forward KL count, (N,) each."""

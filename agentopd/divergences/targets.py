@@ -9,6 +9,7 @@ With a reduced support the mixture is one of its categories; the tail is a categ
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Literal
 
@@ -16,6 +17,8 @@ import torch
 from pydantic import Field
 
 from agentopd.base.parts import Part
+from agentopd.models.model import LanguageModel, ModelSettings, load_model
+from agentopd.teacher import check_same_vocabulary
 
 # N tokens, K categories; log-probabilities in nats, of the student p, the teacher q, a reference
 
@@ -23,9 +26,22 @@ from agentopd.base.parts import Part
 class Target(Part, family="target"):
     """A distribution made of the teacher's and others'."""
 
+    def reference(self, student: LanguageModel) -> LanguageModel:
+        """The reference model, made before the student's first step: the student itself.
+
+        Raises:
+            ValueError: it is not over the student's tokens.
+        """
+        return student.snapshot()
+
     @property
     def needs_reference(self) -> bool:
         """Whether a reference model must be asked: the student before its first step."""
+        return False
+
+    @property
+    def own_reference(self) -> bool:
+        """Whether the reference is another model than the student before its first step."""
         return False
 
     @property
@@ -104,6 +120,31 @@ class Veto(Target, kind="veto"):
         return q_NK + self.beta * p_NK
 
 
+class Floored(Target, kind="floored"):
+    """max(q, share p), token by token and not normalised again (RESD 2605.12741).
+
+    For the reverse KL, whose log-ratio log p - log q it caps at -log share: what the student says
+    and the teacher never would counts no more than that.
+
+    Args:
+        share: of the student's own probability, below which the teacher's does not go.
+    """
+
+    share: float = Field(default=0.2, gt=0, lt=1)
+
+    def mixed(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, reference_NK: torch.Tensor | None
+    ) -> torch.Tensor:
+        """See `Target.mixed`."""
+        return torch.maximum(q_NK, p_NK + math.log(self.share))
+
+    def of(
+        self, p_NK: torch.Tensor, q_NK: torch.Tensor, reference_NK: torch.Tensor | None
+    ) -> torch.Tensor:
+        """See `Target.of`; here as it is."""
+        return self.mixed(p_NK, q_NK, reference_NK)
+
+
 class Extrapolate(Target, kind="extrapolate"):
     """log P* = scale log P_T + (1 - scale) log P_ref, normalised (ExOPD 2602.12125).
 
@@ -114,9 +155,22 @@ class Extrapolate(Target, kind="extrapolate"):
     Args:
         scale: lambda; the paper finds 1.25 best and a cliff near 1.5. A schedule holds it at 0 or
             more; at 0 the target is the reference.
+        base: the reference, such as the model that the teacher was made from, which the paper calls
+            reward correction; the student before its first step if not given. It reads what the
+            student reads.
     """
 
     scale: float = Field(default=1.25, gt=0)
+    base: ModelSettings | None = None
+
+    def reference(self, student: LanguageModel) -> LanguageModel:
+        """See `Target.reference`."""
+        if self.base is None:
+            return super().reference(student)
+        loaded = load_model(self.base)
+        check_same_vocabulary(student, loaded)
+        loaded.module.requires_grad_(False)
+        return loaded
 
     @property
     def formula(self) -> str:
@@ -131,6 +185,11 @@ class Extrapolate(Target, kind="extrapolate"):
     def times(self, factor: float) -> Extrapolate:
         """See `Target.times`."""
         return self.model_copy(update={"scale": max(self.scale * factor, 0.0)})
+
+    @property
+    def own_reference(self) -> bool:
+        """See `Target.own_reference`."""
+        return self.base is not None
 
     def mixed(
         self, p_NK: torch.Tensor, q_NK: torch.Tensor, reference_NK: torch.Tensor | None

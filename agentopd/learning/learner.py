@@ -70,8 +70,8 @@ class Learner:
     Attributes:
         history: what each step before was like, for schedules and baselines that look back; whoever
             records a step adds to it.
-        reference: the student as it was when the learner was made, before its first step and
-            before a checkpoint is loaded into it; None where nothing asks for it.
+        reference: the student before its first step and before a checkpoint is loaded into it, or
+            the model that the divergence's target names; None where nothing asks for it.
         moved: whether a step may have changed a weight; one without any gradient changes none.
     """
 
@@ -87,7 +87,7 @@ class Learner:
         self.objective, self.settings = Objective(config), config.learner
         self.history: list[Mapping[str, float | None]] = []
         self.moved = False
-        self.reference = student.snapshot() if _needs_reference(config) else None
+        self.reference = _reference(config, student)
         config.unit.prepare(student, teacher)
         if self.settings.checkpoint_layers:
             layers_of(student.body)  # refuses a student that has none to recompute
@@ -360,10 +360,11 @@ def _among(own: set[int], lessons: Sequence[Lesson]) -> list[Lesson]:
     return [lesson for lesson in lessons if lesson.trajectory.episode in own]
 
 
-def _needs_reference(config: Method) -> bool:
+def _reference(config: Method, student: LanguageModel) -> LanguageModel | None:
+    if config.mix.distil_coefficient and config.divergence.needs_reference:
+        return config.divergence.reference(student)
     rl = config.mix.rl_channel
-    asked = bool(config.mix.distil_coefficient) and config.divergence.needs_reference
-    return asked or (rl is not None and rl.needs_reference)
+    return student.snapshot() if rl is not None and rl.needs_reference else None
 
 
 def _both_channels(mix: Mix) -> bool:

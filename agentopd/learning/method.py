@@ -222,6 +222,7 @@ class Method(Settings):
             self.teacher.check(self.beside)
         self._check_truncation(self.rollout)
         self._check_ratio()
+        self._check_reference()
         check_advice(self.mix, self.weight)
         check_imitation(self.mix, self.weight)
         if isinstance(self.mix, Multiplicative):
@@ -303,7 +304,7 @@ class Method(Settings):
         if not truncation or not self.learns_from_samples:
             return
         rl, clips = self.mix.rl_channel, dict[str, float]()
-        if rl is not None and rl.kind:
+        if rl is not None and rl.kind and rl.window is None:
             clips["mix.rl.clip"] = rl.clip
         if isinstance(estimator, Clipped):
             clips["divergence.estimator.clip"] = estimator.clip
@@ -331,6 +332,16 @@ class Method(Settings):
                 "weight: truncated_ratio, and the divergence's estimator of the sampled token has "
                 "the same ratio in it: leave the weight out, and to cap the ratio set "
                 "divergence.estimator=truncated"
+            )
+
+    def _check_reference(self) -> None:
+        """Both channels that compare with a reference compare with the same one."""
+        rl = self.mix.rl_channel
+        if self.divergence.own_reference and rl is not None and rl.needs_reference:
+            raise ValueError(
+                "divergence.target.base names a reference of its own, and a kl_coefficient of the "
+                "mix holds the student to what it was before its first step: one reference is kept "
+                "beside the student, not two. Leave one of the two out"
             )
 
     @model_serializer(mode="wrap")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import Field
 
 from agentopd.base.parts import Part
@@ -16,6 +17,7 @@ from agentopd.base.types import Trajectory
 from agentopd.signal.evidence import SignalError
 from agentopd.signal.groups import groups
 from agentopd.signal.schedules import History
+from agentopd.signal.surrogate import policy_gradient, windowed_gradient
 
 # N tokens, G episodes of a group
 
@@ -28,6 +30,8 @@ class Advantage(Part, family="rl"):
             (1707.06347); only matters when the weights have moved since the rollout, as they have
             from the second of `learner.epochs` on.
         clip_high: how far above 1 the ratio may go.
+        window: in place of the clip: a token counts with its ratio where that lies in the window,
+            and not at all elsewhere (MOPD 2601.02780).
         kl_coefficient: of the divergence from the student as it was before its first step, which is
             added to the loss.
         kl_estimator: of that divergence, from the sampled tokens. `k3` is GRPO's (2402.03300); on
@@ -41,9 +45,22 @@ class Advantage(Part, family="rl"):
 
     clip: float = Field(default=0.2, gt=0)
     clip_high: float | None = Field(default=None, gt=0)
+    window: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=1)]] | None = None
     kl_coefficient: float = Field(default=0.0, ge=0)
     kl_estimator: Literal["k3", "rho_k3"] = "k3"
     entropy_bonus: float = Field(default=0.0, ge=0)
+
+    def surrogate(
+        self, logprob_N: torch.Tensor, behaviour_N: torch.Tensor, advantage_N: torch.Tensor
+    ) -> torch.Tensor:
+        """(N,) losses whose gradient credits the sampled tokens with advantages."""
+        if self.window:
+            return windowed_gradient(logprob_N, behaviour_N, advantage_N, self.window)
+        return policy_gradient(logprob_N, behaviour_N, advantage_N, self.clip, self.clip_high)
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        return dict.fromkeys(("clip", "clip_high"), "window: null") if self.window else {}
 
     @property
     def needs_reference(self) -> bool:

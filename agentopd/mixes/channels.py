@@ -111,7 +111,7 @@ class Channels:
         rule = own.rule
         chosen_N = own.scale_N * own.advantage_N if advantage_N is None else advantage_N
         before_N = self.behaviour_N if anchor_N is None else anchor_N
-        loss_N = policy_gradient(student.logprob_N, before_N, chosen_N, rule.clip, rule.clip_high)
+        loss_N = rule.surrogate(student.logprob_N, before_N, chosen_N)
         if rule.needs_reference:
             assert self.measured.reference is not None
             reference_N = self.measured.reference.logprob_N

@@ -55,18 +55,22 @@ class TrustRatio(RlOnly, kind="trust_ratio"):
     the behaviour policy: where the advantage asks for a move that brings the student nearer to the
     teacher the clip is far, elsewhere it is near (trust-region ratios of RLAD 2602.22495).
 
-    Only the paper's summary says which two are mixed; how is not certain, so both readings are
-    here. Tokens without a lesson have the plain ratio.
+    The paper's is the geometric mixture, r = p / (mu^(1 - share) q^share); `arithmetic` is what a
+    summary leaves open. Tokens without a lesson have the plain ratio.
 
     Args:
         share: of the teacher in the mixture; 0 is plain PPO. The schedule `strength` multiplies it.
         mixture: of log-probabilities (`geometric`) or of probabilities (`arithmetic`).
+        clamp: log p - log q counts as no further from zero than this in the ratio, in nats, so that
+            a token that the teacher never says is not clipped from the start; no limit if not
+            given.
     """
 
     distils = False
 
     share: float = Field(default=0.5, ge=0, le=1)
     mixture: Literal["geometric", "arithmetic"] = "geometric"
+    clamp: float | None = Field(default=None, gt=0)
 
     @property
     def formula(self) -> str:
@@ -87,9 +91,15 @@ class TrustRatio(RlOnly, kind="trust_ratio"):
         teacher, before_N = channels.measured.teacher, channels.behaviour_N
         if teacher is None:
             return {"rl": channels.reinforce()}
-        share = min(self.share * channels.strength, 1.0)
+        share, teacher_N = min(self.share * channels.strength, 1.0), teacher.logprob_N
+        if self.clamp is not None:
+            own_N = channels.measured.student.logprob_N
+            gap_N = own_N - teacher_N
+            # Live: what is held moves with the student, and its ratio by the rest alone.
+            held_N = own_N - gap_N.clamp(-self.clamp, self.clamp)
+            teacher_N = torch.where(gap_N.abs() > self.clamp, held_N, teacher_N)
         if self.mixture == "geometric":
-            anchor_N = torch.lerp(before_N, teacher.logprob_N, share)
+            anchor_N = torch.lerp(before_N, teacher_N, share)
         else:
-            anchor_N = torch.lerp(before_N.exp(), teacher.logprob_N.exp(), share).log()
+            anchor_N = torch.lerp(before_N.exp(), teacher_N.exp(), share).log()
         return {"rl": channels.reinforce(anchor_N=anchor_N)}

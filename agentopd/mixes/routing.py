@@ -36,14 +36,20 @@ class Routed(Auxiliary, kind="routed"):
         coefficient: of the distillation term.
         perplexity_temperature: with `likelihood`, episodes count in proportion to the student's
             perplexity of its own tokens to the power 1 / this, 1 on average over the solved
-            episodes of their group: those it was least sure of count most. All count 1 if not
-            given.
+            episodes of their group. All count 1 if not given.
+        prefers: whether those it was least sure of count most (`unsure`, as SCOPE's text has it),
+            or those it was surest of (`sure`, the sign in its code): the power is -1 / temperature.
     """
 
     success: Channel = "rl"
     failure: Channel = "distil"
     coefficient: float = Field(default=1.0, gt=0)
     perplexity_temperature: float | None = Field(default=None, gt=0)
+    prefers: Literal["unsure", "sure"] = "unsure"
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        return {"prefers": "perplexity_temperature"} if self.perplexity_temperature is None else {}
 
     @property
     def formula(self) -> str:
@@ -84,9 +90,10 @@ class Routed(Auxiliary, kind="routed"):
         }
         if self.perplexity_temperature is None:
             return found
+        sign = 1.0 if self.prefers == "unsure" else -1.0
         for group in groups([x.trajectory for x in lessons]):
             likely = [t for t in group if chosen[t.episode] == "likelihood"]
-            for trajectory, share in _shares(likely, self.perplexity_temperature):
+            for trajectory, share in _shares(likely, sign * self.perplexity_temperature):
                 found[trajectory.episode] = Route(distil=0.0, rl=0.0, likelihood=share)
         return found
 
@@ -160,7 +167,7 @@ def _shares(
 ) -> list[tuple[Trajectory, float]]:
     """Each trajectory with its power of the student's perplexity, relative to their mean."""
     surprise = [-float(t.logprob[t.trainable].mean(dtype=np.float64)) for t in trajectories]
-    most = max(surprise, default=0.0)
+    most = (max if temperature > 0 else min)(surprise, default=0.0)
     powers = [math.exp((value - most) / temperature) for value in surprise]
     mean = math.fsum(powers) / max(len(powers), 1)
     return [(t, power / mean) for t, power in zip(trajectories, powers, strict=True)]

@@ -31,6 +31,20 @@ def policy_gradient(
     return -torch.minimum(plain_N, ratio_N.clamp(1 - clip, 1 + high) * advantage_N)
 
 
+def windowed_gradient(
+    logprob_N: torch.Tensor,
+    behaviour_N: torch.Tensor,
+    advantage_N: torch.Tensor,
+    window: tuple[float, float],
+) -> torch.Tensor:
+    """(N,) the same, but that the ratio is a number, and 0 outside of the window, ends included
+    (MOPD 2601.02780).
+    """
+    ratio_N = (logprob_N - behaviour_N).exp().detach()
+    inside_N = (ratio_N >= window[0]) & (ratio_N <= window[1])
+    return -torch.where(inside_N, ratio_N, 0.0) * advantage_N.detach() * logprob_N
+
+
 def reference_kl(
     logprob_N: torch.Tensor,
     reference_N: torch.Tensor,

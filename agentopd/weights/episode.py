@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from agentopd.base.rows.symbols import times
 from agentopd.signal.evidence import Evidence
+from agentopd.signal.groups import groups as groups_of
 from agentopd.signal.tokens import mean_by, sum_by
 from agentopd.weights.base import (
     Per,
@@ -198,3 +199,48 @@ class EarlyTokens(Weight, kind="early_tokens"):
         share_N = before_N / total_G.clamp(min=_FLAT)[group_N]
         weight_N = 1 + self.gamma * (1 - share_N.clamp(0, 1))
         return weight_N.to(evidence.gap_N.dtype)
+
+
+class SuccessRate(Weight, kind="success_rate"):
+    """Outcomes that are rare count more (RESD 2605.12741): solved episodes (1 - s)^power and failed
+    ones s^power, s being the share that is solved.
+
+    Where all are solved, or none, all count alike.
+
+    Args:
+        among: the episodes that s is the share of: all taught ones of the `step`, or those of the
+            task's `group`.
+    """
+
+    renormalise: Renormalise = "step"
+    power: float = Field(default=1.0, gt=0)
+    among: Literal["step", "group"] = "step"
+
+    @property
+    def needs_step(self) -> bool:
+        """See `Weight.needs_step`."""
+        return True
+
+    @model_validator(mode="after")
+    def _keeps_what_it_compares(self) -> SuccessRate:
+        if self.renormalise == "episode":
+            raise ValueError(
+                "weight: success_rate gives all tokens of an episode one weight, and renormalise: "
+                "episode divides it by itself: every weight would be 1. Set renormalise: step or "
+                "off"
+            )
+        return self
+
+    def raw(self, evidence: Evidence) -> torch.Tensor:
+        """See `Weight.raw`."""
+        played = [x.trajectory for x in evidence.lessons]
+        pools = [played] if self.among == "step" else groups_of(played)
+        found = dict[int, float]()
+        for pool in pools:
+            rate = sum(t.success for t in pool) / len(pool)
+            for t in pool:
+                alone = rate in (0.0, 1.0)
+                chance = 1 - rate if t.success else rate
+                found[t.episode] = 1.0 if alone else chance**self.power
+        weight_L = evidence.tokens.behaviour_N.new_tensor([found[t.episode] for t in played])
+        return weight_L[evidence.tokens.lesson_N]

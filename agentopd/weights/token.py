@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -225,3 +226,42 @@ class OverlapOnly(Weight, kind="overlap"):
         assert student_N is not None and teacher_N is not None, "nobody asked for ranks"
         shared_N = (student_N < self.k) & (teacher_N < self.k)
         return shared_N.to(evidence.student.logprob_N.dtype)
+
+
+class PhasedMask(Weight, kind="phased_mask"):
+    """At first the tokens that the teacher does not rule out, later those at which the student is
+    undecided (REOPOLD 2603.11137).
+
+    Before the step `switch`, 1 where log q(y) - log p(y) is at least `floor`; from it on, 1 where
+    the student's entropy is among the largest of the step's tokens. A step without any teaches
+    nothing.
+
+    Args:
+        floor: in nats; see the estimator `bounded`.
+        share: of the step's tokens that are kept from the switch on; ties are kept all.
+        switch: a step of the run, counted from 0. The paper does not say it.
+    """
+
+    renormalise: Renormalise = "step"
+    floor: float = Field(default=-1.386, lt=0)
+    share: float = Field(default=0.5, gt=0, le=1)
+    switch: int = Field(default=100, ge=0)
+
+    @property
+    def mask(self) -> bool:
+        """See `Weight.mask`."""
+        return True
+
+    @property
+    def needs_step(self) -> bool:
+        """See `Weight.needs_step`."""
+        return True
+
+    def raw(self, evidence: Evidence) -> torch.Tensor:
+        """See `Weight.raw`."""
+        gap_N, entropy_N = evidence.gap_N, evidence.student.entropy_N
+        if evidence.step < self.switch:
+            return (gap_N >= self.floor).to(gap_N.dtype)
+        kept = math.ceil(self.share * len(entropy_N))
+        least = entropy_N.topk(kept).values[-1]
+        return (entropy_N >= least).to(gap_N.dtype)

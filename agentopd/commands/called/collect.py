@@ -18,8 +18,8 @@ def collect(
         str,
         typer.Option(
             metavar="WHO",
-            help="oracle, teacher, student, told (the student told its privilege), or a file of "
-            "text that ends in .jsonl.",
+            help="oracle, teacher, student, told (the student told its privilege), rollout "
+            "(whoever acts in the run's own), or a file of text that ends in .jsonl.",
         ),
     ] = "oracle",
     keep: Annotated[

@@ -47,7 +47,7 @@ def rescore(step: SavedStep, parts: RunConfig) -> tuple[list[Scored], Compared |
     if asked:
         parts.teacher.prepare(student)
     parts.unit.prepare(student, parts.teacher)
-    reference = student.snapshot()
+    reference = parts.divergence.reference(student) if asked else student.snapshot()
     _bring_to(step, parts, student)
     lessons = parts.teacher.score(_views(step, parts, student)) if asked else []
     lessons = [x for x in lessons if x.taught and learnable(x.trajectory)]

@@ -17,6 +17,7 @@ from agentopd.models.model import LanguageModel
 from agentopd.rollout.acting.roles import Direction
 from agentopd.rollout.acting.scripts import Replayed, Solution
 from agentopd.rollout.episode import Task
+from agentopd.rollout.policies.base import Cast
 from agentopd.rollout.policies.demonstrations import check_readable, nth
 from agentopd.rollout.policies.directed import Directed
 from agentopd.rollout.sampler import Sampler
@@ -34,8 +35,9 @@ class PrefixRollout(Directed, kind="prefix"):
     How many of a demonstration's L turns are replayed says one of `left`, `decay` and `search`.
 
     Args:
-        path: a folder of demonstrations; if not given, the environment's own solution
-            (`info["reference"]`) is played, an action a turn.
+        path: a folder of demonstrations, in a stage `previous` for those that an earlier one has
+            left; if not given, the environment's own solution (`info["reference"]`) is played, an
+            action a turn.
         keep: which of the demonstrations are followed.
         left: L - left turns, so that the student plays the end, before `schedule.left` multiplies
             it (TCOD, back to front, 2604.24005).
@@ -78,8 +80,6 @@ class PrefixRollout(Directed, kind="prefix"):
                 "rollout: prefix cannot search for the turns with which an episode is solved where "
                 "single: true plays none to its end: leave one of them out"
             )
-        if self.path is not None:
-            read_demonstrations(Path(self.path), self.keep)
         return self
 
     @property
@@ -97,6 +97,18 @@ class PrefixRollout(Directed, kind="prefix"):
         """See `Part.formula`."""
         whose = "the environment's solution" if self.path is None else self.path
         return f"p, once the first turns of {whose} are played"
+
+    def prepare(self, cast: Cast) -> None:
+        """See `Rollout.prepare`.
+
+        Raises:
+            ValueError: there are no demonstrations, or the student cannot read them.
+        """
+        super().prepare(cast)
+        if self.path is not None and not self._store:
+            store = read_demonstrations(Path(self.path), self.keep)
+            check_readable(store, cast.student, self.path)
+            self._store += store
 
     def direction(self, task: Task, seed: int, step: int) -> Direction:
         """See `Directed.direction`; `task.attempt` counts the turns of a search."""
@@ -119,10 +131,9 @@ class PrefixRollout(Directed, kind="prefix"):
         """See `Rollout.collect`.
 
         Raises:
-            ValueError: the student cannot read the demonstrations, or they are of another
-                environment.
+            ValueError: the demonstrations are of another environment.
         """
-        self._prepare_store(env, student)
+        self._check_store(env)
         tasks = [self._seeded(task, seed) for task in self.schedule(seed, step)]
         tasks = [replace(task, direction=self.direction(task, seed, step)) for task in tasks]
         played = self.play(env, student, sampler, seed, tasks)
@@ -176,17 +187,12 @@ class PrefixRollout(Directed, kind="prefix"):
         """Whether a task begins with a prefix: of any tasks in a row, the share that is to."""
         return int((task + 1) * self.guided) > int(task * self.guided)
 
-    def _prepare_store(self, env: EnvSettings, student: LanguageModel) -> None:
-        if self.path is None or self._store:
-            return
-        store = read_demonstrations(Path(self.path), self.keep)
-        check_readable(store, student, self.path)
-        if others := {t.env for t in store} - {env.id}:
+    def _check_store(self, env: EnvSettings) -> None:
+        if others := {t.env for t in self._store} - {env.id}:
             raise ValueError(
                 f"{self.path} holds demonstrations of {', '.join(sorted(others))}, and this run "
                 f"plays {env.id}: a prefix is replayed in the environment it was played in"
             )
-        self._store += store
 
     def _seeded(self, task: Task, seed: int) -> Task:
         """The task under its demonstration's seed, where it begins with one."""

@@ -15,6 +15,7 @@ from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.whispered import Told, Whisper
 from agentopd.rollout.acting.ensemble import Ensemble
 from agentopd.rollout.acting.roles import Direction, Teller, Voice
+from agentopd.rollout.policies.base import Cast
 from agentopd.rollout.pool import Task
 from agentopd.rollout.sampler import Sampler
 from agentopd.rollout.transformers_sampler import TransformersSampler, check_actor
@@ -41,25 +42,30 @@ class OracleScript:
 
 @dataclass(frozen=True)
 class Players:
-    """Everything that plays: the student, who acts in its place, and how."""
+    """Everything that plays: the student, who acts in its place, and how; without a direction, as
+    the run's own rollout has it.
+    """
 
     config: RunConfig
     student: LanguageModel
     sampler: Sampler
-    direction: Direction
+    direction: Direction | None
 
     @classmethod
     def of(cls, config: RunConfig, settings: CollectSettings) -> Players:
         """Whoever is to play.
 
         Raises:
-            ValueError: the environment has no oracle, or nobody could be told anything in time.
+            ValueError: the environment has no oracle, nobody could be told anything in time, or the
+                rollout plays nothing.
         """
         config = config.fresh()
         if settings.by == "oracle":
             _check_oracle(config)
         check_actor(config.student)
         student = load_model(config.student)
+        if settings.by == "rollout":
+            return cls(config, student, _prepared(config, student), None)
         cast: dict[Owner, Sampler] = {Owner.STUDENT: TransformersSampler(student)}
         if settings.by == "teacher":
             config.teacher.prepare(student)
@@ -67,12 +73,36 @@ class Players:
         return cls(config, student, Ensemble(cast), _direction(config, settings, student))
 
     def play(self, first: int, count: int) -> list[Trajectory]:
-        """So many training tasks of the run from number `first` on, one episode each."""
+        """So many training tasks of the run from number `first` on, one episode each; or so many
+        episodes of the step that begins with number `first`.
+        """
         config = self.config
+        if self.direction is None:
+            step = first // config.rollout.episodes
+            own = config.rollout_at(step)
+            return own.collect(config.env, self.student, self.sampler, config.seed, step)[:count]
         single = config.rollout.model_copy(update={"tasks": first + count, "group": 1})
         tasks: Sequence[Task] = single.schedule(config.seed, 0)[first:]
         directed = [replace(task, direction=self.direction) for task in tasks]
         return single.pool(config.env, self.student, config.seed).play(directed, self.sampler)
+
+
+def _prepared(config: RunConfig, student: LanguageModel) -> Sampler:
+    """The student's sampler, for a rollout that knows who can act beside it."""
+    rollout, view, teacher = config.rollout, config.view, None
+    if rollout.replays:
+        raise ValueError(
+            f"collect by rollout: rollout: {rollout.kind} reads what was played, and plays "
+            "nothing: name another rollout"
+        )
+    for source in config.privilege:
+        source.prepare(student.template)
+    if rollout.needs_teacher:
+        teacher = config.teacher
+        teacher.prepare(student)
+    teller = partial(Whisper, config.privilege, view) if isinstance(view, Told) else None
+    rollout.prepare(Cast(student=student, teacher=teacher, teller=teller))
+    return TransformersSampler(student)
 
 
 def _direction(config: RunConfig, settings: CollectSettings, student: LanguageModel) -> Direction:

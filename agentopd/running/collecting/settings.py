@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from agentopd.base.parts import Settings, closest
 from agentopd.stored.demonstrations import Kept
 
-Player = Literal["oracle", "teacher", "student", "told"]
+Player = Literal["oracle", "teacher", "student", "told", "rollout"]
 TEXT = ".jsonl"
 """How the names of files of text end."""
 
@@ -21,8 +21,10 @@ class CollectSettings(Settings):
     Args:
         by: who plays: `oracle`, the environment's own next best action (`info["oracle"]`);
             `teacher`, told what the sources of privilege say; `student`, told nothing; `told`, the
-            student told what they say. What is kept is the plain history in any case. Or a file of
-            text, one episode a line, see `agentopd.running.collecting.text`.
+            student told what they say. What is kept is the plain history in any case. `rollout`:
+            whoever acts in the run's own rollout, step after step, in groups and with the history
+            that it keeps. Or a file of text, one episode a line, see
+            `agentopd.running.collecting.text`.
         episodes: that are played, one a task, on the run's own training tasks from the first on;
             a file is read to its end.
         keep: which of them are kept.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from agentopd.running.checkpoint import latest, student_folder
 from agentopd.running.config import ConfigError, RunConfig
-from agentopd.running.stages.settings import INITIAL, PREVIOUS, Leg
+from agentopd.running.stages.settings import INITIAL, PREVIOUS, STAGE, Leg
 
 
 @dataclass(frozen=True)
@@ -19,20 +20,27 @@ class Left:
         initial: the student that the run began with.
         student: of the last stage that has trained.
         episodes: the folder of the last stage, whichever it was.
+        students: of each stage that has trained, by `stage:NAME`; of a repeated one, its last.
     """
 
     initial: str
     student: str | None = None
     episodes: str | None = None
+    students: Mapping[str, str] = field(default_factory=dict)
 
     def after(self, leg: Leg, folder: Path) -> Left:
         """The same after one more stage, which has ended."""
         if not leg.trains:
-            return Left(self.initial, self.student, str(folder))
+            return replace(self, episodes=str(folder))
         checkpoint = latest(folder / "checkpoints")
         if checkpoint is None:
             raise ConfigError(f"{folder} has ended and holds no checkpoint: put a copy of it back")
-        return Left(self.initial, str(student_folder(checkpoint)), str(folder))
+        return self.trained(leg, str(student_folder(checkpoint)), str(folder))
+
+    def trained(self, leg: Leg, student: str, folder: str) -> Left:
+        """The same after one more stage, which has left a student."""
+        students = {**self.students, f"{STAGE}{leg.name}": student}
+        return Left(self.initial, student, folder, students)
 
     def student_of(self, start: str) -> str:
         """The path of the student that a stage starts with."""
@@ -49,22 +57,36 @@ def resolved(config: RunConfig, leg: Leg, left: Left) -> RunConfig:
     """
     data = config.model_dump(mode="json")
     data["student"]["path"] = left.student_of(leg.stage.start)
-    teachers = {PREVIOUS: left.student, INITIAL: left.initial}
-    for group, key, paths in (
-        (data["teacher"].get("source") or {}, "path", teachers),
-        (data["rollout"], "path", {PREVIOUS: left.episodes}),
-        (data["gold"] or {}, "path", {PREVIOUS: left.episodes}),
-    ):
-        named = str(group.get(key))
-        if named in paths:
-            found = paths[named]
-            if found is None:
-                what = "trains" if paths is teachers else "has episodes"
-                raise ConfigError(
-                    f"stage {leg.folder}: {named} refers to nothing: no stage before it {what}"
-                )
-            group[key] = found
+    teachers = {PREVIOUS: left.student, INITIAL: left.initial, **left.students}
+    episodes = {PREVIOUS: left.episodes}
+    for source in _sources(data["teacher"]):
+        _refer(source, teachers, leg, "trains")
+    for group in (data["rollout"], data["gold"] or {}):
+        _refer(group, episodes, leg, "has episodes")
     return RunConfig.model_validate(data)
+
+
+def _sources(teacher: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Where a teacher, and each of those that stand behind it, says which model it is."""
+    if teacher.get("source"):
+        yield teacher["source"]
+    others = [*(teacher.get("teachers") or {}).values(), teacher.get("default")]
+    for other in filter(None, others):
+        yield from _sources(other)
+
+
+def _refer(group: dict[str, Any], paths: Mapping[str, str | None], leg: Leg, what: str) -> None:
+    """Put a path in the place of a reference, where `path` is one."""
+    named = str(group.get("path"))
+    if named not in paths and not named.startswith(STAGE):
+        return
+    found = paths.get(named)
+    if found is None:
+        which = "" if named in paths else " of that name"
+        raise ConfigError(
+            f"stage {leg.folder}: {named} refers to nothing: no stage{which} before it {what}"
+        )
+    group["path"] = found
 
 
 def check_references(configs: Sequence[tuple[Leg, RunConfig]]) -> None:
@@ -76,5 +98,7 @@ def check_references(configs: Sequence[tuple[Leg, RunConfig]]) -> None:
     left = Left("the initial student")
     for leg, config in configs:
         resolved(config, leg, left)
-        trained = f"the student of {leg.folder}" if leg.trains else left.student
-        left = Left(left.initial, trained, leg.folder)
+        if leg.trains:
+            left = left.trained(leg, f"the student of {leg.folder}", leg.folder)
+        else:
+            left = replace(left, episodes=leg.folder)

@@ -18,7 +18,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from agentopd.base.parts import Settings
 from agentopd.running.collecting.settings import CollectSettings
 
-PREVIOUS, INITIAL = "previous", "initial"
+PREVIOUS, INITIAL, STAGE = "previous", "initial", "stage:"
+"""How a stage names what those before it have left; the last is followed by a stage's name."""
 _MOST = 1_000
 """Stages that a run may have, repetitions counted."""
 _NAME = re.compile(r"\w[\w-]*")
@@ -46,8 +47,9 @@ class StageSettings(Settings):
     Whatever else stands in a stage is such a setting: `method: opd`, `steps: 20`,
     `learner.learning_rate: 1.0e-4`. Where a setting names a path, `previous` is what the stages
     before have left: `teacher: previous` and `teacher: initial` are the students of the stage
-    before and of the run's beginning, `rollout.path: previous` and `gold.path: previous` the
-    episodes of the last stage that has some.
+    before and of the run's beginning, and where a teacher, or one of several, names a model,
+    `stage:NAME` is the student of the stage of that name; `rollout.path: previous` and
+    `gold.path: previous` are the episodes of the last stage that has some.
 
     Args:
         start: which student it begins with: `previous`, that of the stage before; `initial`, the
