@@ -124,7 +124,7 @@ class Part(Settings):
         return ()
 
     @classmethod
-    def in_words(cls) -> str:
+    def remark(cls) -> str:
         """The first sentence that the class says of itself."""
         said = (inspect.getdoc(cls) or "").split("\n\n")[0]
         return _CODE.sub(r"\1", _SENTENCE.split(" ".join(said.split()))[0].rstrip(".:"))

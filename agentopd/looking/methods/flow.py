@@ -56,7 +56,7 @@ def collected(leg: Leg) -> Iterator[tuple[str, str]]:
 
 def named(part: Part) -> str:
     """A part by its kind, and in its own words."""
-    said = type(part).in_words()
+    said = type(part).remark()
     return f"{part.kind or type(part).__name__}: {said}" if said else part.kind
 
 
