@@ -152,7 +152,7 @@ def test_a_part_of_ones_own_is_named_with_its_settings() -> None:
             raise NotImplementedError
 
     assert FirstTurns(turns=3).formula == "FirstTurns(turns=3)"
-    assert FirstTurns.in_words() == "Early turns count more"
+    assert FirstTurns.remark() == "Early turns count more"
     assert FirstTurns().costs == ()
 
 
