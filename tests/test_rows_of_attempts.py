@@ -212,3 +212,11 @@ def test_the_rows_say_what_the_papers_do() -> None:
         assert isinstance(rollout, RetryRollout) and rollout.stop == "solved"
     assert erl.reflects and ra.reflects and not rltf.reflects  # type: ignore[attr-defined]
     assert erl.recomputes and rltf.recomputes and not ra.foreign
+
+
+@pytest.mark.parametrize("name", ["erl", "rltf_sd", "rltf_fm"])
+def test_what_a_row_sets_is_read_where_tasks_are_attempted_again(name: str) -> None:
+    """And told to change nothing where they are not."""
+    told = [x for x in _row(name).notices() if "nothing as the rest" in x]
+    once = _row(name, "rollout={kind: student, group: 8}", "mix.coefficient=0.5").notices()
+    assert not told and any(x.startswith("mix.coefficient changes nothing") for x in once)

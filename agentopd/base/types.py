@@ -89,6 +89,10 @@ class Turn:
         return bool(self.info.get("action_valid", True))
 
 
+Record = Literal["played", "written", "untold", "foreseen"]
+"""What an episode is to an attempt at its task; see `Attempt.kind`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """Which of several attempts at one task an episode belongs to, and what was known by then.
@@ -105,7 +109,7 @@ class Attempt:
 
     number: int
     first: int
-    kind: Literal["played", "written", "untold", "foreseen"] = "played"
+    kind: Record = "played"
     told: str = ""
 
 

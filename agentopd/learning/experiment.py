@@ -7,14 +7,14 @@ gradient is taken, are those of `agentopd.signal.synthetic`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from agentopd.base.types import Lesson
+from agentopd.base.types import Attempt, Lesson, Record
 from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
 from agentopd.learning.method import Method
@@ -46,6 +46,13 @@ _PAST: History = tuple(
 )
 _TIMES: tuple[tuple[int, History], ...] = ((0, ()), (len(_PAST), _PAST))
 """The steps that are tried, with what the steps before them were like."""
+_RECORDS: dict[int, Attempt] = {
+    2: Attempt(number=1, first=1),
+    3: Attempt(number=1, first=1, kind="untold"),
+    4: Attempt(number=1, first=6),
+    5: Attempt(number=0, first=1, kind="foreseen"),
+}
+"""What some episodes of the first task are, where tasks are attempted again."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,9 @@ class Laboratory:
         shape = Shape.to_show(method.unit, method.weight)
         known = max(shape.vocabulary, Shape.to_show(method.divergence).vocabulary)
         shape = replace(shape, vocabulary=known)
-        step, other = SyntheticStep.of(shape), SyntheticStep.of(shape, teacher=1)
+        step, other = (
+            _tried(SyntheticStep.of(shape, teacher), method.rollout.records) for teacher in (0, 1)
+        )
         return cls(step, other, step.without(1, 10), shape.enough)
 
     def trial(self, method: Method) -> Trial:
@@ -190,6 +199,21 @@ class Trial:
             Head(reference_NV, one_VV),
         )
         return measured, tokens, logits_NV
+
+
+def _tried(step: SyntheticStep, records: Collection[Record]) -> SyntheticStep:
+    """The step as attempts; the same where tasks are attempted once."""
+    if not records:
+        return step
+    lessons = list[Lesson]()
+    for lesson in step.lessons:
+        own = lesson.trajectory
+        mark = _RECORDS.get(own.episode)
+        if mark is None or mark.kind not in records:
+            mark = Attempt(number=0, first=own.episode)
+        told = own.trainable if mark.kind == "untold" else own.told
+        lessons.append(replace(lesson, trajectory=replace(own, attempt=mark, told=told)))
+    return replace(step, lessons=lessons)
 
 
 def _by_logits(terms: Mapping[str, torch.Tensor], logits_NV: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, PrivateAttr, ValidationError
 
 from agentopd.base.parts import Part
-from agentopd.base.types import Owner, Trajectory
+from agentopd.base.types import Owner, Record, Trajectory
 from agentopd.environment.contract import training_seed
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
@@ -126,6 +126,11 @@ class Rollout(Part, family="rollout"):
         it learns under: then importance ratios are other than 1 from the start.
         """
         return False
+
+    @property
+    def records(self) -> frozenset[Record]:
+        """What a step's episodes are to attempts, where tasks are attempted again."""
+        return frozenset()
 
     @property
     def imitates(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from agentopd.base.types import Attempt, EndReason, Owner, Trajectory
+from agentopd.base.types import Attempt, EndReason, Owner, Record, Trajectory
 from agentopd.environment.contract import without_reasoning
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
@@ -26,7 +26,7 @@ what the environment says of either."""
 
 _APART = 10**9
 """Parts the numbers of later attempts' episodes from those of all first ones of a run."""
-_KINDS = ("played", "written", "untold", "foreseen")
+_KINDS: tuple[Record, ...] = ("played", "written", "untold", "foreseen")
 
 
 class RetryRollout(Directed, kind="retry"):
@@ -78,6 +78,17 @@ class RetryRollout(Directed, kind="retry"):
     def reflects(self) -> bool:
         """Whether the student writes reflections."""
         return "reflections" in self.learn or (self.attempts > 1 and "reflection" in self.recalls)
+
+    @property
+    def records(self) -> frozenset[Record]:
+        """See `Rollout.records`."""
+        kinds: dict[Record, bool] = {
+            "played": True,
+            "written": self.reflects,
+            "untold": self.attempts > 1 and self.learn_under == "both",
+            "foreseen": self.imitates,
+        }
+        return frozenset(kind for kind, made in kinds.items() if made)
 
     @property
     def imitates(self) -> bool:
