@@ -208,7 +208,7 @@ def test_thoughts_are_shown_apart_from_actions(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = "<think>[red]the box is near</think><action>up</action>"
-    monkeypatch.setattr("agentopd.models.chat.Conversation.answer", lambda *_: (said, 0))
+    monkeypatch.setattr("agentopd.models.chat.Conversation.answer", lambda *_, **__: (said, 0))
     result = call("play", tiny_model, "--env", SOKOBAN, "-o", "max_turns=1")
     assert "[red]the box is near\n1> <action>up</action>\n" in result.stdout
 

@@ -103,7 +103,8 @@ def _method(**parts: Any) -> Method:
 def test_a_page_begins_with_what_must_be_defined(page: type[Part]) -> None:
     methods = [x for x in vars(page) if inspect.isfunction(vars(page)[x]) and x[0] != "_"]
     assert methods[0] == PAGES[page]
-    assert len(_members(page)) <= MOST_MEMBERS, _members(page)
+    beside = [x for x in _members(page) if x not in page.model_fields]  # which the docstring lists
+    assert len(beside) <= MOST_MEMBERS, beside
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ def test_episodes_are_measured_by_their_turns_ends_and_compression() -> None:
     assert math.isnan(episode_probes(played())["compression"][0])
     assert episode_probes(plain)["turns"] == [2]
     ends = {EndReason.TURN_LIMIT: 1, EndReason.TRUNCATED: 1, EndReason.CONTEXT_LIMIT: 1}
-    ends |= {EndReason.TERMINATED: 0, EndReason.ERROR: 0}
+    ends |= {EndReason.TOKEN_LIMIT: 1, EndReason.TERMINATED: 0, EndReason.ERROR: 0}
     assert {end: episode_probes(spoken("go", end))["truncated"][0] for end in EndReason} == ends
 
 

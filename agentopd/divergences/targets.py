@@ -132,6 +132,11 @@ class Floored(Target, kind="floored"):
 
     share: float = Field(default=0.2, gt=0, lt=1)
 
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"max(q, {self.share:g} p)"
+
     def mixed(
         self, p_NK: torch.Tensor, q_NK: torch.Tensor, reference_NK: torch.Tensor | None
     ) -> torch.Tensor:

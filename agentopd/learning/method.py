@@ -55,8 +55,8 @@ AXES = (
 
 Played = Literal["temperature", "top_p", "top_k", "turns", "tokens", "share", "left"]
 """Numbers of a rollout that a schedule can be attached to: those of its `tunable`."""
-_PLAYED: tuple[Played, ...] = get_args(Played)
-Channel = Literal["distil", "rl", "strength", "target", "learning_rate"] | Played
+PLAYED: tuple[Played, ...] = get_args(Played)
+Channel = Literal["distil", "rl", "strength", "target", "learning_rate", Played]
 """What a schedule can be attached to: a channel's term, a mix's `strength`, the number in the
 divergence's target (veto's `beta`, extrapolate's `scale`), the learning rate, and the rollout's
 numbers."""
@@ -204,7 +204,7 @@ class Method(Settings):
         the history.
         """
         factors = dict[str, float]()
-        for name in _PLAYED:
+        for name in PLAYED:
             if name in self.schedule:
                 factors[name] = self.factor(name, step, history)
         return self.rollout.tuned(factors)
@@ -212,7 +212,7 @@ class Method(Settings):
     @model_validator(mode="after")
     def _makes_sense(self) -> Method:
         self._take_control()
-        self.rollout.tuned({x: 1.0 for x in _PLAYED if x in self.schedule})
+        self.rollout.tuned({x: 1.0 for x in PLAYED if x in self.schedule})
         self._check_actors()
         if "target" in self.schedule:
             self.divergence.aimed(1.0)
@@ -261,7 +261,7 @@ class Method(Settings):
         Raises:
             ValueError: a number leaves its bounds, or what is learnt then makes no sense.
         """
-        for name in _PLAYED:
+        for name in PLAYED:
             if name in self.schedule:
                 for factor in self.schedule[name].bounds(steps):
                     tuned = self.rollout.tuned({name: factor})

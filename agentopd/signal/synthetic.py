@@ -20,7 +20,16 @@ import numpy.typing as npt
 import torch
 
 from agentopd.base.parts import Settings
-from agentopd.base.types import Briefed, EndReason, Lesson, Owner, Trajectory, Turn, View
+from agentopd.base.types import (
+    Briefed,
+    EndReason,
+    Lesson,
+    Owner,
+    Privilege,
+    Trajectory,
+    Turn,
+    View,
+)
 from agentopd.base.variations import settings_in, written
 from agentopd.signal.evidence import Evidence, Opinion
 from agentopd.signal.groups import group_success
@@ -101,7 +110,7 @@ class SyntheticStep:
             gap_NV = _gaps(own_NV, generator, teacher, plan.alike)
             reference_NV[episode] = own_NV + 0.3 * _noise(own_NV, generator)
             trajectory = _trajectory(episode, plan, own_NV, shape, generator)
-            view = _view(trajectory, teacher) if plan.taught else None
+            view = _view(trajectory, teacher, shape.stated) if plan.taught else None
             student_NV[episode] = own_NV
             lessons.append(
                 Lesson(
@@ -320,13 +329,21 @@ def _turn(episode: int, plan: _Plan, index: int, stop: int, stated: Sequence[Any
     )
 
 
-def _view(trajectory: Trajectory, teacher: int) -> View:
-    """The teacher's context, into which some of what the student said was inserted in front."""
+def _view(trajectory: Trajectory, teacher: int, stated: Sequence[Any]) -> View:
+    """The teacher's context, into which some of what the student said was inserted in front: told
+    of one turn, by whichever source a part may name.
+    """
     told = trajectory.turns[0 if teacher else -1]
     inserted = trajectory.ids[told.start : max(told.stop - 1, told.start + 1)]
     length, shift = len(trajectory.ids), len(inserted)
     return View(
-        briefed=Briefed(trajectory=trajectory, privileges=()),
+        briefed=Briefed(
+            trajectory=trajectory,
+            privileges=tuple(
+                Privilege(source=name, text=told.action, turn=told.index)
+                for name in ("", *(x for x in stated if isinstance(x, str)))
+            ),
+        ),
         ids=np.concatenate([inserted, trajectory.ids]),
         position=np.arange(length) + shift,
         segments=((0, length + shift),),

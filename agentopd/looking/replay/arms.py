@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentopd.base.parts import closest
+from agentopd.learning.method import PLAYED
 from agentopd.running.config import RunConfig, StudySettings
-from agentopd.running.reading import arm_config, parse_override
+from agentopd.running.reading import arm_config, load_method, parse_override
 
 OWN = "run"
 """The arm of the run's own settings."""
@@ -45,9 +46,15 @@ def arm_configs(
 
 
 def _as_played(config: RunConfig, changes: dict[str, Any]) -> dict[str, Any]:
-    """An arm's changes, the run's own rollout before them where a method's row would set one."""
-    own = {"rollout": config.rollout.model_dump(mode="json")} if "method" in changes else {}
-    return {**own, **changes}
+    """An arm's changes, the run's own rollout before them where a method's row would set one, and
+    without the row's schedules of a rollout's numbers.
+    """
+    if "method" not in changes:
+        return changes
+    row = load_method(changes["method"]).get("schedule", {})
+    schedule = {name: own for name, own in row.items() if name not in PLAYED}
+    kept = {"schedule": schedule} if schedule != row else {}
+    return {"rollout": config.rollout.model_dump(mode="json"), **kept, **changes}
 
 
 def _check_replayable(name: str, arm: RunConfig, own: RunConfig, rescore: bool) -> None:

@@ -39,71 +39,13 @@ class Cast:
     recall: Recall | None = None
 
 
-class Rollout(Part, family="rollout"):
-    """How trajectories are collected: `collect`, and the rest is there to be used.
-
-    A rollout of your own plays a step's episodes; here the first steps play fewer tasks:
-
-        class Warming(Rollout, kind="warming"):
-            steps: int = Field(default=10, ge=1)
-
-            def collect(
-                self,
-                env: EnvSettings,
-                student: LanguageModel,
-                sampler: Sampler,
-                seed: int,
-                step: int,
-            ) -> list[Trajectory]:
-                share = min((step + 1) / self.steps, 1.0)
-                tasks = self.schedule(seed, step)[: max(self.group, round(share * self.episodes))]
-                return self.pool(env, student, seed).play(tasks, sampler)
-
-    Args:
-        tasks: different tasks in a step.
-        group: episodes of each task; a group shares the environment's seed.
-        slots: episodes in play at once.
-        temperature: of sampling; 0 takes the likeliest token.
-        top_p, top_k: what may be sampled at all, of the tempered distribution: of the `top_k`
-            likeliest tokens (0 for all) the fewest that hold a share of `top_p` (1 for all).
-        max_turns, max_turn_tokens, max_context: where an episode is cut, beside the environment's
-            own limits.
-        env_seconds: wall-clock seconds after which one call of an environment that blocks (its
-            `metadata["blocking"]` is true) costs its episode.
+class Conduct(Part):
+    """What the rest of a method asks of a rollout: who acts, told what, and what that makes of the
+    tokens that are learnt from.
     """
 
     replays: ClassVar[bool] = False
     """Whether episodes are read and not played: nothing is sampled in a step."""
-    tunable: ClassVar[tuple[str, ...]] = ("temperature", "top_p", "top_k")
-    """The numbers that a schedule may multiply."""
-
-    tasks: int = Field(default=32, ge=1)
-    group: int = Field(default=1, ge=1)
-    slots: int = Field(default=64, ge=1)
-    temperature: float = Field(default=1.0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
-    max_turns: int = Field(default=64, ge=1)
-    max_turn_tokens: int = Field(default=16, ge=1)
-    max_context: int = Field(default=2048, ge=8)
-    env_seconds: float = Field(default=Limits.env_seconds, gt=0)
-
-    _processes: Processes = PrivateAttr(default=ALONE)
-
-    def join(self, processes: Processes) -> None:
-        """Play together with other processes from now on: each plays its share of a pool's tasks,
-        and all have all trajectories.
-        """
-        self._processes = processes
-
-    @abstractmethod
-    def collect(
-        self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
-    ) -> list[Trajectory]:
-        """The trajectories of one step, in order."""
-
-    def prepare(self, cast: Cast) -> None:
-        """Learn, before the first step, who can act beside the student."""
 
     @property
     def actors(self) -> frozenset[Owner]:
@@ -143,6 +85,71 @@ class Rollout(Part, family="rollout"):
         that is learnt under, where a token was sampled under another.
         """
         return False
+
+
+class Rollout(Conduct, family="rollout"):
+    """How trajectories are collected: `collect`, and the rest is there to be used.
+
+    A rollout of your own plays a step's episodes; here the first steps play fewer tasks:
+
+        class Warming(Rollout, kind="warming"):
+            steps: int = Field(default=10, ge=1)
+
+            def collect(
+                self,
+                env: EnvSettings,
+                student: LanguageModel,
+                sampler: Sampler,
+                seed: int,
+                step: int,
+            ) -> list[Trajectory]:
+                share = min((step + 1) / self.steps, 1.0)
+                tasks = self.schedule(seed, step)[: max(self.group, round(share * self.episodes))]
+                return self.pool(env, student, seed).play(tasks, sampler)
+
+    Args:
+        tasks: different tasks in a step.
+        group: episodes of each task; a group shares the environment's seed.
+        slots: episodes in play at once.
+        temperature: of sampling; 0 takes the likeliest token.
+        top_p, top_k: what may be sampled at all, of the tempered distribution: of the `top_k`
+            likeliest tokens (0 for all) the fewest that hold a share of `top_p` (1 for all).
+        max_turns, max_turn_tokens, max_context: where an episode is cut, beside the environment's
+            own limits.
+        env_seconds: wall-clock seconds after which one call of an environment that blocks (its
+            `metadata["blocking"]` is true) costs its episode.
+    """
+
+    tunable: ClassVar[tuple[str, ...]] = ("temperature", "top_p", "top_k")
+    """The numbers that a schedule may multiply."""
+
+    tasks: int = Field(default=32, ge=1)
+    group: int = Field(default=1, ge=1)
+    slots: int = Field(default=64, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    max_turns: int = Field(default=64, ge=1)
+    max_turn_tokens: int = Field(default=16, ge=1)
+    max_context: int = Field(default=2048, ge=8)
+    env_seconds: float = Field(default=Limits.env_seconds, gt=0)
+
+    _processes: Processes = PrivateAttr(default=ALONE)
+
+    @abstractmethod
+    def collect(
+        self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
+    ) -> list[Trajectory]:
+        """The trajectories of one step, in order."""
+
+    def join(self, processes: Processes) -> None:
+        """Play together with other processes from now on: each plays its share of a pool's tasks,
+        and all have all trajectories.
+        """
+        self._processes = processes
+
+    def prepare(self, cast: Cast) -> None:
+        """Learn, before the first step, who can act beside the student."""
 
     def tuned(self, factors: Mapping[str, float]) -> Self:
         """The same with numbers multiplied, each by its factor; those that count are rounded.

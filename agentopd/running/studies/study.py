@@ -33,7 +33,7 @@ from agentopd.running.folder import (
     open_folder,
     past_lines,
 )
-from agentopd.running.reading import arm_config, parse_config
+from agentopd.running.reading import arm_config, load_stored, parse_config
 from agentopd.running.studies.engine import Crew, Engine, LocalEngine
 from agentopd.running.studies.workers import Job
 from agentopd.running.train import train
@@ -111,7 +111,12 @@ def _check_begun(runs: Mapping[Key, RunConfig], out: Path) -> None:
     """
     for key, config in runs.items():
         folder = run_folder(out, *key)
-        if _begun(folder) and (changed := changed_settings(config, folder, free=("threads",))):
+        if not _begun(folder):
+            continue
+        # One that was resumed for more steps than the study's has all that the study asks for.
+        longer = load_stored(folder).steps > config.steps
+        free = ("threads", "sampler", *(("steps",) if longer else ()))
+        if changed := changed_settings(config, folder, free):
             raise ConfigError(
                 f"{out / STORED} and {folder / STORED} have different {', '.join(changed)}: another"
                 " version of agentopd wrote one of them, or a hand has changed it; put a copy of "
