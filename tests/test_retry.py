@@ -19,7 +19,6 @@ import agentopd.rollout.policies.retry  # noqa: F401  (its kind)
 from agentopd.base.types import Attempt, EndReason, Owner, Trajectory
 from agentopd.environment.contract import Info
 from agentopd.environment.wrappers import EnvSettings
-from agentopd.learning.learner import _relearnt
 from agentopd.parallel.processes import ALONE, Processes
 from agentopd.privilege.base import NoPrivilege, gather
 from agentopd.privilege.peers import solved_peers
@@ -29,6 +28,7 @@ from agentopd.rollout.policies.base import Cast, Rollout
 from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.running.reading import parse_config
 from agentopd.signal.groups import groups
+from agentopd.signal.tokens import relearnt
 from agentopd.stored.demonstrations import read_demonstrations
 from agentopd.stored.trajectories import load_trajectories, save_trajectories
 
@@ -179,7 +179,7 @@ def test_untold_ratios_begin_at_the_plain_history() -> None:
     """What the learner puts in place of the log-probabilities that were sampled with."""
     for t in _of(_collect(learn_under="both"), 1, "untold").values():
         own = _own_logprobs(t)[t.trainable]
-        np.testing.assert_allclose(_relearnt(t, own).logprob[t.trainable], own)
+        np.testing.assert_allclose(relearnt(t, own).logprob[t.trainable], own)
         assert abs(t.logprob[t.trainable] - own).max() > 1e-3
 
 

@@ -12,7 +12,7 @@ import torch
 from scenes import ENV, Scene, assert_same, scene_of, taught
 from trajectories import evidence_of, lessons_of, opinion_of, played, tokens_of
 
-from agentopd.divergences.estimators import Bounded, Windowed
+from agentopd.divergences.bounds import Bounded, Windowed
 from agentopd.divergences.targets import Floored
 from agentopd.learning.method import AXES
 from agentopd.mixes.channels import Channels, Reinforcement
@@ -164,7 +164,7 @@ def test_rlad_holds_how_far_the_teacher_may_be_away(clamp: float, slope: float) 
         behaviour_N=torch.tensor([-1.0]),
         strength=1.0,
         distillation=None,
-        reinforcement=Reinforcement(rule, -one_N, one_N, one_N, none_N),
+        reinforcement=Reinforcement(rule, -one_N, one_N, one_N, none_N, none_N.bool()),
     )
     mix.terms(channels)["rl"].backward()
     assert live_N.grad is not None

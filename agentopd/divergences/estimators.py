@@ -15,11 +15,11 @@ from abc import abstractmethod
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from agentopd.base.parts import Part
 from agentopd.base.rows.symbols import times
-from agentopd.signal.surrogate import policy_gradient, windowed_gradient
+from agentopd.signal.surrogate import policy_gradient
 from agentopd.signal.tokens import Tokens
 
 # N tokens of a micro-batch, the student's log-probabilities differentiable
@@ -164,64 +164,6 @@ class Clipped(K1, kind="clipped"):
     ) -> torch.Tensor:
         """See `Estimator.surrogate`."""
         return policy_gradient(logprob_N, behaviour_N, advantage_N, self.clip)
-
-
-class Windowed(K1, kind="windowed"):
-    """k1 times the ratio, detached, where that lies in a window, and nothing elsewhere
-    (Nemotron-Cascade 2 2603.19220): a token that student and sampler see too differently is left
-    out.
-
-    Args:
-        least, most: the window, ends included.
-
-    Raises:
-        ValueError: the ratio of what was sampled from the student itself, 1, lies outside.
-    """
-
-    least: float = Field(default=0.5, ge=0, le=1)
-    most: float = Field(default=2.0, ge=1)
-
-    def surrogate(
-        self, logprob_N: torch.Tensor, behaviour_N: torch.Tensor, advantage_N: torch.Tensor
-    ) -> torch.Tensor:
-        """See `Estimator.surrogate`."""
-        return windowed_gradient(logprob_N, behaviour_N, advantage_N, (self.least, self.most))
-
-
-class Bounded(K1, kind="bounded"):
-    """k1, held between a floor and a ceiling (REOPOLD 2603.11137): no single token, of which the
-    teacher thinks nothing at all, outweighs the others.
-
-    With a weight lambda of the teacher in a mixture of both, the paper's floor is
-    log(lambda / (1 - lambda)): -1.386 for 0.2. Held values are a bias: what the student says and
-    the teacher never would is pushed down no harder than that.
-
-    Args:
-        floor, ceiling: of log q(y) - log p(y), in nats; none if not given.
-
-    Raises:
-        ValueError: neither is given.
-    """
-
-    baseline_free: ClassVar[bool] = False
-
-    floor: float | None = Field(default=None, lt=0)
-    ceiling: float | None = Field(default=None, gt=0)
-
-    @model_validator(mode="after")
-    def _holds_something(self) -> Bounded:
-        if self.floor is None and self.ceiling is None:
-            raise ValueError(
-                "estimator: bounded holds the log-ratio between a floor and a ceiling, and neither "
-                "is given: set floor: -1.386 (REOPOLD), or use estimator: k1"
-            )
-        return self
-
-    def per_token(
-        self, logprob_N: torch.Tensor, teacher_N: torch.Tensor, tokens: Tokens
-    ) -> torch.Tensor:
-        """See `Estimator.per_token`."""
-        return super().per_token(logprob_N, teacher_N, tokens).clamp(self.floor, self.ceiling)
 
 
 class RewardToGo(Estimator, kind="reward_to_go"):

@@ -120,14 +120,7 @@ class Learner:
         rollout = self.method.rollout_at(step, self.history)
         if rollout.recomputes:
             trajectories, lessons = self._recomputed(trajectories, lessons, rollout, own)
-        usable = lessons if self.method.mix.distil_coefficient else ()
-        taught = [x for x in usable if x.taught and _learnable(x.trajectory)]
-        episodes = {x.trajectory.episode for x in taught}
-        untaught = [
-            Lesson(trajectory=t)
-            for t in self.method.mix.chosen([t for t in trajectories if _learnable(t)])
-            if t.episode not in episodes and _learnable(t)
-        ]
+        taught, untaught = self._apart(trajectories, lessons)
         probes = Collector(self.method.probe)
         probes.add_answers(
             [t for t in trajectories if t.episode in own],
@@ -162,6 +155,16 @@ class Learner:
         }
         scores = self.processes.gather(scored)
         return Update(totals["loss"], scalars, seen.result(), skipped, scores, payments)
+
+    def _apart(
+        self, trajectories: Sequence[Trajectory], lessons: Sequence[Lesson]
+    ) -> tuple[list[Lesson], list[Lesson]]:
+        """What of a step is learnt from with the teacher, and what without."""
+        usable = lessons if self.method.mix.distil_coefficient else ()
+        taught = [x for x in usable if x.taught and _learnable(x.trajectory)]
+        episodes = {x.trajectory.episode for x in taught}
+        chosen = self.method.mix.chosen([t for t in trajectories if _learnable(t)])
+        return taught, [Lesson(trajectory=t) for t in chosen if t.episode not in episodes]
 
     def _pass(
         self,

@@ -3,6 +3,7 @@
 # ruff: noqa: F401
 
 import agentopd.divergences.alpha
+import agentopd.divergences.bounds
 import agentopd.divergences.kl
 import agentopd.mixes.attempts
 import agentopd.mixes.likelihood
