@@ -393,6 +393,8 @@ def test_what_means_what_it_says_has_no_notice(overrides: list[str]) -> None:
 
 def test_every_configuration_here_means_what_it_says() -> None:
     for path in sorted(CONFIGS.rglob("*.yaml")):
+        if path.parent.name == "scale":  # accelerate's own
+            continue
         if path.parent.name == "methods":
             arms = [load_config(CONFIGS / "quickstart.yaml", [f"method={path.stem}"])]
         else:

@@ -121,7 +121,7 @@ def _spied(patch: pytest.MonkeyPatch) -> list[Survey | None]:
     plain = Plan.of
 
     def of(*args: Any) -> Plan:
-        seen.append(args[-1])
+        seen.append(args[5])
         return plain(*args)
 
     patch.setattr(Plan, "of", of)

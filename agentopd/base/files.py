@@ -138,12 +138,13 @@ def sync(path: Path) -> None:
 def held_alone(folder: Path) -> Iterator[None]:
     """No other process works in this folder meanwhile; however this one ends, it lets go.
 
-    Where the file system or the platform keeps no such word, nothing is held.
+    Where there is no folder yet, or the file system or the platform keeps no such word, nothing is
+    held.
 
     Raises:
         ValueError: another process works there.
     """
-    if os.name != "posix":
+    if os.name != "posix" or not folder.is_dir():
         yield
         return
     fcntl = importlib.import_module("fcntl")

@@ -164,7 +164,8 @@ class Learner:
         taught = [x for x in usable if x.taught and _learnable(x.trajectory)]
         episodes = {x.trajectory.episode for x in taught}
         chosen = self.method.mix.chosen([t for t in trajectories if _learnable(t)])
-        return taught, [Lesson(trajectory=t) for t in chosen if t.episode not in episodes]
+        others = [t for t in chosen if t.episode not in episodes and _learnable(t)]
+        return taught, [Lesson(trajectory=t) for t in others]
 
     def _pass(
         self,

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from agentopd.base.files import append_line, held_alone, write_whole
+from agentopd.base.files import append_line, write_whole
 from agentopd.base.trackers import Trackers
 from agentopd.base.types import Trajectory
 from agentopd.learning.learner import Update
@@ -34,18 +33,6 @@ class Records:
     def __init__(self, config: RunConfig, out: Path, watch: Watch, processes: Processes) -> None:
         self.config, self.out, self.watch, self.processes = config, out, watch, processes
         self.trackers = Trackers()
-        self._held: ExitStack | None = None
-
-    @by_the_first
-    def alone(self) -> None:
-        """See that no other process writes here, from now on, where there is a folder already.
-
-        Raises:
-            ValueError: another does.
-        """
-        if self._held is None and self.out.is_dir():
-            self._held = ExitStack()
-            self._held.enter_context(held_alone(self.out))
 
     @by_the_first
     def open(self) -> None:
@@ -53,12 +40,6 @@ class Records:
         damaged file all as it is.
         """
         open_folder(self.config, self.out)
-        self.alone()
-
-    def close(self) -> None:
-        """Let others write here."""
-        if self._held is not None:
-            self._held.close()
 
     def tracked(self) -> Trackers:
         """The trackers of this run, open to the end of the `with` block."""

@@ -112,8 +112,6 @@ class Run:
             context = self.config.rollout.max_context
             sampler = opened.enter_context(self.config.sampler.open(self.student, context))
             self.sampler = Following(sampler, self.student)
-            opened.callback(self.records.close)
-            self.records.alone()
             self._restore(latest(out / "checkpoints"))
             processes.check_alike("the student", self.student.digest)
             self.records.open()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+from agentopd.base.files import held_alone
 from agentopd.base.stopping import Interrupted, interruptible
 from agentopd.parallel.processes import ALONE, Processes
 from agentopd.running.config import RunConfig
@@ -51,10 +52,15 @@ def train(
         ServerError: a served teacher is gone.
     """
     look = watch or (lambda _: None)
-    if config.stages:
-        processes.refuse("a method in stages")
-        return train_stages(config, out, resume, look, untrained, stop, train)
-    with closing(Run(config, out, resume, look, processes)) as run:
+    with ExitStack() as held:
+        if resume and processes.first:
+            held.enter_context(held_alone(out))
+        if config.stages:
+            processes.refuse("a method in stages")
+            return train_stages(config, out, resume, look, untrained, stop, train)
+        run = held.enter_context(closing(Run(config, out, resume, look, processes)))
+        if not resume and processes.first:
+            held.enter_context(held_alone(out))
         with interruptible(stop) as asked, run.records.tracked():
             if processes.any(asked.is_set()):  # nothing was done that is not saved
                 raise Interrupted(run.step)
