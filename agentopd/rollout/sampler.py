@@ -115,6 +115,24 @@ class Sampler(Protocol):
         ...
 
 
+def check_request(request: Request, answering: bool) -> None:
+    """Refuse what no sampler can answer.
+
+    Args:
+        answering: whether the request's conversation is being answered already.
+
+    Raises:
+        ValueError: it is, or there is no context.
+    """
+    if not request.ids:
+        raise ValueError(f"conversation {request.key} has no token that could be continued")
+    if answering:
+        raise ValueError(
+            f"conversation {request.key} is being answered: take that answer or forget it before "
+            "you ask again"
+        )
+
+
 def answers(sampler: Sampler, requests: Sequence[Request]) -> list[Completion]:
     """One answer a request, in their order: for those who ask once and need them all."""
     keys = [request.key for request in requests]

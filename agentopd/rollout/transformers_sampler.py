@@ -25,7 +25,7 @@ from agentopd.models.model import LanguageModel, ModelSettings
 from agentopd.rollout.attention import masks, narrowed, reach_of
 from agentopd.rollout.cache import RowCache
 from agentopd.rollout.drawing import draw
-from agentopd.rollout.sampler import Answer, Completion, Request, answers
+from agentopd.rollout.sampler import Answer, Completion, Request, answers, check_request
 from agentopd.rollout.sharing import common, followers, longest_common
 
 # R rows (conversations) of a call, Q columns fed at once, C columns of the cache, V vocabulary
@@ -130,14 +130,9 @@ class TransformersSampler:
     def submit(self, requests: Sequence[Request]) -> None:
         """See `Sampler.submit`."""
         for request in requests:
-            if not request.ids:
-                raise ValueError(f"conversation {request.key} has no token that could be continued")
-            row = self._known.get(request.key) or self._enter(request.key)
-            if row.request is not None:
-                raise ValueError(
-                    f"conversation {request.key} is being answered: take that answer or forget it "
-                    "before you ask again"
-                )
+            row = self._known.get(request.key)
+            check_request(request, row is not None and row.request is not None)
+            row = row or self._enter(request.key)
             row.begin(request)
             self._waiting.append(row)
         self._share([row for row in self._waiting if row.new])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from agentopd.models.model import LanguageModel
-from agentopd.rollout.sampler import Answer, Completion, Request, SamplerFailed
+from agentopd.rollout.sampler import Answer, Completion, Request, SamplerFailed, check_request
 from agentopd.rollout.vllm.agreement import Agreement
 from agentopd.rollout.vllm.parameters import SCORED, Bounds
 from agentopd.rollout.vllm.process import EmbeddedEngine
@@ -44,12 +44,8 @@ class VllmSampler:
     def submit(self, requests: Sequence[Request]) -> None:
         """See `Sampler.submit`; refuses, too, what vLLM would not survive or answer otherwise."""
         for request in requests:
+            check_request(request, request.key in self._names)
             self.bounds.check(request)
-            if request.key in self._names:
-                raise ValueError(
-                    f"conversation {request.key} is being answered: take that answer or forget it "
-                    "before you ask again"
-                )
         self._wake()
         for request in requests:
             name = self.engine.add(request.ids, self.bounds.parameters(request))

@@ -44,8 +44,6 @@ class Bounds:
             ValueError: see above.
         """
         ids, heat = request.ids, request.temperature
-        if not ids:
-            raise ValueError(f"conversation {request.key} has no token that could be continued")
         if min(ids) < 0 or max(ids) >= self.vocabulary:
             raise ValueError(
                 f"conversation {request.key} has the token {max(ids)}, and the student knows "

@@ -13,7 +13,7 @@ from typing import Any
 
 from agentopd.models.model import LanguageModel
 from agentopd.parallel.processes import ALONE, Processes
-from agentopd.rollout.sampler import Answer, Completion, Request, SamplerFailed
+from agentopd.rollout.sampler import Answer, Completion, Request, SamplerFailed, check_request
 from agentopd.rollout.vllm.agreement import Agreement
 from agentopd.rollout.vllm.parameters import SCORED, Bounds
 from agentopd.serving.http import HttpClient, ServerError
@@ -52,12 +52,8 @@ class ServedSampler:
     def submit(self, requests: Sequence[Request]) -> None:
         """See `Sampler.submit`."""
         for request in requests:
+            check_request(request, request.key in self._asked)
             self.bounds.check(request)
-            if request.key in self._asked:
-                raise ValueError(
-                    f"conversation {request.key} is being answered: take that answer or forget it "
-                    "before you ask again"
-                )
         for request in requests:
             body = {
                 "token_ids": list(request.ids),
