@@ -10,7 +10,6 @@ give it other weights: keep it on the loopback interface, or in a network of you
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from transformers import AutoConfig
 from agentopd.models.folders import base_path, model_folder
 from agentopd.models.model import ModelSettings, load_tokenizer
 from agentopd.serving.extension import Receiver
+from agentopd.serving.options import ALWAYS, cut_to, flags, on_cpu
 
 _RECEIVER = f"{Receiver.__module__}.{Receiver.__name__}"
 _ENVIRONMENT = {
@@ -34,9 +34,7 @@ def command(model: str, host: str, port: int, context: int, dtype: str, cpu: boo
     Args:
         context: tokens of the longest conversation, answers included: `rollout.max_context`.
         dtype: of the weights and passes; the learner's, so that rounding alone is between them.
-        cpu: whether it is to run on processors. There a request's own seed and a prompt that is
-            read in pieces end the engine, so that every prompt must fit into one step; and keys and
-            values get 1 GiB, where vLLM would want nearly all of the machine's memory to be free.
+        cpu: whether it is to run on processors.
 
     Raises:
         ValueError: there is no such model.
@@ -44,23 +42,18 @@ def command(model: str, host: str, port: int, context: int, dtype: str, cpu: boo
     base = base_path(model)
     config = AutoConfig.from_pretrained(model_folder(base), local_files_only=True)
     vocabulary = max(load_tokenizer(ModelSettings(path=model)).get_vocab().values()) + 1
-    # Rows that stand for no token would be sampled: the engine does not have them.
-    padded = vocabulary != config.get_text_config().vocab_size
-    overrides = ["--hf-overrides", json.dumps({"vocab_size": vocabulary})] if padded else []
-    whole = ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(4_096, context)),
-             "--block-size", "32", "--enforce-eager",
-             "--kv-cache-memory-bytes", str(2**30)]  # fmt: skip
+    options = {
+        **ALWAYS,
+        **cut_to(vocabulary, rows=config.get_text_config().vocab_size),
+        **(on_cpu(context) if cpu else {}),
+    }
     return [
         # `vllm serve` of the wheel for processors does not know its own version, and ends
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(model_folder(base)), "--served-model-name", "student"),
         *("--host", host, "--port", str(port), "--max-model-len", str(context)),
-        *("--dtype", dtype),
-        *("--load-format", "dummy", "--skip-tokenizer-init", "--generation-config", "vllm"),
-        *("--logprobs-mode", "processed_logprobs", "--enable-scale-out", "--seed", "0"),
-        *("--worker-extension-cls", _RECEIVER),
-        *overrides,
-        *(whole if cpu else []),
+        *("--dtype", dtype, "--enable-scale-out", "--worker-extension-cls", _RECEIVER),
+        *flags(options),
     ]
 
 

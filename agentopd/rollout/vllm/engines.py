@@ -19,6 +19,7 @@ from agentopd.rollout.vllm.parameters import Bounds
 from agentopd.rollout.vllm.process import EmbeddedEngine, check_installed
 from agentopd.rollout.vllm.served import ServedSampler
 from agentopd.serving.http import HttpClient, ServerSettings
+from agentopd.serving.options import cut_to
 from agentopd.serving.transports import FileTransport, IpcTransport, NcclTransport, Transport
 
 
@@ -85,7 +86,6 @@ class VllmEngine(Engine, kind="vllm"):
 
     def _options(self, student: LanguageModel, bounds: Bounds, dtype: str) -> dict[str, Any]:
         """Of `vllm.LLM`; what is None is left to vLLM."""
-        padded = len(student.output.weight) != bounds.vocabulary
         own = {
             "dtype": dtype,
             "max_model_len": bounds.context,
@@ -94,10 +94,9 @@ class VllmEngine(Engine, kind="vllm"):
             "block_size": self.block_size,
             "gpu_memory_utilization": self.gpu_memory_utilization,
             "enable_sleep_mode": self.sleep or None,
-            # Rows that stand for no token would be sampled: the engine does not have them.
-            "hf_overrides": {"vocab_size": bounds.vocabulary} if padded else None,
         }
-        return {**{k: v for k, v in own.items() if v is not None}, **self.options}
+        cut = cut_to(bounds.vocabulary, rows=len(student.output.weight))
+        return {**{k: v for k, v in own.items() if v is not None}, **cut, **self.options}
 
 
 class VllmServer(Engine, ServerSettings, kind="vllm_server"):

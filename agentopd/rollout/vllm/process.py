@@ -17,19 +17,11 @@ import numpy as np
 import torch
 
 from agentopd.rollout.sampler import SamplerFailed
+from agentopd.serving.options import ALWAYS, on_cpu
 
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine is here, not in a process of its own
     "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),  # it logs to stdout
-}
-
-_ALWAYS: dict[str, Any] = {
-    "load_format": "dummy",  # weights come with the first sync
-    "skip_tokenizer_init": True,
-    "generation_config": "vllm",  # or a folder's own ends of answers were added
-    "logprobs_mode": "processed_logprobs",
-    "seed": 0,
-    "disable_log_stats": True,
 }
 
 
@@ -70,9 +62,10 @@ class EmbeddedEngine:
             vllm = _imported("vllm")
             self._parameters: Any = vllm.SamplingParams
             cpu = _imported("vllm.platforms").current_platform.is_cpu()
-            own = _on_cpu(options) if cpu else {}
+            own = {**ALWAYS, "disable_log_stats": True}
+            own |= on_cpu(options["max_model_len"]) if cpu else {}
             try:
-                self._llm: Any = vllm.LLM(str(folder), **{**_ALWAYS, **own, **options})
+                self._llm: Any = vllm.LLM(str(folder), **{**own, **options})
             except Exception as error:  # whatever is not as it expects
                 raise SamplerFailed(f"vLLM does not start with {folder}: {_line(error)}") from error
 
@@ -158,19 +151,6 @@ class EmbeddedEngine:
 def _imported(name: str) -> Any:
     """A module of vLLM, which is imported when it is used alone."""
     return importlib.import_module(name)
-
-
-def _on_cpu(options: dict[str, Any]) -> dict[str, Any]:
-    """What runs on processors alone: there a request's own seed and a prompt that is read in pieces
-    end the engine, so that every prompt must fit into one step; and blocks are large.
-    """
-    return {
-        "enforce_eager": True,
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(4_096, options["max_model_len"]),
-        "block_size": 32,
-        "kv_cache_memory_bytes": 2**30,
-    }
 
 
 @contextmanager
