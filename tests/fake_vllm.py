@@ -15,9 +15,9 @@ from http_servers import Asked
 from scenes import thawed
 
 from agentopd.models.model import LanguageModel
+from agentopd.models.passes import logprobs_of
 from agentopd.rollout.sampler import Completion, Request, answers
 from agentopd.rollout.transformers_sampler import TransformersSampler
-from agentopd.rollout.vllm.agreement import own_logprobs
 from agentopd.serving.extension import Receiver
 from agentopd.signal.truncation import Truncation
 
@@ -52,7 +52,7 @@ class FakeEngine:
         return answers(TransformersSampler(self.model), [request])[0]
 
     def scores(self, ids: list[int]) -> list[float]:
-        return own_logprobs(self.model, ids).tolist()
+        return logprobs_of(self.model, ids).tolist()
 
 
 class FakeServer:

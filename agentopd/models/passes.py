@@ -1,4 +1,6 @@
-"""Hidden states of many sequences at the places that are asked for, in bounded memory."""
+"""Hidden states of many sequences at the places that are asked for, in bounded memory; and what a
+model says of one.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from agentopd.models.batching import by_length, padded, padded_tokens
 from agentopd.models.model import LanguageModel
 from agentopd.models.recompute import recomputed_layers
 
-# B sequences of a call, T tokens, N places, H hidden size
+# B sequences of a call, T tokens, N places, H hidden size, V vocabulary
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,17 @@ def hidden_before(
         if t.trainable[start:stop].any()
     ]
     return torch.cat(hidden_at(model, readings, budget, recompute))
+
+
+@torch.inference_mode()
+def logprobs_of(model: LanguageModel, ids: Sequence[int]) -> torch.Tensor:
+    """(T - 1,) float64, on the CPU: log-probabilities of one sequence's ids, from the second on, by
+    a plain forward pass.
+    """
+    ids_1T = torch.tensor([list(ids)], device=model.device)
+    logits_TV = model.logits(model.hidden(ids_1T)[0, :-1])
+    logprob_TV = torch.log_softmax(logits_TV, -1)
+    return logprob_TV.gather(1, ids_1T[0, 1:, None]).squeeze(1).double().cpu()
 
 
 def _call(model: LanguageModel, readings: Sequence[Reading], recompute: bool) -> torch.Tensor:

@@ -22,6 +22,7 @@ from transformers import AutoConfig
 
 from agentopd.models.folders import base_path, model_folder
 from agentopd.models.model import LanguageModel, ModelSettings
+from agentopd.models.passes import logprobs_of
 from agentopd.rollout.attention import masks, narrowed, reach_of
 from agentopd.rollout.cache import RowCache
 from agentopd.rollout.drawing import draw
@@ -370,13 +371,9 @@ def _gap(sampler: TransformersSampler, student: LanguageModel) -> float:
         requests = [Request(k, ids, (turn, k), max_tokens=3) for k, ids in contexts.items()]
         for request, said in zip(requests, answers(sampler, requests), strict=True):
             context = contexts[request.key]
-            ids_1T = torch.tensor([[*context, *said.ids]], device=student.device)
-            with torch.inference_mode():
-                hidden_TH = student.hidden(ids_1T)[0, len(context) - 1 : -1]
-                plain_TV = torch.log_softmax(student.logits(hidden_TH), -1)
-            own_T = plain_TV.gather(1, ids_1T[0, len(context) :, None]).squeeze(1)
-            differences += (own_T.cpu() - torch.tensor(said.logprobs)).abs().tolist()
             contexts[request.key] = [*context, *said.ids]
+            plain_T = logprobs_of(student, contexts[request.key])[len(context) - 1 :]
+            differences += (plain_T - torch.tensor(said.logprobs)).abs().tolist()
     return float(np.mean(differences))
 
 

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import torch
 
 from agentopd.models.model import LanguageModel
+from agentopd.models.passes import logprobs_of
 from agentopd.rollout.sampler import SamplerFailed
 
-# T tokens that are read, V vocabulary
+# T tokens that are read
 
 _TOKENS = 64
 _EXACT = 1e-3
@@ -45,7 +46,7 @@ class Agreement:
         Raises:
             SamplerFailed: they are more than rounding.
         """
-        own_T = own_logprobs(student, self.ids)
+        own_T = logprobs_of(student, self.ids)
         gap_T = (own_T - torch.tensor(said, dtype=torch.float64)).abs()
         mean, most = gap_T.mean().item(), gap_T.max().item()
         if self.exact:
@@ -58,15 +59,6 @@ class Agreement:
                 raise _disagree(mean, f"on average, and the first sync allows for {bound:.2g}")
             self._first = mean if self._first is None else self._first
         return {"sync_gap": mean, "sync_gap_most": most}
-
-
-@torch.inference_mode()
-def own_logprobs(student: LanguageModel, ids: Sequence[int]) -> torch.Tensor:
-    """(T - 1,) float64: the student's log-probabilities of `ids`, from the second on."""
-    ids_1T = torch.tensor([list(ids)], device=student.device)
-    logits_TV = student.logits(student.hidden(ids_1T)[0, :-1])
-    logprob_TV = torch.log_softmax(logits_TV, -1)
-    return logprob_TV.gather(1, ids_1T[0, 1:, None]).squeeze(1).double().cpu()
 
 
 def _disagree(gap: float, why: str) -> SamplerFailed:
