@@ -27,18 +27,26 @@ def served_model(client: HttpClient, name: str) -> ServedModel:
     Raises:
         ServerError: the server does not answer, or has no such model, or several and none is named.
     """
-    answer = client.json(_LISTED, client.get(_LISTED, patience=0))
-    listed = answer.get("data") if isinstance(answer, dict) else None
-    if not isinstance(listed, list) or not all(isinstance(x, dict) and "id" in x for x in listed):
-        raise client.error(_LISTED, "the answer lists no models", "is this the right server?")
-    known = {str(model["id"]): model for model in listed}
+    known = {model.name: model for model in served_models(client, patience=0)}
     if name not in known and (name or len(known) != 1):
         there = ", ".join(sorted(known)) or "none"
         raise client.error(
             _LISTED, f"no model {name!r}, but {there}", "name one of its models with `name`"
         )
-    found = known[name] if name else next(iter(known.values()))
-    return ServedModel(str(found["id"]), found.get("max_model_len") or math.inf)
+    return known[name] if name else next(iter(known.values()))
+
+
+def served_models(client: HttpClient, patience: float | None = None) -> list[ServedModel]:
+    """All models that a server has; for `patience` see `HttpClient.post`.
+
+    Raises:
+        ServerError: the server does not answer, or not so.
+    """
+    answer = client.json(_LISTED, client.get(_LISTED, patience))
+    listed = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(listed, list) or not all(isinstance(x, dict) and "id" in x for x in listed):
+        raise client.error(_LISTED, "the answer lists no models", "is this the right server?")
+    return [ServedModel(str(x["id"]), x.get("max_model_len") or math.inf) for x in listed]
 
 
 def in_requests(lengths: Sequence[int], budget: int) -> list[slice]:

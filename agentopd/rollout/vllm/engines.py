@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from agentopd.rollout.vllm.parameters import Bounds
 from agentopd.rollout.vllm.process import EmbeddedEngine, check_installed
 from agentopd.rollout.vllm.served import ServedSampler
 from agentopd.serving.http import HttpClient, ServerSettings
+from agentopd.serving.models import served_models
 from agentopd.serving.options import cut_to
 from agentopd.serving.transports import FileTransport, IpcTransport, NcclTransport, Transport
 
@@ -175,12 +177,10 @@ def _check_context(client: HttpClient, context: int) -> None:
     Raises:
         ServerError: it does not.
     """
-    path = "/v1/models"
-    models = client.json(path, client.get(path)).get("data") or [{}]
-    longest = models[0].get("max_model_len")
-    if longest is not None and longest < context:
+    longest = min((model.positions for model in served_models(client)), default=math.inf)
+    if longest < context:
         raise client.error(
-            path,
+            "",
             f"it reads {longest} tokens, and a conversation may have {context}",
             f"start it with --context {context}, or lower rollout.max_context",
         )
