@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
+from typing import NoReturn
 
 import typer
 
@@ -44,9 +45,7 @@ def refuse_several(command: str) -> None:
     """
     if processes_here() == 1:
         return
-    if os.environ.get("RANK", "0") != "0":
-        raise SystemExit(2)
-    raise ValueError(
+    _refuse(
         f"agentopd {command} was launched as {processes_here()} processes, and only agentopd train "
         f"shares one run's work among several. Start it by itself: agentopd {command}"
     )
@@ -93,14 +92,18 @@ def _refuse_others() -> None:
         told.append("precision is student.dtype's affair: set mixed_precision: 'no'")
     if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO":
         told.append("models are not compiled: set dynamo_backend: 'NO'")
-    if not told:
-        return
+    if told:
+        _refuse(
+            f"the launcher's configuration asks for what is not done here: {'; '.join(told)}. Use "
+            "one of configs/scale/, which spread episodes over processes"
+        )
+
+
+def _refuse(why: str) -> NoReturn:
+    """Say it in the first process; the others end silently."""
     if os.environ.get("RANK", "0") != "0":
         raise SystemExit(2)
-    raise ValueError(
-        f"the launcher's configuration asks for what is not done here: {'; '.join(told)}. Use one "
-        "of configs/scale/, which spread episodes over processes"
-    )
+    raise ValueError(why)
 
 
 def _backend() -> str:
