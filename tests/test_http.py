@@ -168,7 +168,7 @@ def test_no_more_than_parallel_are_under_way_and_answers_are_in_order() -> None:
         well(asked)
 
     with answering(counted) as url, client(url, parallel=3) as asking:
-        answers = asking.post_all("/x", [b"%d" % number for number in range(20)])
+        answers = [*asking.post_each("/x", [b"%d" % number for number in range(20)])]
     assert answers == [b"well: %d" % number for number in range(20)]
     assert most[0] == 3
 
@@ -188,7 +188,7 @@ def test_the_first_failure_calls_off_what_waits() -> None:
         failing(400)(asked)
 
     with answering(answer) as url, client(url, parallel=1) as asking, pytest.raises(ServerError):
-        asking.post_all("/x", [b"%d" % number for number in range(50)])
+        list(asking.post_each("/x", [b"%d" % number for number in range(50)]))
     assert len(asked_for) < 50
 
 
@@ -216,7 +216,7 @@ def test_closing_ends_what_is_under_way(parted: threading.Event) -> None:
 def test_nothing_is_left_when_nothing_is_asked() -> None:
     with answering(well) as url, client(url) as asking:
         before = set(threading.enumerate())
-        asking.post_all("/x", [b""] * 8)
+        list(asking.post_each("/x", [b""] * 8))
         for thread in set(threading.enumerate()) - before:
             thread.join(LONG)
         assert not {t.name for t in threading.enumerate()} & {"http"}
@@ -226,7 +226,7 @@ INTERRUPTED = """
 import sys
 from agentopd.serving.http import HttpClient, ServerSettings
 client = HttpClient(ServerSettings(url=sys.argv[1], seconds=300, parallel=2))
-client.post_all("/x", [b""] * 5)
+list(client.post_each("/x", [b""] * 5))
 """
 
 

@@ -149,10 +149,6 @@ class HttpClient:
             for future in asked:
                 future.cancel()
 
-    def post_all(self, path: str, bodies: Iterable[Mapping[str, Any] | bytes]) -> list[bytes]:
-        """All of `post_each`."""
-        return list(self.post_each(path, bodies))
-
     def json(self, path: str, answer: bytes) -> Any:
         """An answer as JSON.
 
