@@ -71,8 +71,7 @@ class FileTransport(Transport):
         path = self.folder / f"{_PREFIX}-{socket.gethostname()}-{os.getpid()}-{version}"
         try:
             count = _write(path, version, weights)
-            call = {"path": str(path.resolve()), "version": version, "count": count}
-            self._call(call)
+            self._call({"path": str(path.resolve()), "version": version, "count": count})
         finally:
             path.unlink(missing_ok=True)
 

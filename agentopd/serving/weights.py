@@ -20,15 +20,12 @@ def engine_weights(student: LanguageModel) -> Iterator[tuple[str, torch.Tensor]]
     Of weights that are sharded over processes each is gathered when its turn comes, so that all
     processes must take all of them.
     """
-    named = merged_weights(student.module) if student.base else _plain(student.module)
+    module = student.module
+    named = merged_weights(module) if student.base else module.state_dict().items()
     cut = _embeddings(student)
     for name, tensor in named:
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         yield name, whole[: student.vocabulary] if name.rpartition(".")[0] in cut else whole
-
-
-def _plain(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from module.state_dict().items()
 
 
 def _embeddings(student: LanguageModel) -> set[str]:

@@ -61,7 +61,7 @@ def main() -> int:
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(told, indent=1) + "\n")
     print(f"\nwritten to {asked.out}")
-    return int(any(one.code for one in found) or any(one.code is None for one in found))
+    return int(any(one.code != 0 for one in found))
 
 
 def _parts(device: str, small: bool, scratch: Path) -> list[Part]:

@@ -46,8 +46,10 @@ class ServedSampler:
         self.client, self.bounds = client, bounds
         self.agreement, self.transport, self.processes = agreement, transport, processes
         self._learner, self._syncs, self.version = uuid.uuid4().hex[:8], 0, ""
-        self._own = Event()
-        self._drop()
+        self._asked: dict[int, Future[bytes]] = {}
+        self._keys: dict[Future[bytes], int] = {}
+        self._ended: SimpleQueue[Future[bytes]] = SimpleQueue()
+        self._event = self._own = Event()
 
     def submit(self, requests: Sequence[Request]) -> None:
         """See `Sampler.submit`."""
@@ -117,13 +119,6 @@ class ServedSampler:
             raise SamplerFailed(f"the weights do not reach the sampler: {error}") from error
         gap = self.agreement.check(student, said)
         return {"sync_seconds": time.perf_counter() - began, **gap}
-
-    def _drop(self) -> None:
-        """Nothing is under way."""
-        self._asked: dict[int, Future[bytes]] = {}
-        self._keys: dict[Future[bytes], int] = {}
-        self._ended: SimpleQueue[Future[bytes]] = SimpleQueue()
-        self._event = self._own
 
     def _hear(self, future: Future[bytes]) -> None:
         """An answer has ended; on a thread of the client's."""
