@@ -21,6 +21,7 @@ from scripted import random_model, toy_tokenizer
 
 from agentopd.base.parts import Part
 from agentopd.models.model import LanguageModel
+from agentopd.rollout.engine import InferenceEngine
 from agentopd.rollout.sampler import Completion, Request, SamplerFailed, answers
 from agentopd.rollout.vllm import engines
 from agentopd.rollout.vllm.engines import VllmEngine
@@ -276,9 +277,9 @@ def test_without_vllm_one_line_says_what_to_install() -> None:
 
 
 def test_settings_are_a_part_like_any_other() -> None:
-    found = engines.Engine.model_validate("vllm")
+    found = InferenceEngine.model_validate("vllm")
     assert isinstance(found, Part) and found.model_dump()["kind"] == "vllm"
     with pytest.raises(ValueError, match=r"sampler\.address"):
-        engines.Engine.model_validate(
+        InferenceEngine.model_validate(
             {"kind": "vllm_server", "url": "http://localhost:1", "transport": "nccl"}
         )

@@ -78,7 +78,7 @@ class Acting:
         }
 
     def engine(self) -> Any:
-        """What `agentopd.rollout.engine.Engine` is made of: what is given, or as in a run."""
+        """What an `InferenceEngine` is made of: what is given, or as in a run."""
         if self.sampler is not None:
             return yaml.safe_load(self.sampler)
         return stored(self.model).get("sampler", "transformers")
@@ -320,7 +320,7 @@ def _play(acting: Acting) -> _Played:
         import torch
 
         from agentopd.models.model import ModelSettings, load_model
-        from agentopd.rollout.engine import Engine
+        from agentopd.rollout.engine import InferenceEngine
         from agentopd.rollout.policies import Rollout
         from agentopd.running import kinds  # noqa: F401  (every sampler is known by its kind)
         from agentopd.running.evaluate import play_tasks
@@ -328,7 +328,7 @@ def _play(acting: Acting) -> _Played:
         settings = ModelSettings.model_validate(acting.weights())
         if acting.threads is not None:
             torch.set_num_threads(acting.threads)
-        engine = Engine.model_validate(acting.engine())
+        engine = InferenceEngine.model_validate(acting.engine())
         engine.check(settings)
         student = load_model(settings)
         rollout = Rollout.model_validate(acting.limits())

@@ -18,7 +18,7 @@ _GAP = 1e-3
 """Nats between sampler and learner that are no rounding."""
 
 
-class Engine(Part, family="sampler"):
+class InferenceEngine(Part, family="sampler"):
     """How answers are sampled. It changes no method: the same model says the same everywhere, but
     for rounding, which its alarm holds to bounds.
     """
@@ -51,16 +51,16 @@ class Engine(Part, family="sampler"):
         """
 
 
-class TransformersEngine(Engine, kind="transformers"):
+class TransformersEngine(InferenceEngine, kind="transformers"):
     """The student itself, in this process; see `agentopd.rollout.transformers_sampler`."""
 
     def check(self, student: ModelSettings) -> None:
-        """See `Engine.check`."""
+        """See `InferenceEngine.check`."""
         check_actor(student)
 
     @contextmanager
     def open(self, student: LanguageModel, context: int) -> Iterator[Sampler]:
-        """See `Engine.open`; a context of any length is read."""
+        """See `InferenceEngine.open`; a context of any length is read."""
         yield TransformersSampler(student)
 
 

@@ -16,7 +16,7 @@ from agentopd.learning.method import Method
 from agentopd.learning.notices import notices_of, truncation_notice
 from agentopd.mixes.gold import Gold
 from agentopd.models.model import StudentSettings
-from agentopd.rollout.engine import Engine, TransformersEngine
+from agentopd.rollout.engine import InferenceEngine, TransformersEngine
 from agentopd.running.stages.settings import Leg, Stages, legs
 
 __all__ = ["ConfigError", "EvaluationSettings", "RunConfig", "StudySettings"]
@@ -73,7 +73,7 @@ class RunConfig(Method):
     student: StudentSettings = StudentSettings()
     env: EnvSettings
     evaluate: EvaluationSettings = EvaluationSettings()
-    sampler: SerializeAsAny[Engine] = TransformersEngine()
+    sampler: SerializeAsAny[InferenceEngine] = TransformersEngine()
     track: tuple[str, ...] = ()
     gold: Gold | None = None
     stages: Stages = Field(default_factory=dict)

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from agentopd.models.folders import base_path, model_folder
 from agentopd.models.model import LanguageModel, ModelSettings
-from agentopd.rollout.engine import Engine
+from agentopd.rollout.engine import InferenceEngine
 from agentopd.rollout.sampler import Sampler
 from agentopd.rollout.vllm.agreement import Agreement
 from agentopd.rollout.vllm.in_process import VllmSampler
@@ -25,7 +25,7 @@ from agentopd.serving.options import cut_to
 from agentopd.serving.transports import FileTransport, IpcTransport, NcclTransport, Transport
 
 
-class VllmEngine(Engine, kind="vllm"):
+class VllmEngine(InferenceEngine, kind="vllm"):
     """vLLM in this process, with weights of its own beside the student's.
 
     Its log-probabilities are those of the distribution that is sampled from, and each answer has
@@ -34,7 +34,7 @@ class VllmEngine(Engine, kind="vllm"):
 
     Args:
         dtype: of its weights and passes; `auto` is the student's. In another than the learner's,
-            sampler and learner differ by more than rounding: see `weight: importance_ratio`.
+            sampler and learner differ by more than rounding: see `weight: truncated_ratio`.
         max_num_seqs: answers that are written at once.
         kv_cache_bytes: memory for keys and values. It should hold all conversations that are in
             play, or each of their turns reads everything again. By default 1 GiB on processors, and
@@ -55,7 +55,7 @@ class VllmEngine(Engine, kind="vllm"):
     options: dict[str, Any] = Field(default_factory=dict)
 
     def check(self, student: ModelSettings) -> None:
-        """See `Engine.check`.
+        """See `InferenceEngine.check`.
 
         Raises:
             ValueError: vLLM is not installed; there is no GPU to leave; several processes learn.
@@ -72,7 +72,7 @@ class VllmEngine(Engine, kind="vllm"):
 
     @contextmanager
     def open(self, student: LanguageModel, context: int) -> Iterator[Sampler]:
-        """See `Engine.open`."""
+        """See `InferenceEngine.open`."""
         bounds = Bounds.of(student, context)
         dtype = dtype_of(student) if self.dtype == "auto" else self.dtype
         folder = model_folder(base_path(student.base or student.name))
@@ -101,7 +101,7 @@ class VllmEngine(Engine, kind="vllm"):
         return {**{k: v for k, v in own.items() if v is not None}, **cut, **self.options}
 
 
-class VllmServer(Engine, ServerSettings, kind="vllm_server"):
+class VllmServer(InferenceEngine, ServerSettings, kind="vllm_server"):
     """A vLLM server, as `python -m agentopd.serving.server MODEL` starts it, on this machine or
     another, on as many GPUs as vLLM takes.
 
@@ -142,7 +142,7 @@ class VllmServer(Engine, ServerSettings, kind="vllm_server"):
         return found if file else {**found, "folder": "transport: file"}
 
     def check(self, student: ModelSettings) -> None:
-        """See `Engine.check`.
+        """See `InferenceEngine.check`.
 
         Raises:
             ValueError: the server is not there.
@@ -152,7 +152,7 @@ class VllmServer(Engine, ServerSettings, kind="vllm_server"):
 
     @contextmanager
     def open(self, student: LanguageModel, context: int) -> Iterator[Sampler]:
-        """See `Engine.open`."""
+        """See `InferenceEngine.open`."""
         bounds = Bounds.of(student, context)
         dtype = dtype_of(student) if self.dtype == "auto" else self.dtype
         agreement = Agreement(student, dtype == dtype_of(student) == "float32", bounds.context)
