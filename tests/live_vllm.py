@@ -18,7 +18,7 @@ from agentopd.models.model import LanguageModel
 from agentopd.rollout.sampler import Completion, Request
 
 SMALL = "zoo:sokoban-easy"
-PATIENCE = 300
+PATIENCE = 600
 """Seconds that a server may take to start."""
 CONTEXT = 512
 
@@ -66,6 +66,8 @@ def serving(model: str, context: int) -> Iterator[tuple[str, subprocess.Popen[by
                     break
             except (urllib.error.URLError, OSError):
                 time.sleep(1)
+        else:
+            raise AssertionError(f"no server within {PATIENCE} seconds")
         yield url, process
     finally:
         process.terminate()

@@ -9,23 +9,22 @@ after the last one. The same seed gives each sampler the same tasks, and other r
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from live_vllm import serving
 
 from agentopd.base.console import quiet_libraries
 from agentopd.running.reading import load_config
 from agentopd.running.train import train
 
 ROOT = Path(__file__).parents[2]
-CONTEXT, PORT, LONGEST = 1024, 8747, 600
+CONTEXT = 1024
 STAGES = ("rollout", "sync", "teacher", "learner")
 
 
@@ -34,7 +33,7 @@ def main() -> None:
     model = sys.argv[1]
     steps, episodes = (int(x) for x in [*sys.argv[2:4], *["4", "16"][len(sys.argv) - 2 :]])
     print(f"{'sampler':14}" + "".join(f"{stage:>10}" for stage in STAGES) + "  tokens/s   success")
-    with _server(model) as url, tempfile.TemporaryDirectory() as scratch:
+    with serving(model, CONTEXT) as (url, _), tempfile.TemporaryDirectory() as scratch:
         for sampler in ("transformers", "vllm", f"{{kind: vllm_server, url: '{url}'}}"):
             kind = "vllm_server" if url in sampler else sampler
             changes = [
@@ -66,33 +65,6 @@ def _print(kind: str, lines: list[dict[str, Any]], summary: Mapping[str, Any]) -
         + f" [{low:.2f}, {high:.2f}]",
         flush=True,
     )
-
-
-@contextmanager
-def _server(model: str) -> Iterator[str]:
-    """The address of a server that is ready, and gone at the end."""
-    command = [sys.executable, "-m", "agentopd.serving.server", model, "--port", str(PORT)]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [*command, "--context", str(CONTEXT)], stdout=log, stderr=subprocess.STDOUT
-        )
-        try:
-            _wait(process)
-            yield f"http://127.0.0.1:{PORT}"
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    for _ in range(LONGEST):
-        assert process.poll() is None, "the server ended"
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health", timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(1)
-    raise AssertionError(f"no server within {LONGEST} seconds")
 
 
 if __name__ == "__main__":
