@@ -22,7 +22,7 @@ if typing.TYPE_CHECKING:
     from agentopd.mixes.base import Mix, Route
     from agentopd.mixes.channels import Channels
     from agentopd.models.model import LanguageModel
-    from agentopd.privilege.sources import Source
+    from agentopd.privilege.base import Source
     from agentopd.rollout.policies import Rollout
     from agentopd.rollout.sampler import Sampler
     from agentopd.running.config import ConfigError, RunConfig
@@ -82,7 +82,7 @@ _LATE = {
     "agentopd.mixes.base": ("Mix", "Route"),
     "agentopd.mixes.channels": ("Channels",),
     "agentopd.models.model": ("LanguageModel",),
-    "agentopd.privilege.sources": ("Source",),
+    "agentopd.privilege.base": ("Source",),
     "agentopd.rollout.policies": ("Rollout",),
     "agentopd.rollout.sampler": ("Sampler",),
     "agentopd.running.config": ("ConfigError", "RunConfig"),

@@ -15,7 +15,7 @@ from agentopd.base.types import Owner, Trajectory
 from agentopd.environment.contract import Info, TextEnv
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
-from agentopd.privilege.sources import GroundTruth
+from agentopd.privilege.environment import GroundTruth
 from agentopd.privilege.view import EveryTurnView, SystemView
 from agentopd.privilege.whispered import Whisper, Whispered
 from agentopd.rollout.acting.ensemble import Ensemble

@@ -123,6 +123,8 @@ def test_a_person_plays_in_wrappers() -> None:
         (("check-env", "broken_envs:Line", "--wrapper", "{kind: parse}"), "a tag or a pattern"),
         (("check-env", "broken_envs:Line", "--wrapper", "{"), "the wrapper '{' is not YAML"),
         (("check-env", "broken_envs:Line", "--wrapper", "{kind: history, turns: 0}"), "turns: "),
+        (("eval", "zoo:sokoban-easy", "--env", SOKOBAN, "--sampler", "{"), "--sampler { is not"),
+        (("eval", "zoo:sokoban-easy", "--env", SOKOBAN, "--sampler", "vlm"), "mean 'vllm'?"),
     ],
 )
 def test_where_to_act_is_told_or_refused(words: tuple[str, ...], told: str) -> None:

@@ -245,6 +245,16 @@ def test_the_runs_own_rollout_plays_as_in_its_steps(tmp_path: Path, student: Lan
     assert not any("Solution" in text for text in said)
 
 
+def test_what_is_attempted_again_is_collected_with_what_it_was_told(tmp_path: Path) -> None:
+    config = _config("rollout={kind: retry, stop: never, tasks: 1, group: 2, max_turns: 2}")
+    found = _collected(tmp_path / "demos", config, by="rollout", episodes=3)
+    marks = [t.attempt for t in found if t.attempt is not None]
+    assert [(mark.first, mark.number) for mark in marks] == [
+        (0, 0), (1, 0), (0, 1), (1, 1), (2, 0), (2, 1),
+    ]  # fmt: skip
+    assert [bool(mark.told) for mark in marks] == [mark.number > 0 for mark in marks]
+
+
 def test_a_rollout_that_plays_nothing_cannot_be_collected(oracles: Path, tmp_path: Path) -> None:
     config = _config(f"rollout={{kind: demonstrations, path: {oracles}}}", "mix=nll")
     with pytest.raises(ValueError, match="reads what was played, and plays nothing"):

@@ -10,7 +10,8 @@ import yaml
 
 from agentopd.divergences.kl import JensenShannon, ReverseKL
 from agentopd.mixes.shared import Auxiliary, RlOnly
-from agentopd.privilege.sources import NoPrivilege, SkillSummary
+from agentopd.privilege.base import NoPrivilege
+from agentopd.privilege.writing.skills import SkillSummary
 from agentopd.rollout.policies import Rollout
 from agentopd.running.config import ConfigError, RunConfig
 from agentopd.running.reading import (

@@ -20,9 +20,11 @@ from trajectories import played
 from agentopd.base.types import Privilege, Trajectory
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import ModelSettings, load_model
+from agentopd.privilege.base import NoPrivilege, Source
 from agentopd.privilege.controls import Filler, Shuffled
-from agentopd.privilege.sources import EnvFeedback, GroundTruth, NoPrivilege, SkillSummary, Source
+from agentopd.privilege.environment import EnvFeedback, GroundTruth
 from agentopd.privilege.view import SystemView
+from agentopd.privilege.writing.skills import SkillSummary
 from agentopd.running.config import ConfigError, RunConfig
 from agentopd.running.reading import arm_config, parse_config
 from agentopd.running.run import Run

@@ -85,6 +85,14 @@ def test_who_is_asked_to_stop_saves_and_nothing_new_is_begun(crew: Open, tmp_pat
     assert (tmp_path / "saved").is_file()
 
 
+def test_a_crew_that_cannot_be_leaves_no_leash(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    engine = SlurmEngine(executor="local", options={"slurm_acount": "us"})
+    with pytest.raises(ConfigError, match="slurm_acount"), engine.crew(1, tmp_path, {}):
+        pass
+    assert not [*tmp_path.glob(".leash*")]
+
+
 @pytest.mark.parametrize("how", ["asked", "silent", "gone"])
 def test_who_works_stops_when_the_giver_says_so_or_is_no_more(tmp_path: Path, how: str) -> None:
     leash = Leash(tmp_path)

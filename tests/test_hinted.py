@@ -18,7 +18,7 @@ from agentopd.base.types import EndReason, Owner, Trajectory
 from agentopd.environment.contract import Info, TextEnv
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.mixes.routing import HintedDistilled
-from agentopd.privilege.sources import GroundTruth
+from agentopd.privilege.environment import GroundTruth
 from agentopd.privilege.view import SystemView
 from agentopd.privilege.whispered import Whisper
 from agentopd.rollout.policies.base import Cast, Rollout

@@ -31,7 +31,8 @@ from agentopd.divergences.question import Question
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.head import Head
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
-from agentopd.privilege.sources import GroundTruth, gather
+from agentopd.privilege.base import gather
+from agentopd.privilege.environment import GroundTruth
 from agentopd.privilege.view import EveryTurnView, SystemView, ViewBuilder
 from agentopd.probes.showcase import describe_episode
 from agentopd.rollout.pool import Limits

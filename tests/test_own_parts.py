@@ -27,7 +27,7 @@ from agentopd.environment.wrappers import InvalidLimit
 from agentopd.mixes.advantages import Grpo
 from agentopd.signal.schedules import Constant
 from agentopd.mixes.shared import Auxiliary
-from agentopd.privilege.sources import SkillSummary
+from agentopd.privilege.writing.skills import SkillSummary
 from agentopd.privilege.view import SystemView
 from agentopd.rollout.policies import StudentRollout
 from agentopd.teachers.copies import FrozenTeacher

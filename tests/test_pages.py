@@ -24,7 +24,7 @@ from agentopd.mixes.advantages import Advantage, Grpo
 from agentopd.mixes.base import Mix
 from agentopd.mixes.channels import Channels
 from agentopd.models.model import LanguageModel
-from agentopd.privilege.sources import Source
+from agentopd.privilege.base import Source
 from agentopd.rollout.policies import Rollout, StudentRollout
 from agentopd.running.reading import parse_config
 from agentopd.signal.evidence import Evidence

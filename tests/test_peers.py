@@ -164,6 +164,14 @@ def test_demonstrations_come_from_a_folder_of_episodes(tmp_path: Path) -> None:
     assert text.endswith("Turn 1, observation:\n> B1\nTurn 1, answer:\n> down")
 
 
+def test_of_a_whole_episode_no_more_than_the_share_is_told(tmp_path: Path) -> None:
+    saved = attempts(["up", "left", "down", "right"], solved=[1])
+    save_trajectories(saved, tmp_path / "step-00000.parquet")
+    source = OraclePrefix(path=str(tmp_path), form="episode", share=0.26)
+    (text,) = _texts(source, replace(saved[0], episode=7))[0]
+    assert text.endswith("Turn 2, observation:\n> B2\nTurn 2, answer:\n> left")
+
+
 def test_a_folder_without_episodes_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no episodes"):
         _texts(Demonstration(path=str(tmp_path)), *attempts(["up"]))

@@ -17,8 +17,9 @@ from agentopd.environment.registry import make
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.privilege import writer
-from agentopd.privilege.sources import EnvFeedback, GroundTruth, OracleNext, SkillSummary
+from agentopd.privilege.environment import EnvFeedback, GroundTruth, OracleNext
 from agentopd.privilege.view import EveryTurnView, SystemView
+from agentopd.privilege.writing.skills import SkillSummary
 from agentopd.rollout.policies import StudentRollout
 from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.running.evaluate import play_tasks

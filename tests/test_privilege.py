@@ -13,20 +13,13 @@ from scripted import play_one
 
 from agentopd.base.types import EndReason, Privilege, Trajectory, Turn
 from agentopd.environment.contract import TextEnv
+from agentopd.privilege.base import NoPrivilege, Source, gather, missing_keys
 from agentopd.privilege.controls import Shuffled
-from agentopd.privilege.sources import (
-    EnvFeedback,
-    GroundTruth,
-    NoPrivilege,
-    OracleNext,
-    Reflection,
-    SkillSummary,
-    Source,
-    gather,
-    missing_keys,
-)
+from agentopd.privilege.environment import EnvFeedback, GroundTruth, OracleNext
 from agentopd.privilege.view import EveryTurnView, SystemView
 from agentopd.privilege.whispered import WhisperingEnv
+from agentopd.privilege.writing.hindsight import Reflection
+from agentopd.privilege.writing.skills import SkillSummary
 
 
 def _episode(

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import ValidationError
 
 from agentopd.base.files import read_text
-from agentopd.base.parts import closest
+from agentopd.base.parts import Part, closest
 
 FOLDER = Path(__file__).parents[1] / "configs"
 STORED = "config.yaml"
+_P = TypeVar("_P", bound=Part)
 _LAST = "study"
 """The last key that a run or a study writes."""
 _LARGEST = 1_000_000  # bytes; and nodes, once aliases are written out
@@ -94,6 +96,26 @@ def read_stored(folder: Path) -> dict[str, Any]:
             f"{error}. A run writes it whole and never changes it: put a copy back, or start "
             "again in another folder"
         ) from error
+
+
+def read_part(family: type[_P], written: str, what: str) -> _P:
+    """A part as a command line names it: its kind, or a mapping in YAML with its settings.
+
+    Args:
+        what: how a message calls it.
+
+    Raises:
+        ConfigError: there is none of that kind, or a setting is wrong; one line.
+    """
+    try:
+        return family.model_validate(yaml.safe_load(written))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        said = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{what}: {where + ': ' if where else ''}{said}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{what} is not YAML") from error
 
 
 def last_stage(folder: Path) -> Path:

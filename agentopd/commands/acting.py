@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agentopd.base.console import quiet_libraries, stdout, table, warn, working
-from agentopd.base.written import last_stage
+from agentopd.base.written import last_stage, read_part
 from agentopd.commands.place import stored
 
 if TYPE_CHECKING:  # a command without an environment starts sooner
@@ -77,11 +77,14 @@ class Acting:
             "template_options": options,
         }
 
-    def engine(self) -> Any:
-        """What an `InferenceEngine` is made of: what is given, or as in a run."""
+    def engine(self) -> InferenceEngine:
+        """What runs the model: what is given, or as in a run."""
+        from agentopd.rollout.engine import InferenceEngine
+        from agentopd.running import kinds  # noqa: F401  (every sampler is known by its kind)
+
         if self.sampler is not None:
-            return yaml.safe_load(self.sampler)
-        return stored(self.model).get("sampler", "transformers")
+            return read_part(InferenceEngine, self.sampler, f"--sampler {self.sampler}")
+        return InferenceEngine.model_validate(stored(self.model).get("sampler", "transformers"))
 
     def limits(self) -> dict[str, Any]:
         """The settings of the rollout: those given, over those of a run's folder."""
@@ -320,15 +323,13 @@ def _play(acting: Acting) -> _Played:
         import torch
 
         from agentopd.models.model import ModelSettings, load_model
-        from agentopd.rollout.engine import InferenceEngine
         from agentopd.rollout.policies import Rollout
-        from agentopd.running import kinds  # noqa: F401  (every sampler is known by its kind)
         from agentopd.running.evaluate import play_tasks
 
         settings = ModelSettings.model_validate(acting.weights())
         if acting.threads is not None:
             torch.set_num_threads(acting.threads)
-        engine = InferenceEngine.model_validate(acting.engine())
+        engine = acting.engine()
         engine.check(settings)
         student = load_model(settings)
         rollout = Rollout.model_validate(acting.limits())

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from agentopd.base.written import STORED, last_stage, read_stored
+from agentopd.base.written import STORED, last_stage, read_part, read_stored
 
 _ACTED = ("env", "evaluate", "rollout", "student")
 """What is asked of a run by whoever acts as it does."""
@@ -36,7 +34,7 @@ def place(
     Raises:
         ValueError: no environment is named and `run` is no run's folder, or a wrapper is none.
     """
-    from agentopd.environment.wrappers import EnvSettings
+    from agentopd.environment.wrappers import EnvSettings, Wrapper
 
     told = stored(named or run)
     if named is None and not told:
@@ -45,7 +43,7 @@ def place(
     test = told["evaluate"].get("options", {}) if told and held_out else {}
     env["options"] = {**env.get("options", {}), **test, **options}
     if wrappers:
-        env["wrappers"] = [_read(wrapper) for wrapper in wrappers]
+        env["wrappers"] = [read_part(Wrapper, one, f"the wrapper {one!r}") for one in wrappers]
     return EnvSettings.model_validate(env)
 
 
@@ -65,21 +63,3 @@ def stored(folder: str) -> dict[str, Any]:
             "has changed it; put a copy back"
         )
     return read
-
-
-def _read(wrapper: str) -> Any:
-    from pydantic import ValidationError
-
-    from agentopd.environment.wrappers import Wrapper
-
-    try:
-        return Wrapper.model_validate(yaml.safe_load(wrapper))
-    except yaml.YAMLError as error:
-        raise ValueError(f"the wrapper {wrapper!r} is not YAML") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        said = first["msg"].removeprefix("Value error, ")
-        raise ValueError(
-            f"the wrapper {wrapper!r}: {where + ': ' if where else ''}{said}"
-        ) from error

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from agentopd.privilege.base import NoPrivilege, Source
 from agentopd.privilege.controls import Control, Filler, Shuffled
-from agentopd.privilege.sources import NoPrivilege, Source
 from agentopd.teacher import Teacher
 
 ControlName = Literal["no_pi", "shuffled_pi", "filler", "frozen_teacher", "zero_signal"]

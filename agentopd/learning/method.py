@@ -28,9 +28,10 @@ from agentopd.mixes.modulating import Multiplicative
 from agentopd.mixes.refusals import check_advice, check_imitation, check_modulation
 from agentopd.mixes.scored import Scoring
 from agentopd.mixes.shared import DistilOnly
-from agentopd.privilege.sources import SkillSummary, Source
+from agentopd.privilege.base import Source
 from agentopd.privilege.view import SystemView, ViewBuilder
 from agentopd.privilege.whispered import Told
+from agentopd.privilege.writing.skills import SkillSummary
 from agentopd.probes.settings import ProbeSettings
 from agentopd.rollout.policies import Rollout, StudentRollout, truncation_of
 from agentopd.signal.beside import Beside

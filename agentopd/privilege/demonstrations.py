@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pydantic import Field, model_validator
 from agentopd.base.types import Privilege, Trajectory
 from agentopd.privilege import writer
 from agentopd.privilege.peers import PeerSource, actions_of
-from agentopd.stored.trajectories import load_trajectories
+from agentopd.stored.trajectories import load_trajectories, trajectory_files
 
 
 class Demonstration(PeerSource, kind="demonstration"):
@@ -59,7 +60,9 @@ class Demonstration(PeerSource, kind="demonstration"):
     def _told_of(self, trajectory: Trajectory) -> str:
         if self.path and self.form == "episode":
             shown = self._stored.get(_task(trajectory))
-            return "" if shown is None else self.told(shown)
+            if shown is None:
+                return ""
+            return self.told(replace(shown, turns=shown.turns[: self._share_of(shown.turns)]))
         plan = self._plan(trajectory)
         return self.worded(self._between.join(plan)) if plan else ""
 
@@ -74,13 +77,17 @@ class Demonstration(PeerSource, kind="demonstration"):
         else:
             shown = self._stored.get(_task(trajectory))
             found = [] if shown is None else actions_of(shown)
-        return found[: math.ceil(self.share * len(found))]
+        return found[: self._share_of(found)]
+
+    def _share_of(self, whole: Sequence[object]) -> int:
+        """How many of an episode's turns or actions are told."""
+        return math.ceil(self.share * len(whole))
 
     @cached_property
     def _stored(self) -> dict[str, Trajectory]:
         """The first solved episode of each task."""
         folder = Path(self.path or "")
-        files = sorted([*folder.glob("*.parquet"), *folder.glob("trajectories/*.parquet")])
+        files = trajectory_files(folder)
         if not files:
             raise ValueError(
                 f"privilege: {self.kind}: {folder} holds no episodes: name a folder of .parquet "

@@ -54,10 +54,15 @@ class PeerSource(Source):
         self._between = declared(env, "action_between", " ") or "\n"
 
     def told(self, episode: Trajectory) -> str:
-        """The episode in words."""
+        """What an episode that solved the task did, in words."""
+        said = self.in_form(episode)
+        return writer.solution(said) if self.form == "actions" else writer.attempt(said)
+
+    def in_form(self, episode: Trajectory) -> str:
+        """Its actions, or all that was seen and answered."""
         if self.form == "actions":
-            return writer.solution(self._between.join(actions_of(episode)))
-        return writer.attempt(played([writer.without_thoughts(t) for t in episode.turns]))
+            return self._between.join(actions_of(episode))
+        return played([writer.without_thoughts(turn) for turn in episode.turns])
 
 
 class PeerSuccess(PeerSource, kind="peer_success"):
@@ -154,9 +159,5 @@ class OwnAttempt(PeerSource, kind="attempt"):
         """See `Source.whisper`."""
         if not trajectory.turns:
             return None
-        if self.form == "actions":
-            body = self._between.join(actions_of(trajectory))
-        else:
-            body = played([writer.without_thoughts(t) for t in trajectory.turns])
-        text = writer.own_attempt(body, trajectory.success)
+        text = writer.own_attempt(self.in_form(trajectory), trajectory.success)
         return (Privilege(source=self.kind, text=text, quotes=True),)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,6 @@ from agentopd.parallel.episodes import known_elsewhere, own_episodes
 from agentopd.parallel.processes import ALONE, Processes, by_the_first
 from agentopd.privilege.base import gather, missing_keys, scalars_of
 from agentopd.privilege.view import most_inserted
-from agentopd.privilege.whispered import Told, Whisper
-from agentopd.privilege.writing.earlier import Recollection
 from agentopd.probes.rollout import rollout_probes
 from agentopd.probes.showcase import describe_episode
 from agentopd.probes.untold import with_untold
@@ -34,8 +31,9 @@ from agentopd.rollout.failures import (
     refuse_failures,
     unopened,
 )
-from agentopd.rollout.policies.base import Cast, Rollout
+from agentopd.rollout.policies.base import Rollout
 from agentopd.rollout.sampler import SamplerFailed
+from agentopd.running.cast import cast_of
 from agentopd.running.checkpoint import (
     Progress,
     check_start,
@@ -104,7 +102,8 @@ class Run:
         self.config.rollout.join(processes)
         self.learner = Learner(self.student, self.config.teacher, self.config, processes)
         self._start = self.student.digest() if self._needs_start() else ""
-        self.config.rollout.prepare(self._cast())
+        teacher = self.config.teacher if self.taking_part else None
+        self.config.rollout.prepare(cast_of(self.config, self.student, teacher))
         self.memory = forecast(self.learner)
         alike = self.student.device.type == "cpu"  # a GPU is one process's own
         self.memory.check(memory_room(self.student.device), processes.local if alike else 1)
@@ -291,15 +290,6 @@ class Run:
         """Whether the run stands on what it started from, and does not save it."""
         frozen = self.taking_part and self.config.teacher.is_start
         return bool(self.student.base) or frozen or self.learner.reference is not None
-
-    def _cast(self) -> Cast:
-        """Who can act beside the student, and what they can be told."""
-        config = self.config
-        teacher = config.teacher if self.taking_part else None
-        view = config.view
-        teller = partial(Whisper, config.privilege, view) if isinstance(view, Told) else None
-        recall = Recollection(self.template)
-        return Cast(student=self.student, teacher=teacher, teller=teller, recall=recall)
 
     def _temperature(self) -> float:
         """At which this step's tokens are drawn, and the models compared."""

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from agentopd.base.parts import Settings
 from agentopd.base.types import EndReason, Trajectory
-from agentopd.stored.trajectories import load_trajectories
+from agentopd.stored.trajectories import load_trajectories, trajectory_files
 
 
 class Kept(Settings):
@@ -61,8 +61,7 @@ def read_demonstrations(folder: Path, keep: Selection | None = None) -> list[Tra
         ValueError: there is no such folder, a file in it is damaged, or nothing is left to learn
             from; one line.
     """
-    inner = folder / "trajectories"
-    files = sorted((inner if inner.is_dir() else folder).glob("*.parquet"))
+    files = trajectory_files(folder)
     if not files:
         raise ValueError(
             f"{folder} holds no demonstrations: name a folder that `agentopd collect` wrote, or a "

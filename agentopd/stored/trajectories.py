@@ -68,6 +68,12 @@ def save_trajectories(
     write_table(rows, path)
 
 
+def trajectory_files(folder: Path) -> list[Path]:
+    """The files of a store of episodes, or of those that a run has saved, in their order."""
+    inner = folder / "trajectories"
+    return sorted((inner if inner.is_dir() else folder).glob("*.parquet"))
+
+
 def load_trajectories(path: Path) -> list[Trajectory]:
     """Read what `save_trajectories` wrote, equal in every field.
 

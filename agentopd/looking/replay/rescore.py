@@ -15,7 +15,7 @@ from agentopd.looking.replay.rows import Compared, Rows, compare_rows
 from agentopd.looking.replay.saved import SavedStep, learnable
 from agentopd.models.head import Speaker
 from agentopd.models.model import LanguageModel, load_model
-from agentopd.privilege.sources import gather
+from agentopd.privilege.base import gather
 from agentopd.running.checkpoint import check_start, latest, load_progress, restore_weights
 from agentopd.running.config import RunConfig
 from agentopd.signal.scores import Scored, join_scores, split_scores

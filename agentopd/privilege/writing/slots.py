@@ -15,7 +15,7 @@ def slots_of(trajectory: Trajectory, batch: Sequence[Trajectory]) -> dict[str, s
     turns = trajectory.turns
     truth = [(t.index, str(info.get("oracle") or "")) for t, info in before_turns(trajectory)]
     said = [(t.index, str(t.info.get("feedback") or "")) for t in turns]
-    peer = next(iter(solved_peers(trajectory, batch)), None)
+    peer = next(solved_peers(trajectory, batch), None)
     return {
         "task": quote(turns[0].observation) if turns else "",
         "guide": str(trajectory.prompt.get("guide") or ""),

@@ -123,10 +123,9 @@ def _pieces(
         for first in range(state.pieces * _LINES, len(whole), _LINES):
             yield whole[first : first + _LINES]
         return
-    players = Players.of(config, settings)
-    while state.played < settings.episodes:
-        count = min(config.rollout.episodes, settings.episodes - state.played)
-        played = players.play(state.played, count)
+    players, most = Players.of(config, settings), config.rollout.episodes
+    for first in range(state.pieces * most, settings.episodes, most):
+        played = players.play(first, min(most, settings.episodes - first))
         refuse_failures(played, "collected")
         yield played
 

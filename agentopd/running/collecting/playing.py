@@ -15,10 +15,10 @@ from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.whispered import Told, Whisper
 from agentopd.rollout.acting.ensemble import Ensemble
 from agentopd.rollout.acting.roles import Direction, Teller, Voice
-from agentopd.rollout.policies.base import Cast
 from agentopd.rollout.pool import Task
 from agentopd.rollout.sampler import Sampler
 from agentopd.rollout.transformers_sampler import TransformersSampler, check_actor
+from agentopd.running.cast import cast_of
 from agentopd.running.collecting.settings import CollectSettings
 from agentopd.running.config import RunConfig
 
@@ -74,22 +74,28 @@ class Players:
 
     def play(self, first: int, count: int) -> list[Trajectory]:
         """So many training tasks of the run from number `first` on, one episode each; or so many
-        episodes of the step that begins with number `first`.
+        episodes of the step that begins with number `first`, each with all further attempts.
         """
         config = self.config
         if self.direction is None:
             step = first // config.rollout.episodes
             own = config.rollout_at(step)
-            return own.collect(config.env, self.student, self.sampler, config.seed, step)[:count]
+            played = own.collect(config.env, self.student, self.sampler, config.seed, step)
+            return [t for t in played if _first(t) < first + count]
         single = config.rollout.model_copy(update={"tasks": first + count, "group": 1})
         tasks: Sequence[Task] = single.schedule(config.seed, 0)[first:]
         directed = [replace(task, direction=self.direction) for task in tasks]
         return single.pool(config.env, self.student, config.seed).play(directed, self.sampler)
 
 
+def _first(trajectory: Trajectory) -> int:
+    """The number of an episode, or of the first attempt that it goes back to."""
+    return trajectory.attempt.first if trajectory.attempt else trajectory.episode
+
+
 def _prepared(config: RunConfig, student: LanguageModel) -> Sampler:
     """The student's sampler, for a rollout that knows who can act beside it."""
-    rollout, view, teacher = config.rollout, config.view, None
+    rollout, teacher = config.rollout, None
     if rollout.replays:
         raise ValueError(
             f"collect by rollout: rollout: {rollout.kind} reads what was played, and plays "
@@ -100,8 +106,7 @@ def _prepared(config: RunConfig, student: LanguageModel) -> Sampler:
     if rollout.needs_teacher:
         teacher = config.teacher
         teacher.prepare(student)
-    teller = partial(Whisper, config.privilege, view) if isinstance(view, Told) else None
-    rollout.prepare(Cast(student=student, teacher=teacher, teller=teller))
+    rollout.prepare(cast_of(config, student, teacher))
     return TransformersSampler(student)
 
 

@@ -21,7 +21,7 @@ from agentopd.environment.wrappers import Env, EnvSettings
 from agentopd.models.batching import by_length, padded
 from agentopd.models.encoding import Piece
 from agentopd.models.model import LanguageModel
-from agentopd.privilege.sources import Source, gather
+from agentopd.privilege.base import Source, gather
 from agentopd.privilege.view import ViewBuilder
 
 # N questions, T tokens of a context, A tokens of an action, V vocabulary

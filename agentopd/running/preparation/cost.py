@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from agentopd.base.types import EndReason, Trajectory
 from agentopd.learning.learner import Learner
 from agentopd.models.model import LanguageModel
-from agentopd.privilege.sources import gather
+from agentopd.privilege.base import gather
 from agentopd.running.config import RunConfig
 
 _EPISODES = 4

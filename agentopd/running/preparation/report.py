@@ -9,9 +9,11 @@ from typing import Any
 
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel, load_model
-from agentopd.privilege.sources import GroundTruth, OracleNext, SkillSummary, Source
+from agentopd.privilege.base import Source
+from agentopd.privilege.environment import GroundTruth, OracleNext
 from agentopd.privilege.view import EveryTurnView, SystemView, ViewBuilder
 from agentopd.privilege.whispered import Told, Whispered
+from agentopd.privilege.writing.skills import SkillSummary
 from agentopd.rollout.failures import EveryEpisodeFailed
 from agentopd.running.config import RunConfig
 from agentopd.running.defaults import is_large

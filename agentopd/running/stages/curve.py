@@ -28,7 +28,7 @@ class Curve:
     def __init__(self, out: Path, watch: Callable[[dict[str, Any]], None]) -> None:
         self.out, self.watch = out, watch
         self.steps = 0
-        self._before: list[str] = []
+        self._before: list[dict[str, Any]] = []
         self._base: dict[str, float] = dict.fromkeys(_SUMMED, 0)
         self._leg: Leg | None = None
         self._metrics = Path()
@@ -55,18 +55,16 @@ class Curve:
         """The stage has ended."""
         own = self._own()
         self._write(own)
-        steps = [json.loads(line)["step"] for line in own]
         self._before += own
-        self.steps = max([self.steps, *(step + 1 for step in steps)])
+        self.steps = max([self.steps, *(line["step"] + 1 for line in own)])
         if own:
-            last = json.loads(own[-1])
-            self._base = {key: last[key] for key in _SUMMED}
+            self._base = {key: own[-1][key] for key in _SUMMED}
 
-    def _own(self) -> list[str]:
+    def _own(self) -> list[dict[str, Any]]:
         """The stage's lines so far, as the run tells them."""
         read = read_text(self._metrics).split("\n")[:-1] if self._metrics.is_file() else []
         told = (self._told(json.loads(line)) for line in read)
-        return [json.dumps(line) for line in told if line is not None]
+        return [line for line in told if line is not None]
 
     def _told(self, line: dict[str, Any]) -> dict[str, Any] | None:
         assert self._leg is not None
@@ -75,5 +73,6 @@ class Curve:
         summed = {key: line[key] + self._base[key] for key in _SUMMED}
         return {**line, **summed, "step": line["step"] + self.steps, "stage": self._leg.folder}
 
-    def _write(self, own: list[str]) -> None:
-        write_whole(self.out / METRICS, "".join(f"{line}\n" for line in [*self._before, *own]))
+    def _write(self, own: list[dict[str, Any]]) -> None:
+        lines = [f"{json.dumps(line)}\n" for line in [*self._before, *own]]
+        write_whole(self.out / METRICS, "".join(lines))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +124,7 @@ class _Through:
     def summary(self, name: str) -> dict[str, Any]:
         """What all stages came to, in the form of a run's summary."""
         runs = [told for told in self.told if "steps" in told]
-        seconds: dict[str, float] = {}
-        for told in self.told:
-            for key, spent in told["seconds"].items():
-                seconds[key] = seconds.get(key, 0.0) + spent
+        seconds = _added(told["seconds"] for told in self.told)
         seconds["total"] = sum(spent for key, spent in seconds.items() if key != "total")
         return {
             "run": True,
@@ -147,8 +144,9 @@ class _Through:
         }
 
 
-def _added(counts: Any) -> dict[str, int]:
-    found: dict[str, int] = {}
+def _added(counts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Numbers by name, summed."""
+    found: dict[str, Any] = {}
     for count in counts:
         for key, number in count.items():
             found[key] = found.get(key, 0) + number

@@ -6,7 +6,7 @@ import importlib
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,32 @@ class RayEngine(PlacedEngine, kind="ray"):
     retries: int = Field(default=1, ge=0)
     resources: dict[str, float] = Field(default_factory=dict)
 
-    def crew(
-        self, count: int, folder: Path, environment: Mapping[str, str]
-    ) -> AbstractContextManager[Crew]:
+    @contextmanager
+    def crew(self, count: int, folder: Path, environment: Mapping[str, str]) -> Iterator[Crew]:
         """See `Engine.crew`."""
-        return _crew(self, count, folder, environment)
+        if find_spec("ray") is None:
+            raise ConfigError(
+                "Ray is not installed; install it with: pip install 'agentopd[ray]', here and on "
+                "the cluster's machines"
+            )
+        ray = importlib.import_module("ray")
+        try:
+            with _own_signals():
+                ray.init(address=self.address, log_to_driver=False, logging_level="error")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ConfigError(
+                f"--engine ray: no cluster at {self.address or 'this machine'} ({reason}); start "
+                "one with `ray start --head`, or name another address"
+            ) from error
+        try:
+            crew = RayCrew(self, count, folder, environment)
+            try:
+                yield crew
+            finally:
+                crew.leash.loosen()
+        finally:
+            ray.shutdown()
 
 
 class RayCrew(RemoteCrew):
@@ -47,7 +68,6 @@ class RayCrew(RemoteCrew):
     def __init__(
         self, engine: RayEngine, count: int, folder: Path, environment: Mapping[str, str]
     ) -> None:
-        super().__init__(count, folder, environment)
         self.ray = importlib.import_module("ray")
         self.task = self.ray.remote(
             num_cpus=engine.cpus,
@@ -56,6 +76,7 @@ class RayCrew(RemoteCrew):
             max_retries=engine.retries,
             max_calls=1,
         )(_done_by_ray)
+        super().__init__(count, folder, environment)
 
     def start(self, job: Job, errand: Errand) -> Any:
         """See `RemoteCrew.start`."""
@@ -79,36 +100,6 @@ class RayCrew(RemoteCrew):
 
 def _done_by_ray(errand: Errand) -> Any:
     return errand()
-
-
-@contextmanager
-def _crew(
-    engine: RayEngine, count: int, folder: Path, environment: Mapping[str, str]
-) -> Iterator[RayCrew]:
-    """See `Engine.crew`."""
-    if find_spec("ray") is None:
-        raise ConfigError(
-            "Ray is not installed; install it with: pip install 'agentopd[ray]', here and on the "
-            "cluster's machines"
-        )
-    ray = importlib.import_module("ray")
-    try:
-        with _own_signals():
-            ray.init(address=engine.address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(
-            f"--engine ray: no cluster at {engine.address or 'this machine'} ({reason}); start one "
-            "with `ray start --head`, or name another address"
-        ) from error
-    try:
-        crew = RayCrew(engine, count, folder, environment)
-        try:
-            yield crew
-        finally:
-            crew.leash.loosen()
-    finally:
-        ray.shutdown()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from typing import Any
 
 from agentopd.base.stopping import Interrupted
 from agentopd.running.studies.leash import Leash, on_leash
-from agentopd.running.studies.workers import Failed, Job, WorkerLost, attempt
+from agentopd.running.studies.workers import Answers, Failed, Job, WorkerLost, attempt
 
 _BEAT = 0.5
 """Seconds between two looks at what has been done."""
@@ -88,13 +88,13 @@ class RemoteCrew(ABC):
         self, jobs: Sequence[Job], asked: threading.Event, beat: Callable[[], None]
     ) -> list[Any]:
         """See `agentopd.running.studies.workers.Workers.do`."""
-        left, answers, failures = deque(enumerate(jobs)), dict[int, Any](), list[Exception]()
+        left, found = deque(enumerate(jobs)), Answers(len(jobs), asked)
         tasks: dict[int, tuple[Errand, Any]] = {}
         while True:
             if asked.is_set():
                 self.leash.ask_to_stop()
                 self._withdraw(tasks)
-            elif not failures:
+            elif not found.failures:
                 while left and len(tasks) < self.count:
                     place, job = left.popleft()
                     errand = self._errand(job)
@@ -102,22 +102,11 @@ class RemoteCrew(ABC):
             if not tasks:
                 break
             for place in [place for place, (_, task) in tasks.items() if self.done(task)]:
-                answer = self.answer(jobs[place], tasks.pop(place)[1])
-                if not isinstance(answer, Failed):
-                    answers[place] = answer
-                    continue
-                failures.append(answer.error)
-                if isinstance(answer.error, Interrupted | WorkerLost):
-                    asked.set()
+                found.note(place, self.answer(jobs[place], tasks.pop(place)[1]))
             self.leash.pull()
             beat()
             time.sleep(_BEAT)
-        for error in failures:
-            if not isinstance(error, Interrupted):
-                raise error
-        if len(answers) < len(jobs):
-            raise Interrupted(0)
-        return [answers[place] for place in range(len(jobs))]
+        return found.all()
 
     def _errand(self, job: Job) -> Errand:
         name = f"job-{time.monotonic_ns()}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,11 +38,24 @@ class SlurmEngine(PlacedEngine, kind="slurm"):
     partition: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
-    def crew(
-        self, count: int, folder: Path, environment: Mapping[str, str]
-    ) -> AbstractContextManager[Crew]:
+    @contextmanager
+    def crew(self, count: int, folder: Path, environment: Mapping[str, str]) -> Iterator[Crew]:
         """See `Engine.crew`."""
-        return _crew(self, count, folder, environment)
+        if find_spec("submitit") is None:
+            raise ConfigError(
+                "submitit is not installed; install it with: pip install 'agentopd[slurm]'"
+            )
+        if self.gpus != int(self.gpus):
+            raise ConfigError(f"--engine slurm: a job takes whole GPUs, not {self.gpus}")
+        try:
+            crew = SlurmCrew(self, count, folder, environment)
+        except (RuntimeError, ValueError, NameError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ConfigError(f"--engine slurm: {reason}") from error
+        try:
+            yield crew
+        finally:
+            crew.leash.loosen()
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,6 @@ class SlurmCrew(RemoteCrew):
     def __init__(
         self, engine: SlurmEngine, count: int, folder: Path, environment: Mapping[str, str]
     ) -> None:
-        super().__init__(count, folder, environment)
         self.submitit = importlib.import_module("submitit")
         logs = folder.resolve() / "jobs"
         self.executor = self.submitit.AutoExecutor(folder=logs, cluster=engine.executor)
@@ -79,6 +91,7 @@ class SlurmCrew(RemoteCrew):
             **({"slurm_partition": engine.partition} if engine.partition else {}),
             **engine.options,
         )
+        super().__init__(count, folder, environment)
 
     def start(self, job: Job, errand: Errand) -> Any:
         """See `RemoteCrew.start`."""
@@ -104,25 +117,3 @@ class SlurmCrew(RemoteCrew):
 
 def _plain(name: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in name)
-
-
-@contextmanager
-def _crew(
-    engine: SlurmEngine, count: int, folder: Path, environment: Mapping[str, str]
-) -> Iterator[SlurmCrew]:
-    """See `Engine.crew`."""
-    if find_spec("submitit") is None:
-        raise ConfigError(
-            "submitit is not installed; install it with: pip install 'agentopd[slurm]'"
-        )
-    if engine.gpus != int(engine.gpus):
-        raise ConfigError(f"--engine slurm: a job takes whole GPUs, not {engine.gpus}")
-    try:
-        crew = SlurmCrew(engine, count, folder, environment)
-    except (RuntimeError, ValueError, NameError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"--engine slurm: {reason}") from error
-    try:
-        yield crew
-    finally:
-        crew.leash.loosen()

@@ -56,6 +56,43 @@ class Failed:
     error: Exception
 
 
+class Answers:
+    """What jobs have come to so far.
+
+    Args:
+        count: of the jobs.
+        asked: set where one was lost, or was interrupted by itself: then the others stop too.
+    """
+
+    def __init__(self, count: int, asked: threading.Event) -> None:
+        self.count, self.asked = count, asked
+        self.failures: list[Exception] = []
+        self._answers: dict[int, Any] = {}
+
+    def note(self, place: int, answer: Any) -> None:
+        """The job at a place has ended."""
+        if not isinstance(answer, Failed):
+            self._answers[place] = answer
+            return
+        self.failures.append(answer.error)
+        if isinstance(answer.error, Interrupted | WorkerLost):
+            self.asked.set()
+
+    def all(self) -> list[Any]:
+        """The answers, in the jobs' order.
+
+        Raises:
+            Interrupted: not every job was done, because somebody asked.
+            Exception: what the first job that failed has raised.
+        """
+        for error in self.failures:
+            if not isinstance(error, Interrupted):
+                raise error
+        if len(self._answers) < self.count:
+            raise Interrupted(0)
+        return [self._answers[place] for place in range(self.count)]
+
+
 class Workers:
     """Processes that take jobs, each one at a time; `hired` makes them and ends them.
 
@@ -85,29 +122,18 @@ class Workers:
             WorkerLost: a worker was killed.
             Exception: what a job raised.
         """
-        left, answers, failures = deque(enumerate(jobs)), dict[int, Any](), list[Exception]()
+        left, found = deque(enumerate(jobs)), Answers(len(jobs), asked)
         while True:
             if asked.is_set():
                 self._ask_to_stop()
-            elif not failures:
+            elif not found.failures:
                 self._hand_out(left)
             if not (busy := [worker for worker in self._workers if worker.task]):
                 break
             for worker in _answering(busy):
-                place, answer = worker.answer()
-                if isinstance(answer, Failed):
-                    failures.append(answer.error)
-                    if isinstance(answer.error, Interrupted | WorkerLost):
-                        asked.set()
-                else:
-                    answers[place] = answer
+                found.note(*worker.answer())
             beat()
-        for error in failures:
-            if not isinstance(error, Interrupted):
-                raise error
-        if len(answers) < len(jobs):
-            raise Interrupted(0)
-        return [answers[place] for place in range(len(jobs))]
+        return found.all()
 
     def dismiss(self) -> None:
         """End all workers: idle ones by a closed pipe, those at work by force."""
