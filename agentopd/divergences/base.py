@@ -102,7 +102,7 @@ class Divergence(Part, family="divergence"):
 
     @property
     def needs_reference(self) -> bool:
-        """Whether a reference model must be asked: the student before its first step."""
+        """Whether a reference model must be asked, see `reference`."""
         return self.target is not None and self.target.needs_reference
 
     def reference(self, student: LanguageModel) -> LanguageModel:

@@ -170,11 +170,13 @@ class EntropySwitched(Divergence, kind="entropy_switched"):
     def formula(self) -> str:
         """See `Part.formula`."""
         least = f"{self.threshold:g}"
+        likely = "q" if self.forward_top is None else f"top(q, {self.forward_top})"
+        forward = f"KL({likely} || p)"
         if self.reading == "blended":
             share = f"sigmoid((H(q) - {least}) / {self.width:g})"
-            return f"(1 - s) KL(p || q) + s KL(q || p) with s = {share}"
+            return f"(1 - s) KL(p || q) + s {forward} with s = {share}"
         reverse = "" if self.reading == "additive" else f"1[H(q) <= {least}] "
-        return f"{reverse}KL(p || q) + 1[H(q) > {least}] KL(q || p)"
+        return f"{reverse}KL(p || q) + 1[H(q) > {least}] {forward}"
 
     def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
         """See `Divergence.value`."""
