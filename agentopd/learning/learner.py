@@ -11,7 +11,7 @@ import torch
 
 from agentopd.base.types import Lesson, Trajectory
 from agentopd.divergences.base import Divergence
-from agentopd.divergences.linear import measure
+from agentopd.divergences.linear import measure, opinion_of
 from agentopd.divergences.question import Question
 from agentopd.learning.method import Method
 from agentopd.learning.objective import Objective, Plan
@@ -221,9 +221,9 @@ class Learner:
         anew = list[Trajectory]()
         for batch in self._batches(_among(own, [Lesson(trajectory=t) for t in told])):
             tokens = Tokens.of(batch, self.student.device)
-            question = Question(tokens.ids_N, None, rollout.temperature or 1.0)
             head = self.student.head(self._hidden(self.student, batch))
-            own_N = measure(question, head, None).student.logprob_N.cpu().numpy()
+            said = opinion_of(head, tokens.ids_N, rollout.temperature or 1.0)
+            own_N = said.logprob_N.cpu().numpy()
             for number, trajectory in enumerate(x.trajectory for x in batch):
                 mine_N = own_N[(tokens.lesson_N == number).cpu().numpy()]
                 anew.append(relearnt(trajectory, mine_N))
@@ -279,7 +279,7 @@ class Learner:
             tokens = Tokens.of(batch, self.student.device)
             hidden_NH = self._hidden(self.student, batch)
             question = Question(ids_N=tokens.ids_N, divergence=None)
-            measured = measure(question, self.student.head(hidden_NH), None, None)
+            measured = measure(question, self.student.head(hidden_NH))
             check_measured(measured, tokens, batch)
             loss_N = -average.factor(tokens) * measured.student.logprob_N
             term = gold.coefficient * loss_N.sum()
