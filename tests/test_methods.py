@@ -160,6 +160,9 @@ def test_equal_costs_are_summed() -> None:
         (("method=gkd",), "m", "1 at the tokens that the student and the teacher wrote, else 0"),
         (("method=grpo", "mix.rl.clip_high=0.3"), "PG(x)",
          "grad min(r x, clip(r, 0.8, 1.3) x)"),
+        (("method=rltf_sd",), "grad J",
+         "mean m (R in attempts as they were read, 0.1 R in answers learnt untold, "
+         "0.1 grad log p(y) in feedback)"),
         (("method=mopd_mimo",), "PG(x)", "r 1[r >= 0.5] 1[r <= 2] x grad log p(y)"),
         (("divergence.target=extrapolate",), "Q", "q^1.25 p_0^-0.25 / Z"),
         (("divergence.target={kind: extrapolate, base: {path: mine}}",), "Q",
