@@ -54,9 +54,9 @@ class Directed(Rollout):
         self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
     ) -> list[Trajectory]:
         """See `Rollout.collect`."""
-        return self.play(env, student, sampler, seed, self.directed(seed, step))
+        return self.play(env, student, sampler, seed, self.planned(seed, step))
 
-    def directed(self, seed: int, step: int) -> list[Task]:
+    def planned(self, seed: int, step: int) -> list[Task]:
         """The tasks of a step, as they are acted at first."""
         return [
             replace(task, direction=self.direction(task, seed, step))

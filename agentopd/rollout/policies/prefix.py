@@ -136,9 +136,9 @@ class PrefixRollout(Directed, kind="prefix"):
             return played
         return self._searched(env, student, sampler, seed, step, played)
 
-    def directed(self, seed: int, step: int) -> list[Task]:
-        """See `Directed.directed`; those that begin with a demonstration have its seed."""
-        return [self._seeded(task, seed) for task in super().directed(seed, step)]
+    def planned(self, seed: int, step: int) -> list[Task]:
+        """See `Directed.planned`; those that begin with a demonstration have its seed."""
+        return [self._seeded(task, seed) for task in super().planned(seed, step)]
 
     def _searched(
         self,
@@ -152,7 +152,7 @@ class PrefixRollout(Directed, kind="prefix"):
         """The groups played again, with one turn more each time, until one of each is solved or no
         more turns may be replayed.
         """
-        tasks = self.directed(seed, step)
+        tasks = self.planned(seed, step)
         found, attempt = {t.episode: t for t in played}, 0
         while True:
             attempt += 1
