@@ -140,7 +140,10 @@ def test_the_process_ends_although_a_call_does_not_return() -> None:
     words = ["check-env", f"{broken_plays.__name__}:Hangs", "--seconds", "0.5"]
     done = subprocess.run(
         [sys.executable, "-m", "agentopd", *words],
-        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
         timeout=60,
     )
     assert (done.returncode, done.stdout.count("error: hangs: ")) == (1, 1), done

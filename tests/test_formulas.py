@@ -52,10 +52,12 @@ def _drawn() -> dict[str, Any]:
         "d": q_y.log() - p_y.log(),
         "log": torch.log, "exp": torch.exp, "sigmoid": torch.sigmoid,
         "min": lambda x, most: x.clamp(max=most),
+        "max": lambda x, least: x.clamp(min=least),
+        "top": lambda x, k: x.masked_fill(x < x.topk(k).values[:, -1:], 0.0),
         "clip": lambda x, low, high: x.clamp(low, high),
         "one": lambda condition: condition.double(),
         "sum": lambda x: x.sum(-1),
-        "KL": lambda a, b: (a * (a / b).log()).sum(-1),
+        "KL": lambda a, b: torch.xlogy(a, a / b).sum(-1),
         "H": lambda a: -(a * a.log()).sum(-1),
     }  # fmt: skip
 
@@ -71,7 +73,8 @@ class _Tokens:
     "written",
     ["k1", {"kind": "k1", "stale": True}, "k2", {"kind": "k2", "corrected": False}, "rho_k3",
      "gated", {"kind": "gated", "beta": 1}, "importance", {"kind": "importance", "cap": 1.1},
-     "truncated", "clipped"],
+     "truncated", "clipped", {"kind": "bounded", "floor": -0.5},
+     {"kind": "bounded", "floor": -0.5, "ceiling": 0.2}],
     ids=str,
 )  # fmt: skip
 def test_an_estimators_formula_is_its_value(written: Any) -> None:
@@ -81,7 +84,7 @@ def test_an_estimators_formula_is_its_value(written: Any) -> None:
     torch.testing.assert_close(found_N, evaluated(estimator.formula, known))
 
 
-@pytest.mark.parametrize("kind", ["k1", "truncated", "gated", "importance"])
+@pytest.mark.parametrize("kind", ["k1", "truncated", "windowed", "gated", "importance"])
 def test_an_estimators_ratio_is_what_its_gradient_is_multiplied_by(kind: str) -> None:
     estimator, known = Estimator.model_validate(kind), _drawn()
     live_N = known["p_y"].log().requires_grad_()
@@ -98,7 +101,8 @@ def test_an_estimators_ratio_is_what_its_gradient_is_multiplied_by(kind: str) ->
      {"kind": "jsd", "beta": 0.3}, "skew", {"kind": "skew", "direction": "reverse"},
      "alpha", {"kind": "alpha", "form": "amari", "alpha": 0.3},
      *({"kind": "entropy_switched", "reading": x, "threshold": 1.2}
-       for x in ("additive", "switch", "blended"))],
+       for x in ("additive", "switch", "blended")),
+     {"kind": "entropy_switched", "threshold": 1.2, "forward_top": 2}],
     ids=str,
 )  # fmt: skip
 def test_a_divergences_formula_is_its_value(written: Any) -> None:

@@ -244,7 +244,10 @@ def test_addresses_and_relative_paths_are_no_machine_paths(line: str) -> None:
 def test_no_file_names_a_machines_path_or_a_note_to_self() -> None:
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split("\0")
     files = [ROOT / name for name in listed if name and (ROOT / name).is_file()]
     assert len(files) > len(_modules(CORE, skip=LINKS))
@@ -288,7 +291,11 @@ def _tree(text: str) -> dict[str, str]:
 def test_a_drawn_tree_is_read_as_it_looks() -> None:
     text = "a/         one\n  b.py     two\n  c/       three\n    d.py   four\ne/f.py     five\n"
     assert _tree(text) == {
-        "a/": "one", "a/b.py": "two", "a/c/": "three", "a/c/d.py": "four", "e/f.py": "five",
+        "a/": "one",
+        "a/b.py": "two",
+        "a/c/": "three",
+        "a/c/d.py": "four",
+        "e/f.py": "five",
     }
 
 

@@ -166,9 +166,7 @@ def test_no_tensor_is_larger_than_a_tile(support: dict[str, Any], coefficients: 
     tokens, vocabulary, tile = 30, 40, 80
     student, teacher, reference = three_heads(tokens, vocabulary)
     divergence = Divergence.model_validate({"kind": "jsd", "support": support})
-    question = Question(
-        some_ids(tokens, vocabulary), divergence, ranks=True, keep=2, tile=tile
-    )
+    question = Question(some_ids(tokens, vocabulary), divergence, ranks=True, keep=2, tile=tile)
     known_N = torch.ones(tokens, dtype=torch.float64) if coefficients else None
     with _watched() as made:
         measured = measure(question, student, teacher, reference, known_N)
@@ -253,9 +251,7 @@ def test_a_gpu_finds_what_the_cpu_finds(dtype: torch.dtype, within: float) -> No
             for head in three_heads(64, dtype=dtype)
         )
         for known_N in (torch.ones(64, device=device), None):
-            question = Question(
-                some_ids(64).to(device), JensenShannon(), keep=2, tile=9 * V
-            )
+            question = Question(some_ids(64).to(device), JensenShannon(), keep=2, tile=9 * V)
             measured = measure(question, student, teacher, coefficient_N=known_N)
             assert measured.divergence_N is not None
             numbers = [measured.divergence_N, *gradients_of(measured.divergence_N.sum(), student)]

@@ -111,6 +111,7 @@ def test_opd_costs_what_opd_costs() -> None:
         (("method=gkd", "rollout.per=token"), "teacher samples", "S", ""),
         (("teacher=trust_region",), "reference reads", "L", ""),
         (("method=grpo", "mix.rl.kl_coefficient=0.1"), "reference reads", "L", ""),
+        (("divergence.target=extrapolate",), "reference reads", "L", ""),
         (("privilege={kind: filler, of: diagnosis}",), "student samples",
          "S + W_diagnosis", "1 + W_diagnosis/S"),
     ],
@@ -120,6 +121,11 @@ def test_costs_follow_from_the_parts(
 ) -> None:
     (found,) = (bill for bill in bills(costs(of(*overrides))) if bill.what == what)
     assert (found.tokens, found.relative) == (tokens, relative)
+
+
+def test_a_reference_that_nobody_asks_costs_nothing() -> None:
+    found = bills(costs(of("method=grpo", "divergence.target=extrapolate")))
+    assert "reference reads" not in {bill.what for bill in found}
 
 
 def test_what_schedules_move_is_said_to_be_of_the_first_step() -> None:
@@ -154,6 +160,13 @@ def test_equal_costs_are_summed() -> None:
         (("method=gkd",), "m", "1 at the tokens that the student and the teacher wrote, else 0"),
         (("method=grpo", "mix.rl.clip_high=0.3"), "PG(x)",
          "grad min(r x, clip(r, 0.8, 1.3) x)"),
+        (("method=rltf_sd",), "grad J",
+         "mean m (R in attempts as they were read, 0.1 R in answers learnt untold, "
+         "0.1 grad log p(y) in feedback)"),
+        (("method=mopd_mimo",), "PG(x)", "r 1[r >= 0.5] 1[r <= 2] x grad log p(y)"),
+        (("divergence.target=extrapolate",), "Q", "q^1.25 p_0^-0.25 / Z"),
+        (("divergence.target={kind: extrapolate, base: {path: mine}}",), "Q",
+         "q^1.25 b^-0.25 / Z with b = the model mine"),
         (("unit.normalise=sequence_sum",), "mean",
          "the mean over episodes of the sum over an episode's tokens"),
         (("method=grpo", "learner.epochs=2"), "r", "p(y) / mu(y), 1 in the first of 2 passes"),

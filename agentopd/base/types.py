@@ -196,10 +196,9 @@ class Trajectory:
         return int(np.isin(self.owner, (Owner.TEACHER, Owner.MIXTURE)).sum())
 
     @property
-    def foreign(self) -> bool:
-        """Whether something that is learnt from was not sampled by the student from `ids`."""
-        other = self.trainable & (self.owner != Owner.STUDENT)
-        return bool(other.any() or (self.told is not None and self.told.any()))
+    def learnable(self) -> bool:
+        """Whether it did not fail, and has tokens that are learnt from."""
+        return self.end is not EndReason.ERROR and bool(self.trainable.any())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # a command without an environment starts sooner
     from agentopd.environment.contract import Summarise
     from agentopd.environment.wrappers import EnvSettings
     from agentopd.models.model import LanguageModel
+    from agentopd.rollout.engine import InferenceEngine
     from agentopd.rollout.policies import Rollout
     from agentopd.running.preparation.habits import Baseline
 

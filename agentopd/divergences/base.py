@@ -81,6 +81,8 @@ class Divergence(Part, family="divergence"):
 
     additive: ClassVar[bool] = True
     """Whether the value is a sum over categories, which then need not be all there are."""
+    looks_further: ClassVar[bool] = False
+    """Whether it reads more of the teacher than the support shows: `Row.teacher_entropy_N`."""
     estimable: ClassVar[str] = ""
     """What of it an estimator must estimate; empty where sampled tokens tell nothing of it."""
     default_estimator: ClassVar[Estimator | None] = None
@@ -102,7 +104,7 @@ class Divergence(Part, family="divergence"):
 
     @property
     def needs_reference(self) -> bool:
-        """Whether a reference model must be asked: the student before its first step."""
+        """Whether a reference model must be asked, see `reference`."""
         return self.target is not None and self.target.needs_reference
 
     def reference(self, student: LanguageModel) -> LanguageModel:

@@ -29,6 +29,11 @@ class Windowed(K1, kind="windowed"):
     least: float = Field(default=0.5, ge=0, le=1)
     most: float = Field(default=2.0, ge=1)
 
+    @property
+    def ratio_formula(self) -> str:
+        """See `Estimator.ratio_formula`."""
+        return f"r 1[r >= {self.least:g}] 1[r <= {self.most:g}]"
+
     def surrogate(
         self, logprob_N: torch.Tensor, behaviour_N: torch.Tensor, advantage_N: torch.Tensor
     ) -> torch.Tensor:
@@ -55,6 +60,13 @@ class Bounded(K1, kind="bounded"):
 
     floor: float | None = Field(default=None, lt=0)
     ceiling: float | None = Field(default=None, gt=0)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        held = super().formula
+        held = held if self.floor is None else f"max({held}, {self.floor:g})"
+        return held if self.ceiling is None else f"min({held}, {self.ceiling:g})"
 
     @model_validator(mode="after")
     def _holds_something(self) -> Bounded:

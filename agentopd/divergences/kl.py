@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar, Literal
 
 import torch
@@ -144,37 +145,8 @@ class SkewKL(Divergence, kind="skew"):
         return value_N, weighted(p_NK, (1 - alpha) * y_NK + bend(y_NK, above_NK))
 
 
-class EntropySwitched(Divergence, kind="entropy_switched"):
-    """Reverse KL where the teacher is sure, forward KL where its entropy H is high (EOPD
-    2603.07079).
-
-    Sources read it in three ways: `additive` adds the forward to the reverse KL where H is above
-    the threshold, as the paper's abstract has it; `switch` puts the one in the other's place;
-    `blended` weights them with s and 1 - s, s = sigmoid((H - threshold) / width), a form of ours
-    for what a survey calls a continuous blend.
-
-    Args:
-        threshold: of the teacher's entropy over the whole vocabulary, in nats; the paper's.
-        width: in nats, of the blend; ours.
-        forward_top: the forward KL is summed over so many of the teacher's likeliest tokens alone,
-            as they are (the paper takes 16): that sum is no divergence, and moves mass to them even
-            where the models are equal. Over all of the support if not given.
-    """
-
-    reading: Literal["additive", "switch", "blended"] = "additive"
-    threshold: float = Field(default=0.8, ge=0)
-    width: float = Field(default=0.1, gt=0)
-    forward_top: int | None = Field(default=None, ge=1)
-
-    @property
-    def formula(self) -> str:
-        """See `Part.formula`."""
-        least = f"{self.threshold:g}"
-        if self.reading == "blended":
-            share = f"sigmoid((H(q) - {least}) / {self.width:g})"
-            return f"(1 - s) KL(p || q) + s KL(q || p) with s = {share}"
-        reverse = "" if self.reading == "additive" else f"1[H(q) <= {least}] "
-        return f"{reverse}KL(p || q) + 1[H(q) > {least}] KL(q || p)"
+class BothKLs(Divergence):
+    """The reverse and the forward KL, each with a share of its own at every token."""
 
     def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
         """See `Divergence.value`."""
@@ -193,15 +165,64 @@ class EntropySwitched(Divergence, kind="entropy_switched"):
         pull_NK = down_NK.mul_(reverse_N[:, None]).add_(up_NK.mul_(forward_N[:, None]))
         return reverse_N * down_N + forward_N * up_N, pull_NK
 
+    @abstractmethod
+    def _shares(self, row: Row) -> tuple[torch.Tensor, torch.Tensor]:
+        """How much the reverse and the forward KL count, (N,) each."""
+
+    def _likeliest(self, q_NK: torch.Tensor) -> torch.Tensor:
+        """The teacher's log-probabilities of the categories that the forward KL is summed over."""
+        return q_NK
+
     def _upward(self, p_NK: torch.Tensor, q_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The forward KL and its gradient by log p, up to a multiple of p."""
+        return _forward(p_NK, q_NK)
+
+
+class EntropySwitched(BothKLs, kind="entropy_switched"):
+    """Reverse KL where the teacher is sure, forward KL where its entropy H is high (EOPD
+    2603.07079).
+
+    Sources read it in three ways: `additive` adds the forward to the reverse KL where H is above
+    the threshold, as the paper's abstract has it; `switch` puts the one in the other's place;
+    `blended` weights them with s and 1 - s, s = sigmoid((H - threshold) / width), a form of ours
+    for what a survey calls a continuous blend.
+
+    Args:
+        threshold: of the teacher's entropy over the whole vocabulary, in nats; the paper's.
+        width: in nats, of the blend; ours.
+        forward_top: the forward KL is summed over so many of the teacher's likeliest tokens alone,
+            as they are (the paper takes 16): that sum is no divergence, and moves mass to them even
+            where the models are equal. Over all of the support if not given.
+    """
+
+    looks_further: ClassVar[bool] = True
+
+    reading: Literal["additive", "switch", "blended"] = "additive"
+    threshold: float = Field(default=0.8, ge=0)
+    width: float = Field(default=0.1, gt=0)
+    forward_top: int | None = Field(default=None, ge=1)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        least = f"{self.threshold:g}"
+        likely = "q" if self.forward_top is None else f"top(q, {self.forward_top})"
+        forward = f"KL({likely} || p)"
+        if self.reading == "blended":
+            share = f"sigmoid((H(q) - {least}) / {self.width:g})"
+            return f"(1 - s) KL(p || q) + s {forward} with s = {share}"
+        reverse = "" if self.reading == "additive" else f"1[H(q) <= {least}] "
+        return f"{reverse}KL(p || q) + 1[H(q) > {least}] {forward}"
+
+    def _upward(self, p_NK: torch.Tensor, q_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `BothKLs._upward`."""
         if self.forward_top is None:
-            return _forward(p_NK, q_NK)
+            return super()._upward(p_NK, q_NK)
         likely_NK = self._likeliest(q_NK)
         return weighted(likely_NK, likely_NK - p_NK).sum(-1), -likely_NK.exp()
 
     def _likeliest(self, q_NK: torch.Tensor) -> torch.Tensor:
-        """The teacher's log-probabilities of its likeliest categories, -inf for the others."""
+        """See `BothKLs._likeliest`; -inf for the others."""
         if self.forward_top is None or self.forward_top >= q_NK.shape[-1]:
             return q_NK
         top_NK = q_NK.topk(self.forward_top).indices
@@ -209,7 +230,7 @@ class EntropySwitched(Divergence, kind="entropy_switched"):
         return q_NK.masked_fill(outside_NK, -torch.inf)
 
     def _shares(self, row: Row) -> tuple[torch.Tensor, torch.Tensor]:
-        """How much the reverse and the forward KL count, (N,) each."""
+        """See `BothKLs._shares`."""
         entropy_N = row.teacher_entropy_N
         if self.reading == "blended":
             forward_N = torch.sigmoid((entropy_N - self.threshold) / self.width)
@@ -219,7 +240,7 @@ class EntropySwitched(Divergence, kind="entropy_switched"):
         return (one_N if self.reading == "additive" else one_N - forward_N), forward_N
 
 
-class ByOwner(Divergence, kind="by_owner"):
+class ByOwner(BothKLs, kind="by_owner"):
     """The reverse KL at the tokens that the student wrote, the forward KL at those that the teacher
     wrote (Guided-OPD 2606.15912).
 
@@ -238,25 +259,8 @@ class ByOwner(Divergence, kind="by_owner"):
         reverse = f"{1 - self.share:g} KL(p || q) at the student's tokens"
         return f"{reverse}, {self.share:g} KL(q || p) at the teacher's"
 
-    def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
-        """See `Divergence.value`."""
-        reverse_N, forward_N = self._shares(row)
-        return reverse_N * kl(p_NK, _where(reverse_N, q_NK, p_NK)) + forward_N * kl(
-            _where(forward_N, q_NK, p_NK), p_NK
-        )
-
-    def closed_form(
-        self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Divergence.closed_form`."""
-        reverse_N, forward_N = self._shares(row)
-        down_N, down_NK = _reverse(p_NK, _where(reverse_N, q_NK, p_NK))
-        up_N, up_NK = _forward(p_NK, _where(forward_N, q_NK, p_NK))
-        pull_NK = down_NK.mul_(reverse_N[:, None]).add_(up_NK.mul_(forward_N[:, None]))
-        return reverse_N * down_N + forward_N * up_N, pull_NK
-
     def _shares(self, row: Row) -> tuple[torch.Tensor, torch.Tensor]:
-        """How much the reverse and the forward KL count, (N,) each."""
+        """See `BothKLs._shares`."""
         like_N = row.teacher_entropy_N
         acted_N = like_N.new_zeros(len(like_N)) if row.acted_N is None else row.acted_N.to(like_N)
         return (1 - self.share) * (1 - acted_N), self.share * acted_N

@@ -36,7 +36,7 @@ class Target(Part, family="target"):
 
     @property
     def needs_reference(self) -> bool:
-        """Whether a reference model must be asked: the student before its first step."""
+        """Whether a reference model must be asked, see `reference`."""
         return False
 
     @property
@@ -180,7 +180,10 @@ class Extrapolate(Target, kind="extrapolate"):
     @property
     def formula(self) -> str:
         """See `Part.formula`."""
-        return f"q^{self.scale:g} p_0^{1 - self.scale:g} / Z"
+        base, named = "p_0", ""
+        if self.base is not None:
+            base, named = "b", f" with b = the model {self.base.path}"
+        return f"q^{self.scale:g} {base}^{1 - self.scale:g} / Z{named}"
 
     @property
     def needs_reference(self) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from agentopd.base.types import EndReason, Lesson, Trajectory
+from agentopd.base.types import Lesson, Trajectory
 from agentopd.divergences.base import Divergence
-from agentopd.divergences.linear import measure
+from agentopd.divergences.linear import measure, opinion_of
 from agentopd.divergences.question import Question
 from agentopd.learning.method import Method
 from agentopd.learning.objective import Objective, Plan
@@ -161,10 +161,10 @@ class Learner:
     ) -> tuple[list[Lesson], list[Lesson]]:
         """What of a step is learnt from with the teacher, and what without."""
         usable = lessons if self.method.mix.distil_coefficient else ()
-        taught = [x for x in usable if x.taught and _learnable(x.trajectory)]
+        taught = [x for x in usable if x.taught and x.trajectory.learnable]
         episodes = {x.trajectory.episode for x in taught}
-        chosen = self.method.mix.chosen([t for t in trajectories if _learnable(t)])
-        others = [t for t in chosen if t.episode not in episodes and _learnable(t)]
+        chosen = self.method.mix.chosen([t for t in trajectories if t.learnable])
+        others = [t for t in chosen if t.episode not in episodes and t.learnable]
         return taught, [Lesson(trajectory=t) for t in others]
 
     def _pass(
@@ -217,13 +217,13 @@ class Learner:
         """The same, with the student's log-probabilities where tokens were sampled by who was told
         more than stands in the history that is learnt under: ratios begin at 1 there.
         """
-        told = [t for t in trajectories if t.told is not None and _learnable(t)]
+        told = [t for t in trajectories if t.told is not None and t.learnable]
         anew = list[Trajectory]()
         for batch in self._batches(_among(own, [Lesson(trajectory=t) for t in told])):
             tokens = Tokens.of(batch, self.student.device)
-            question = Question(tokens.ids_N, None, rollout.temperature or 1.0)
             head = self.student.head(self._hidden(self.student, batch))
-            own_N = measure(question, head, None).student.logprob_N.cpu().numpy()
+            said = opinion_of(head, tokens.ids_N, rollout.temperature or 1.0)
+            own_N = said.logprob_N.cpu().numpy()
             for number, trajectory in enumerate(x.trajectory for x in batch):
                 mine_N = own_N[(tokens.lesson_N == number).cpu().numpy()]
                 anew.append(relearnt(trajectory, mine_N))
@@ -279,7 +279,7 @@ class Learner:
             tokens = Tokens.of(batch, self.student.device)
             hidden_NH = self._hidden(self.student, batch)
             question = Question(ids_N=tokens.ids_N, divergence=None)
-            measured = measure(question, self.student.head(hidden_NH), None, None)
+            measured = measure(question, self.student.head(hidden_NH))
             check_measured(measured, tokens, batch)
             loss_N = -average.factor(tokens) * measured.student.logprob_N
             term = gold.coefficient * loss_N.sum()
@@ -381,7 +381,3 @@ def _nothing(mix: Mix) -> str:
     if mix.imitates:
         return f"mix: {mix.kind} keeps no token of the step"
     return "no teacher signal and no advantage"
-
-
-def _learnable(trajectory: Trajectory) -> bool:
-    return trajectory.end is not EndReason.ERROR and bool(trajectory.trainable.any())

@@ -21,7 +21,7 @@ from pydantic import (
 from agentopd.base.parts import Settings
 from agentopd.divergences.base import Divergence
 from agentopd.divergences.estimators import K1, Clipped
-from agentopd.divergences.kl import EntropySwitched, ReverseKL
+from agentopd.divergences.kl import ReverseKL
 from agentopd.learning.controls import ControlName, controlled_sources, controlled_teacher
 from agentopd.mixes.base import Mix
 from agentopd.mixes.modulating import Multiplicative
@@ -180,7 +180,7 @@ class Method(Settings):
     def _looking_further(self) -> tuple[str, ...]:
         """See `Beside.looks_further`."""
         found = [f"weight: {weight.kind}" for weight in self.weight if weight.looks_further]
-        if isinstance(self.divergence, EntropySwitched):
+        if self.divergence.looks_further:
             found.append(f"divergence: {self.divergence.kind}")
         if self.save.scores_top_k:
             found.append("save.scores_top_k")

@@ -58,6 +58,15 @@ class Advantage(Part, family="rl"):
             return windowed_gradient(logprob_N, behaviour_N, advantage_N, self.window)
         return policy_gradient(logprob_N, behaviour_N, advantage_N, self.clip, self.clip_high)
 
+    @property
+    def surrogate_formula(self) -> str:
+        """What the equation has as the policy gradient of advantages x; see `Part.formula`."""
+        if self.window:
+            least, most = self.window
+            return f"r 1[r >= {least:g}] 1[r <= {most:g}] x grad log p(y)"
+        high = 1 + (self.clip if self.clip_high is None else self.clip_high)
+        return f"grad min(r x, clip(r, {1 - self.clip:g}, {high:g}) x)"
+
     def unread(self) -> dict[str, str]:
         """See `Settings.unread`."""
         return dict.fromkeys(("clip", "clip_high"), "window: null") if self.window else {}

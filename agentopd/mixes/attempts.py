@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from pydantic import Field, SerializeAsAny, model_validator
 
+from agentopd.base.rows.symbols import times
 from agentopd.base.types import Attempt, Lesson, Trajectory
 from agentopd.mixes.advantages import Advantage, Grpo, check_finite
 from agentopd.mixes.base import Route
@@ -112,6 +113,15 @@ class Retried(RlOnly, kind="retried"):
                 "advantage"
             )
         return self
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        likelier = times(self.coefficient, "grad log p(y)")
+        again = f"{likelier} in solved answers"
+        if self.untold == "advantage":
+            again = f"{times(self.coefficient, 'R')} in answers"
+        return f"R in attempts as they were read, {again} learnt untold, {likelier} in feedback"
 
     def chosen(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
         """See `Mix.chosen`: what is to be likelier was solved."""

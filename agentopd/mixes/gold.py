@@ -10,15 +10,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 from pydantic import Field
 
 from agentopd.base.parts import Settings
 from agentopd.base.types import Trajectory
 from agentopd.models.model import LanguageModel
-from agentopd.rollout.policies.demonstrations import check_readable
-from agentopd.stored.demonstrations import Selection, read_demonstrations
+from agentopd.rollout.policies.demonstrations import demonstrations_for
+from agentopd.stored.demonstrations import Selection
 
 
 class Gold(Settings):
@@ -49,9 +48,7 @@ class Gold(Settings):
         Raises:
             ValueError: there are none, or the student cannot read them.
         """
-        found = read_demonstrations(Path(self.path), self.keep)
-        check_readable(found, student, self.path)
-        return found
+        return demonstrations_for(student, self.path, self.keep)
 
     def beside(
         self, played: Sequence[Trajectory], store: Sequence[Trajectory], seed: int, step: int

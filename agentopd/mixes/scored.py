@@ -12,7 +12,7 @@ from agentopd.base.types import Trajectory
 from agentopd.mixes.advantages import Reinforce
 from agentopd.mixes.shared import RlOnly
 from agentopd.signal.beside import Beside
-from agentopd.signal.tokens import Tokens
+from agentopd.signal.tokens import Tokens, sum_by
 
 # N tokens of a micro-batch, L its lessons
 
@@ -84,7 +84,7 @@ class RewardReplacement(RlOnly, kind="reward"):
         """See `Mix.reduced`."""
         if self.reduce == "mean":
             return super().reduced(gap_N, tokens)
-        return gap_N.new_zeros(tokens.lessons).index_add(0, tokens.lesson_N, gap_N)
+        return sum_by(gap_N, tokens.lesson_N, tokens.lessons)
 
     def rewards(
         self, trajectories: Sequence[Trajectory], scores: Mapping[int, float]

@@ -65,8 +65,8 @@ class Measured:
 
     Attributes:
         teacher: None where no teacher was asked.
-        reference: the student as it was before its first step, in its own context; None where
-            nothing asks for it.
+        reference: the student as it was before its first step, or the model that the divergence's
+            target names, in the student's context; None where nothing asks for it.
         divergence_N: None where no divergence of distributions was asked for.
         mass_N: the share of the student's probability that the divergence's support captures.
         kept: the likeliest tokens; None unless asked for.

@@ -36,14 +36,11 @@ class Tokens:
     @classmethod
     def of(cls, lessons: Sequence[Lesson], device: torch.device) -> Tokens:
         """The trainable tokens of `lessons`, in order."""
-        chosen = [lesson.trajectory.trainable for lesson in lessons]
+        trajectories = [lesson.trajectory for lesson in lessons]
 
         def joined(values: Sequence[np.ndarray]) -> torch.Tensor:
-            return torch.from_numpy(
-                np.concatenate([v[m] for v, m in zip(values, chosen, strict=True)])
-            ).to(device)
+            return _trainable(lessons, values, device)
 
-        trajectories = [lesson.trajectory for lesson in lessons]
         return cls(
             ids_N=joined([t.ids for t in trajectories]),
             turn_N=joined([t.turn for t in trajectories]).long(),
@@ -66,33 +63,35 @@ class Tokens:
 
 def acted(lessons: Sequence[Lesson], device: torch.device) -> torch.Tensor:
     """(N,) bool, which trainable tokens the teacher wrote."""
-    trajectories = [lesson.trajectory for lesson in lessons]
-    found = [t.owner[t.trainable] == Owner.TEACHER for t in trajectories]
-    return torch.from_numpy(np.concatenate(found)).to(device)
+    teachers = [x.trajectory.owner == Owner.TEACHER for x in lessons]
+    return _trainable(lessons, teachers, device)
 
 
 def foreign(lessons: Sequence[Lesson], device: torch.device) -> torch.Tensor:
     """(N,) bool, which trainable tokens another policy has drawn than the student in the history
     that it learns under: their behaviour log-probability is not the student's.
     """
-    found = []
-    for trajectory in (lesson.trajectory for lesson in lessons):
-        other_T = trajectory.owner != Owner.STUDENT
-        if trajectory.told is not None:
-            other_T |= trajectory.told
-        found.append(other_T[trajectory.trainable])
-    return torch.from_numpy(np.concatenate(found)).to(device)
+    others = [x.trajectory.owner != Owner.STUDENT for x in lessons]
+    return _trainable(lessons, others, device) | told(lessons, device)
 
 
 def told(lessons: Sequence[Lesson], device: torch.device) -> torch.Tensor:
     """(N,) bool, which trainable tokens were sampled by who was told more than stands in the
     history that they are learnt under.
     """
-    found = []
-    for trajectory in (lesson.trajectory for lesson in lessons):
-        told_T = np.zeros(len(trajectory.ids), bool) if trajectory.told is None else trajectory.told
-        found.append(told_T[trajectory.trainable])
-    return torch.from_numpy(np.concatenate(found)).to(device)
+    trajectories = [lesson.trajectory for lesson in lessons]
+    marks = [np.zeros(len(t.ids), bool) if t.told is None else t.told for t in trajectories]
+    return _trainable(lessons, marks, device)
+
+
+def _trainable(
+    lessons: Sequence[Lesson], values: Sequence[np.ndarray], device: torch.device
+) -> torch.Tensor:
+    """(N,) of each trajectory's values (T,), those at its trainable tokens."""
+    pairs = zip(lessons, values, strict=True)
+    return torch.from_numpy(np.concatenate([v[x.trajectory.trainable] for x, v in pairs])).to(
+        device
+    )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import Field
 
 from agentopd.base.parts import Settings
-from agentopd.base.types import EndReason, Trajectory
+from agentopd.base.types import Trajectory
 from agentopd.stored.trajectories import load_trajectories, trajectory_files
 
 
@@ -68,7 +68,7 @@ def read_demonstrations(folder: Path, keep: Selection | None = None) -> list[Tra
             "run's with saved trajectories"
         )
     read = [t for path in files for t in load_trajectories(path)]
-    usable = [t for t in read if t.acts and t.end is not EndReason.ERROR and t.trainable.any()]
+    usable = [t for t in read if t.acts and t.learnable]
     chosen = (keep or Selection()).of(usable)
     if not chosen:
         raise ValueError(

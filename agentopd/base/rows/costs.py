@@ -14,7 +14,8 @@ class Cost:
     """Tokens an episode.
 
     Attributes:
-        who: which model. The reference is the student as it was before its first step.
+        who: which model. The reference is the student as it was before its first step, or
+            the model that the divergence's target names.
         does: `samples` tokens one after another; `reads` a sequence in one pass; `learns`, a pass
             forward and one back.
         of: how many, as a product of symbols: S, what the student says in an episode; L, the whole

@@ -47,7 +47,8 @@ def costs(config: RunConfig) -> list[Cost]:
     if mix.scored_by == "teacher" or any(weight.needs_step for weight in config.weight):
         found.append(Cost("student", "reads", "L"))  # the survey before the step
     rl = mix.rl_channel
-    if (rl is not None and rl.needs_reference) or config.divergence.needs_reference:
+    aims = bool(mix.distil_coefficient) and config.divergence.needs_reference
+    if aims or (rl is not None and rl.needs_reference):
         found.append(Cost("reference", "reads", "L"))
     found.append(Cost("student", "learns", "L", float(config.learner.epochs)))
     if config.gold is not None:

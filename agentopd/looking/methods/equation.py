@@ -15,8 +15,6 @@ from collections.abc import Iterator, Mapping
 
 from agentopd.base.types import Owner
 from agentopd.privilege.base import NoPrivilege
-from agentopd.rollout.acting.roles import STUDENTS
-from agentopd.rollout.policies.directed import Directed
 from agentopd.running.config import RunConfig
 from agentopd.signal.aggregate import IN_WORDS
 from agentopd.units.stretches import TokenUnit
@@ -55,8 +53,7 @@ def _known(config: RunConfig) -> Mapping[str, str]:
     found |= _teaching(config)
     if rl is not None:
         found["R"] = f"PG(A){rl.regularisers}"
-        high = 1 + (rl.clip if rl.clip_high is None else rl.clip_high)
-        found["PG"] = f"grad min(r x, clip(r, {1 - rl.clip:g}, {high:g}) x)"
+        found["PG"] = rl.surrogate_formula
         found["A"] = rl.formula
         reward = "the environment's, summed over the episode"
         found["reward"] = "the score" if mix.scored_by else reward
@@ -135,8 +132,7 @@ def _weights(weights: list[Weight]) -> Iterator[tuple[str, str]]:
 
 def _mask(config: RunConfig) -> str:
     """Whose tokens are learnt from."""
-    rollout = config.rollout
-    learnt = rollout.learns if isinstance(rollout, Directed) else STUDENTS
+    learnt = config.rollout.learns
     names = [f"the {o.name.lower()}" for o in (Owner.STUDENT, Owner.TEACHER) if o in learnt]
     return f"1 at the tokens that {' and '.join(names)} wrote, else 0"
 

@@ -12,7 +12,7 @@ import torch
 from agentopd.looking.replay.arms import arm_configs
 from agentopd.looking.replay.rescore import rescore
 from agentopd.looking.replay.rows import Compared, compare_kept
-from agentopd.looking.replay.saved import SavedStep, learnable, read_step
+from agentopd.looking.replay.saved import SavedStep, read_step
 from agentopd.looking.replay.signal import Signal, signal_of
 from agentopd.running.config import RunConfig
 from agentopd.signal.scores import Scored, join_scores
@@ -185,8 +185,8 @@ def _teach_unit(unit: Unit, saved: SavedStep) -> None:
     if type(unit).learn is Unit.learn:
         return
     for path in saved.earlier:
-        unit.learn([t for t in load_trajectories(path) if learnable(t)])
-    unit.learn([t for t in saved.trajectories if learnable(t)])
+        unit.learn([t for t in load_trajectories(path) if t.learnable])
+    unit.learn([t for t in saved.trajectories if t.learnable])
 
 
 def _mean(value_N: torch.Tensor) -> float | None:

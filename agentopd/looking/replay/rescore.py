@@ -12,7 +12,7 @@ from agentopd.base.types import Briefed, Lesson, Trajectory, View
 from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
 from agentopd.looking.replay.rows import Compared, Rows, compare_rows
-from agentopd.looking.replay.saved import SavedStep, learnable
+from agentopd.looking.replay.saved import SavedStep
 from agentopd.models.head import Speaker
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.base import gather
@@ -50,10 +50,10 @@ def rescore(step: SavedStep, parts: RunConfig) -> tuple[list[Scored], Compared |
     reference = parts.divergence.reference(student) if asked else student.snapshot()
     _bring_to(step, parts, student)
     lessons = parts.teacher.score(_views(step, parts, student)) if asked else []
-    lessons = [x for x in lessons if x.taught and learnable(x.trajectory)]
+    lessons = [x for x in lessons if x.taught and x.trajectory.learnable]
     taught = {x.trajectory.episode for x in lessons}
     untaught = [
-        Lesson(trajectory=t) for t in step.trajectories if learnable(t) and t.episode not in taught
+        Lesson(trajectory=t) for t in step.trajectories if t.learnable and t.episode not in taught
     ]
     scored, compared = [], None
     models = parts, step, student, reference

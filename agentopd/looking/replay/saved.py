@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from agentopd.base.types import EndReason, Lesson, Trajectory
+from agentopd.base.types import Lesson, Trajectory
 from agentopd.running.config import RunConfig
 from agentopd.running.folder import METRICS, past_lines
 from agentopd.running.reading import load_stored
@@ -59,7 +59,7 @@ class SavedStep:
         return [
             known.get(t.episode) or _as_played(t, found[0].vocabulary)
             for t in self.trajectories
-            if learnable(t)
+            if t.learnable
         ]
 
     def payments(self) -> dict[int, list[Payment]]:
@@ -76,11 +76,6 @@ class SavedStep:
             return []
         lines = past_lines(self.run / METRICS, self.number, "and steps up to {} come before this")
         return [line["train"] for line in lines if line["step"] >= 0]
-
-
-def learnable(trajectory: Trajectory) -> bool:
-    """Whether a learner looks at it at all."""
-    return trajectory.end is not EndReason.ERROR and bool(trajectory.trainable.any())
 
 
 def read_step(run: Path, number: int | None, scored: bool) -> SavedStep:

@@ -15,7 +15,7 @@ from agentopd.environment.contract import training_seed
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.parallel.processes import ALONE, Processes
-from agentopd.rollout.acting.roles import Recall, Teller
+from agentopd.rollout.acting.roles import STUDENTS, Recall, Teller
 from agentopd.rollout.pool import EpisodePool, Limits, Task
 from agentopd.rollout.sampler import Sampler
 from agentopd.signal.truncation import WHOLE, Truncation
@@ -56,6 +56,11 @@ class Conduct(Part):
     def needs_teacher(self) -> bool:
         """Whether the teacher acts, or writes with the student."""
         return bool(self.actors & {Owner.TEACHER, Owner.MIXTURE})
+
+    @property
+    def learns(self) -> frozenset[Owner]:
+        """The owners whose tokens are learnt from."""
+        return STUDENTS
 
     @property
     def tells(self) -> bool:

@@ -47,9 +47,7 @@ class DemonstrationsRollout(Rollout, kind="demonstrations"):
         Raises:
             ValueError: there are no demonstrations, or the student cannot read them.
         """
-        store = read_demonstrations(Path(self.path), self.keep)
-        check_readable(store, cast.student, self.path)
-        self._read[self.path] = store
+        self._read[self.path] = demonstrations_for(cast.student, self.path, self.keep)
 
     def collect(
         self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
@@ -67,6 +65,17 @@ def nth(count: int, seed: int, number: int) -> int:
     """Which of so many demonstrations comes in that place, over one pass after another."""
     turn, place = divmod(number, count)
     return random.Random(f"demonstrations/{seed}/{turn}").sample(range(count), count)[place]
+
+
+def demonstrations_for(student: LanguageModel, path: str, keep: Selection) -> list[Trajectory]:
+    """The demonstrations of a store that are kept.
+
+    Raises:
+        ValueError: there are none, or the student cannot read them.
+    """
+    store = read_demonstrations(Path(path), keep)
+    check_readable(store, student, path)
+    return store
 
 
 def check_readable(store: list[Trajectory], student: LanguageModel, path: str) -> None:

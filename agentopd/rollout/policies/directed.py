@@ -34,11 +34,6 @@ class Directed(Rollout):
     def direction(self, task: Task, seed: int, step: int) -> Direction:
         """How an episode of a step is acted; `seed` is the run's."""
 
-    @property
-    def learns(self) -> frozenset[Owner]:
-        """The owners whose tokens are learnt from."""
-        return STUDENTS
-
     def prepare(self, cast: Cast) -> None:
         """See `Rollout.prepare`."""
         self._cast, self._others = cast, {}
@@ -59,11 +54,14 @@ class Directed(Rollout):
         self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
     ) -> list[Trajectory]:
         """See `Rollout.collect`."""
-        tasks = [
+        return self.play(env, student, sampler, seed, self.planned(seed, step))
+
+    def planned(self, seed: int, step: int) -> list[Task]:
+        """The tasks of a step, as they are acted at first."""
+        return [
             replace(task, direction=self.direction(task, seed, step))
             for task in self.schedule(seed, step)
         ]
-        return self.play(env, student, sampler, seed, tasks)
 
     def play(
         self,

@@ -46,7 +46,7 @@ class ActedRollout(Directed, kind="acted"):
 
     @property
     def learns(self) -> frozenset[Owner]:
-        """See `Directed.learns`."""
+        """See `Rollout.learns`."""
         return owners(("teacher",))
 
     @property
@@ -115,7 +115,7 @@ class MixedRollout(Directed, kind="mixed"):
 
     @property
     def learns(self) -> frozenset[Owner]:
-        """See `Directed.learns`."""
+        """See `Rollout.learns`."""
         return owners(self.learn)
 
     @property

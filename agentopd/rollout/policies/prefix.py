@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -18,11 +17,11 @@ from agentopd.rollout.acting.roles import Direction
 from agentopd.rollout.acting.scripts import Replayed, Solution
 from agentopd.rollout.episode import Task
 from agentopd.rollout.policies.base import Cast
-from agentopd.rollout.policies.demonstrations import check_readable, nth
+from agentopd.rollout.policies.demonstrations import demonstrations_for, nth
 from agentopd.rollout.policies.directed import Directed
 from agentopd.rollout.sampler import Sampler
 from agentopd.signal.groups import groups
-from agentopd.stored.demonstrations import Selection, read_demonstrations
+from agentopd.stored.demonstrations import Selection
 
 _PLACE = 0x9EF1
 """Parts the random numbers of places from those of tokens."""
@@ -106,9 +105,7 @@ class PrefixRollout(Directed, kind="prefix"):
         """
         super().prepare(cast)
         if self.path is not None and not self._store:
-            store = read_demonstrations(Path(self.path), self.keep)
-            check_readable(store, cast.student, self.path)
-            self._store += store
+            self._store += demonstrations_for(cast.student, self.path, self.keep)
 
     def direction(self, task: Task, seed: int, step: int) -> Direction:
         """See `Directed.direction`; `task.attempt` counts the turns of a search."""
@@ -134,12 +131,14 @@ class PrefixRollout(Directed, kind="prefix"):
             ValueError: the demonstrations are of another environment.
         """
         self._check_store(env)
-        tasks = [self._seeded(task, seed) for task in self.schedule(seed, step)]
-        tasks = [replace(task, direction=self.direction(task, seed, step)) for task in tasks]
-        played = self.play(env, student, sampler, seed, tasks)
+        played = super().collect(env, student, sampler, seed, step)
         if self.search is None:
             return played
-        return self._searched(env, student, sampler, seed, step, tasks, played)
+        return self._searched(env, student, sampler, seed, step, played)
+
+    def planned(self, seed: int, step: int) -> list[Task]:
+        """See `Directed.planned`; those that begin with a demonstration have its seed."""
+        return [self._seeded(task, seed) for task in super().planned(seed, step)]
 
     def _searched(
         self,
@@ -148,17 +147,17 @@ class PrefixRollout(Directed, kind="prefix"):
         sampler: Sampler,
         seed: int,
         step: int,
-        tasks: Sequence[Task],
         played: Sequence[Trajectory],
     ) -> list[Trajectory]:
         """The groups played again, with one turn more each time, until one of each is solved or no
         more turns may be replayed.
         """
+        tasks = self.planned(seed, step)
         found, attempt = {t.episode: t for t in played}, 0
         while True:
             attempt += 1
             unsolved = {
-                t.episode: _replayed(t)
+                t.episode
                 for group in groups(list(found.values()))
                 if not any(t.success for t in group)
                 for t in group

@@ -80,6 +80,11 @@ class RetryRollout(Directed, kind="retry"):
         return "reflections" in self.learn or (self.attempts > 1 and "reflection" in self.recalls)
 
     @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"p, told from a second attempt on of the one before: {', '.join(self.recalls)}"
+
+    @property
     def records(self) -> frozenset[Record]:
         """See `Rollout.records`."""
         kinds: dict[Record, bool] = {

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agentopd.base.types import EndReason, Trajectory
+from agentopd.base.types import Trajectory
 from agentopd.learning.learner import Learner
 from agentopd.models.model import LanguageModel
 from agentopd.privilege.base import gather
@@ -58,7 +58,7 @@ def measure_cost(
         played: the student's own episodes, told nothing.
         seconds: what playing them took.
     """
-    usable = [t for t in played if t.end is not EndReason.ERROR and t.trainable.any()]
+    usable = [t for t in played if t.learnable]
     chosen = sorted(usable, key=lambda t: t.task)[:_EPISODES]
     mean = sum(len(t.ids) for t in usable) / max(len(usable), 1)
     small = sum(len(t.ids) for t in chosen)
