@@ -13,7 +13,7 @@ import pytest
 
 from agentopd.looking.report import write_report
 from agentopd.looking.report.board import draw_board, split_board
-from agentopd.looking.report.data import Arm, Episode, Run, Summary, read_results, read_steps
+from agentopd.looking.report.data import Arm, Episode, Habit, Run, Summary, read_results, read_steps
 from agentopd.looking.report.episode import show_episode, signed
 from agentopd.looking.report.figure import ARM_COLOURS
 from agentopd.looking.report.finding import caveat, finding, speed
@@ -25,6 +25,7 @@ BOARDS = (
     "#######\n#_____#\n#_*@__#\n#_$___#\n#_.___#\n#######",
     "#######\n#_____#\n#_+___#\n#_____#\n#_*___#\n#######",
 )
+HABITS = {"random legal action": 0.1, "always Up": 0.5}
 ATTACK = "<script>alert('x')</script>"
 
 
@@ -146,6 +147,15 @@ def write_study(folder: Path, goals: dict[str, float], seeds: int = 2) -> Path:
         "env": "agentopd/Sokoban-v0",
         "arms": arms,
         "teacher": {"success": 0.86, "interval": [0.8, 0.9], "note": "shown the best next move"},
+        "habits": [
+            {
+                "kind": "random",
+                "name": "random legal action",
+                "success": 0.05,
+                "interval": [0.02, 0.1],
+            },
+            {"kind": "constant", "name": "always Up", "success": 0.43, "interval": [0.36, 0.5]},
+        ],
         "machine": {"cpu": "2 cores", "memory": "8 GiB", "gpu": None},
         "versions": {"agentopd": "0.1.0", "torch": "2.13.0"},
         "config": {"student": {"model": "zoo:nano"}, "unit": {"kind": "turn"}, "seeds": [0, 1]},
@@ -198,6 +208,20 @@ def test_every_arm_is_named_in_the_tables_and_in_the_plots(page: str) -> None:
     assert rows == ["token", "turn"] * 2
     for arm in ("token", "turn"):
         assert re.search(rf"<text[^>]*>{arm}</text>", page)
+
+
+def test_habits_stand_below_the_arms_and_name_those_that_are_not_above_them(page: str) -> None:
+    rows = re.findall(r'<tr class="habit"><th[^>]*>([^<]+)</th><td></td>\s*<td>([^<]+)</td>', page)
+    assert rows == [("random legal action", "5 %"), ("always Up", "43 %")]
+    assert "reads nothing (always Up, 43 %): token." in page
+    assert re.search(r"<text[^>]*>best habit</text>", page)
+
+
+def test_an_arm_is_above_a_habit_when_its_interval_is() -> None:
+    arms = summary_of(token=(0.40, (0.35, 0.45)), turn=(0.60, (0.55, 0.65))).arms
+    habits = [Habit(name=n, success=s, interval=(s - 0.1, s + 0.1)) for n, s in HABITS.items()]
+    assert caveat(Summary(arms=arms, habits=tuple(habits[:1]))).endswith("10 %.")
+    assert "always Up, 50 %): token and turn." in caveat(Summary(arms=arms, habits=tuple(habits)))
 
 
 def test_the_plots_are_also_files(study: Path, page: str) -> None:

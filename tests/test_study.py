@@ -48,6 +48,15 @@ def test_the_summary_is_what_lies_in_the_folder(
     assert (out / "report.html").stat().st_size > 10_000
 
 
+def test_habits_are_measured_once_on_the_test_tasks(
+    study: tuple[RunConfig, Path, dict[str, Any]],
+) -> None:
+    config, out, summary = study
+    assert [habit["kind"] for habit in summary["habits"]] == ["random", "constant", "mixture"]
+    assert {habit["episodes"] for habit in summary["habits"]} == {config.evaluate.episodes}
+    assert "random legal action" in (out / "report.html").read_text()
+
+
 def test_what_changes_nothing_in_an_arm_is_part_of_the_study(
     study: tuple[RunConfig, Path, dict[str, Any]],
 ) -> None:

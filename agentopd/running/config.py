@@ -47,11 +47,15 @@ class EvaluationSettings(Settings):
 
 
 class StudySettings(Settings):
-    """A comparison: each arm is the run with some keys overridden, repeated for every seed."""
+    """A comparison: each arm is the run with some keys overridden, repeated for every seed.
+
+    With `habits`, what acting without reading scores is measured beside, once.
+    """
 
     name: str = "comparison"
     arms: dict[str, dict[str, Any]]
     seeds: tuple[int, ...] = (0, 1)
+    habits: bool = True
 
 
 class RunConfig(Method):

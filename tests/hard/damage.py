@@ -30,9 +30,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "eval": ("--episodes", "2", "--json"),
 }
 """What each command is told beside a run's folder."""
-OF_A_STUDY = ("resume", "report")
 LOST = ("summary.json", "arms/turn/seed-0/summary.json")
-"""What a study lacks, so that it has something to resume."""
+"""What a study lacks that is to have something to resume."""
 
 
 def _emptied(path: Path) -> None:
@@ -130,10 +129,12 @@ def everything(every: int = 1) -> list[Row]:
     with TemporaryDirectory() as name, crew() as pool:
         folder = Path(name)
         subjects(pool, folder)
+        ended = folder / KEPT["compare"]
+        stopped = small.copied(ended, folder / "stopped")
         for lost in LOST:
-            (folder / KEPT["compare"] / lost).unlink()
+            (stopped / lost).unlink()
         run = list(_cases(folder / KEPT["train"], COMMANDS))
-        study = list(_cases(folder / KEPT["compare"], OF_A_STUDY))
+        study = [*_cases(stopped, ("resume",)), *_cases(ended, ("report",))]
         return [
             *_rows("a run", judged(pool, run[::every]), len(run)),
             *_rows("a study", judged(pool, study[:: SHARE * every]), len(study)),

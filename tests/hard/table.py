@@ -32,13 +32,15 @@ def main(chosen: Sequence[str]) -> int:
     quiet_libraries()
     table = Table("part", "tried", "worst found", "bound", "held", "minutes")
     missed = 0
-    for each in chosen or SECTIONS:
-        began = time.monotonic()
-        name, _, share = each.partition(":")
-        for row in SECTIONS[name](int(share or 1)):
-            missed += not row.held
-            minutes = f"{(time.monotonic() - began) / 60:.1f}"
-            held = "yes" if row.held else "NO"
-            table.add_row(row.part, row.tried, row.found, row.bound, held, minutes)
-    Console(width=150).print(table)
+    try:
+        for each in chosen or SECTIONS:
+            began = time.monotonic()
+            name, _, share = each.partition(":")
+            for row in SECTIONS[name](int(share or 1)):
+                missed += not row.held
+                minutes = f"{(time.monotonic() - began) / 60:.1f}"
+                held = "yes" if row.held else "NO"
+                table.add_row(row.part, row.tried, row.found, row.bound, held, minutes)
+    finally:  # what was found before a section broke
+        Console(width=150).print(table)
     return missed

@@ -113,6 +113,14 @@ class Teacher(Record):
     note: str = ""
 
 
+class Habit(Record):
+    """What a way of acting that reads nothing scores on the test episodes."""
+
+    name: str
+    success: float
+    interval: Interval
+
+
 class Summary(Record):
     """A study; the arms' order is the order in which they are shown."""
 
@@ -120,9 +128,15 @@ class Summary(Record):
     env: str = ""
     arms: dict[str, Arm]
     teacher: Teacher | None = None
+    habits: tuple[Habit, ...] = ()
     machine: dict[str, Any] = {}
     versions: dict[str, Any] = {}
     config: dict[str, Any] = {}
+
+    @property
+    def habit(self) -> Habit | None:
+        """The best habit; None where none was played."""
+        return max(self.habits, key=lambda habit: habit.success, default=None)
 
 
 class Probes(Record):

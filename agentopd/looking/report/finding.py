@@ -73,9 +73,7 @@ def caveat(summary: Summary) -> str:
         notes.append(f"Not distinguishable from the student before its training: {_listed(worse)}.")
     if len(summary.arms) == 1 and any(_moved(arm) is None for arm in summary.arms.values()):
         notes.append("Without an evaluation at both ends, the effect of the training is unknown.")
-    crossed = _crossed(summary)
-    if crossed:
-        notes.append(crossed)
+    notes += [_crossed(summary), _habitual(summary)]
     if any(len(arm.seeds) == 1 for arm in summary.arms.values()):
         notes.append("With one training seed, how much of this is the seed's luck is not known.")
     return " ".join(filter(None, notes))
@@ -125,6 +123,20 @@ def _crossed(summary: Summary) -> str:
     if not mixed:
         return ""
     return f"The weakest seed of {best} does no better than the strongest of {_listed(mixed)}."
+
+
+def _habitual(summary: Summary) -> str:
+    """A warning of arms that solve no more than a habit that reads nothing."""
+    habit = summary.habit
+    if habit is None:
+        return ""
+    close = [
+        n for n, a in summary.arms.items() if a.interval and a.interval[0] <= habit.interval[1]
+    ]
+    if not close:
+        return ""
+    best = f"{habit.name}, {percent(habit.success)}"
+    return f"Not above what a habit solves that reads nothing ({best}): {_listed(close)}."
 
 
 def _seeds(arm: Arm) -> list[float]:

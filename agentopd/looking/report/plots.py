@@ -144,6 +144,9 @@ def _success(results: Results, axis: Literal["episodes", "seconds"]) -> Figure:
         if summary.teacher:
             line = axes.axhline(summary.teacher.success, color=INK, lw=1.2, ls=(0, (5, 3)))
             handles, names = [*handles, line], [*names, "teacher itself"]
+        if summary.habit:
+            line = axes.axhline(summary.habit.success, color=MUTED, lw=1.2, ls=":")
+            handles, names = [*handles, line], [*names, "best habit"]
         axes.set_ylim(0, 1)
         axes.set_xlim(left=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -154,7 +157,8 @@ def _success(results: Results, axis: Literal["episodes", "seconds"]) -> Figure:
 
 def _success_after(results: Results) -> Figure:
     """A row an arm: a dot with its interval after training, a ring before."""
-    arms, teacher = results.summary.arms, results.summary.teacher
+    summary = results.summary
+    arms, teacher = summary.arms, summary.teacher
     with styled():
         figure, axes = panel("Success after training", "", (7.4, 1.1 + 0.24 * len(arms)))
         after = axes.plot([], [], "o", color=colour(0), ms=5.5)
@@ -170,6 +174,9 @@ def _success_after(results: Results) -> Figure:
         if teacher:
             line = axes.axvline(teacher.success, color=INK, lw=1.2, ls=(0, (5, 3)))
             handles, names = [*handles, line], [*names, "teacher itself"]
+        if summary.habit:
+            line = axes.axvline(summary.habit.success, color=MUTED, lw=1.2, ls=":")
+            handles, names = [*handles, line], [*names, "best habit"]
         axes.set_yticks(range(len(arms)), list(arms), color=INK)
         axes.invert_yaxis()
         axes.set_xlim(0, 1)

@@ -26,9 +26,10 @@ from agentopd.base.statistics import wilson
 from agentopd.base.types import Trajectory
 from agentopd.environment.contract import HELD_OUT_SEED, declared, legal_actions
 from agentopd.environment.wrappers import EnvSettings
-from agentopd.models.model import LanguageModel
+from agentopd.models.model import LanguageModel, load_model
 from agentopd.rollout.policies import Rollout
 from agentopd.rollout.sampler import Answer, Completion, Request
+from agentopd.running.config import RunConfig
 from agentopd.running.evaluate import play_tasks
 
 _ROUND = 16
@@ -142,6 +143,16 @@ class Baselines:
         settings = Habitual(**dict(env), habit=habit)
         silent = Silent(min(self.student.stop_ids))
         return play_tasks(settings, self.student, silent, self.rollout, tasks, options, seed)
+
+
+def habits_of(config: RunConfig) -> list[Baseline]:
+    """Every habit on the held-out tasks of a run, within the limits of its evaluation."""
+    config = config.fresh()
+    settings = config.evaluate
+    rollout = config.rollout.model_copy(update=settings.sampling)
+    student = load_model(config.student)
+    played = Baselines(config.env, config.env, student, rollout, settings.options)
+    return played.measure(settings.episodes)
 
 
 class Habitual(EnvSettings):

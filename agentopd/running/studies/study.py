@@ -33,6 +33,7 @@ from agentopd.running.folder import (
     open_folder,
     past_lines,
 )
+from agentopd.running.preparation.habits import habits_of
 from agentopd.running.reading import arm_config, load_stored, parse_config
 from agentopd.running.studies.engine import Crew, Engine, LocalEngine
 from agentopd.running.studies.workers import Job
@@ -91,8 +92,8 @@ def compare(
     environment = _environment(engine.threads(config.threads, workers))
     crew = engine.crew(workers, out, environment)
     with held_alone(out):
-        teacher = _run_all(config, runs, out, crew, watch or (lambda *_: None))
-        summary = _summary(config, out, teacher)
+        beside = _run_all(config, runs, out, crew, watch or (lambda *_: None))
+        summary = _summary(config, out, beside)
         write_whole(out / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
 
@@ -147,11 +148,11 @@ def _run_all(
     out: Path,
     engaged: AbstractContextManager[Crew],
     watch: Watch,
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """Run what is not finished yet, and pass on metrics as they are written; returns what the
-    teacher achieves.
+    teacher achieves, and habits that read nothing.
 
-    What runs have in common is measured first, and once: the untrained students, and the teacher.
+    What runs have in common is measured first, and once: the untrained students, and those two.
     """
     left = [(key, run) for key, run in runs.items() if not _finished(run_folder(out, *key), run)]
     fresh = [run for key, run in left if not _begun(run_folder(out, *key))]
@@ -166,7 +167,8 @@ def _run_all(
         try:
             shared = [_job("the untrained student", _untrained, run) for run in students.values()]
             shared.append(_job("the teacher", _teacher, config))
-            *measured, teacher = crew.do(shared, asked, pass_on)
+            shared.append(_job("habits", _habits, config))
+            *measured, teacher, habits = crew.do(shared, asked, pass_on)
             known = dict(zip(students, measured, strict=True))
             jobs = [
                 _job(
@@ -181,7 +183,7 @@ def _run_all(
             crew.do(jobs, asked, pass_on)
         except Interrupted:
             raise Interrupted(sum(seen.values())) from None
-    return teacher
+    return {"teacher": teacher, "habits": habits}
 
 
 def _job(name: str, work: Callable[..., Any], config: RunConfig, *more: Any) -> Job:
@@ -208,6 +210,13 @@ def _untrained(described: dict[str, Any], stop: threading.Event) -> dict[str, An
 def _teacher(described: dict[str, Any], stop: threading.Event) -> dict[str, Any] | None:
     """The teacher's success, in a worker."""
     return teacher_success(_alone(described))
+
+
+def _habits(described: dict[str, Any], stop: threading.Event) -> list[dict[str, Any]]:
+    """What habits score, in a worker."""
+    config = _alone(described)
+    assert config.study is not None
+    return [habit.described() for habit in habits_of(config)] if config.study.habits else []
 
 
 def _alone(described: dict[str, Any]) -> RunConfig:
@@ -252,14 +261,14 @@ def _pass_on(folder: Path, seen: int, arm: str, seed: int, watch: Watch) -> int:
     return max(seen, len(lines))
 
 
-def _summary(config: RunConfig, out: Path, teacher: dict[str, Any] | None) -> dict[str, Any]:
+def _summary(config: RunConfig, out: Path, beside: Mapping[str, Any]) -> dict[str, Any]:
     study = config.study
     assert study is not None
     return {
         "name": study.name,
         "env": config.env.id,
         "arms": {arm: _arm(config, out, arm) for arm in study.arms},
-        "teacher": teacher,
+        **beside,
         "machine": {
             "system": platform.platform(),
             "cores": os.cpu_count(),
