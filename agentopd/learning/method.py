@@ -268,6 +268,12 @@ class Method(Settings):
                     tuned = self.rollout.tuned({name: factor})
                     if self.rollout.temperature and not tuned.temperature:
                         raise ValueError(
+        readers = [weight.kind for weight in self.weight if weight.reads_behaviour]
+        if readers and (self.rollout.replays or self.rollout.imitates):
+            raise ValueError(
+                f"weight: {readers[0]} looks at the probability with which a token was drawn, and "
+                f"rollout: {self.rollout.kind} gives tokens that nobody drew: leave the weight out"
+            )
                             "schedule.temperature takes rollout.temperature to 0, at which tokens "
                             "are no samples any more: let it end above"
                         )
