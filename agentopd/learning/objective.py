@@ -100,8 +100,8 @@ class Plan:
             ),
             success=group_success(trajectories),
             routes=mix.routes(everyone),
-            distil=Aggregator.of(taught, unit.normalise, unit.budget),
-            rl=Aggregator.of(everyone, unit.normalise, unit.budget),
+            distil=method.average(taught, step, history),
+            rl=method.average(everyone, step, history),
             spans=spans,
             balance=unit.balance(list(spans.values())),
         )
