@@ -177,6 +177,8 @@ class Method(Settings):
             teacher_local=self.teacher.local,
             teacher_top=divergence.support.teacher_top,
             looks_further=self._looking_further(),
+            watched=self.probe.enabled,
+            plainly_told=self.rollout.tells and self.rollout.foreign,
         )
 
     def _looking_further(self) -> tuple[str, ...]:
@@ -212,25 +214,25 @@ class Method(Settings):
                 factors[name] = self.factor(name, step, history)
         return self.rollout.tuned(factors)
 
-    @model_validator(mode="after")
-    def _makes_sense(self) -> Method:
     def average(self, lessons: Sequence[Lesson], step: int, history: History = ()) -> Aggregator:
         """How tokens of these lessons are averaged at a step, after the steps of the history."""
         unit = self.unit
         share = self.factor("blend", step, history)
         return Aggregator.of(lessons, unit.normalise, unit.budget, share)
 
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Method:
         self._take_control()
         self.rollout.tuned({x: 1.0 for x in PLAYED if x in self.schedule})
         self._check_actors()
         if "target" in self.schedule:
             self.divergence.aimed(1.0)
         self._check_replay()
-        self.mix.check(self.beside)
-        if self.mix.distil_coefficient:
         check_blend(self.unit.normalise, "blend" in self.schedule)
         for name, schedule in self.schedule.items():
             schedule.check(name, self.beside)
+        self.mix.check(self.beside)
+        if self.mix.distil_coefficient:
             self.teacher.check(self.beside)
         self._check_truncation(self.rollout)
         self._check_ratio()
@@ -266,23 +268,23 @@ class Method(Settings):
                 f"(mix: {self.mix.kind}) learns from tokens as samples of the student, which these "
                 "are not: use mix: nll, or mix: distil with divergence.support: full"
             )
-
-    def check_schedules(self, steps: int) -> None:
         readers = [weight.kind for weight in self.weight if weight.reads_behaviour]
         if readers and (self.rollout.replays or self.rollout.imitates):
             raise ValueError(
                 f"weight: {readers[0]} looks at the probability with which a token was drawn, and "
                 f"rollout: {self.rollout.kind} gives tokens that nobody drew: leave the weight out"
             )
+
+    def check_schedules(self, steps: int) -> None:
         """What the schedules of the rollout and of the average come to in a run of so many steps.
 
         Raises:
             ValueError: a number leaves its bounds, or what is learnt then makes no sense.
         """
-        for name in PLAYED:
-            if name in self.schedule:
         if "blend" in self.schedule:
             check_shares(*self.schedule["blend"].bounds(steps))
+        for name in PLAYED:
+            if name in self.schedule:
                 for factor in self.schedule[name].bounds(steps):
                     tuned = self.rollout.tuned({name: factor})
                     if self.rollout.temperature and not tuned.temperature:

@@ -13,6 +13,7 @@ from agentopd.learning.method import Method
 from agentopd.learning.survey import Survey, scores, turn_advantages
 from agentopd.mixes.base import Route
 from agentopd.mixes.channels import Channels, Distillation, Reinforcement
+from agentopd.mixes.routing import AveragesApart
 from agentopd.rollout.policies import Rollout
 from agentopd.signal.aggregate import Aggregator
 from agentopd.signal.evidence import Evidence, Measured, NotYetAsked, UnaskedEvidence
@@ -90,6 +91,8 @@ class Plan:
         rewards = mix.rewards(trajectories, scores(method, trajectories, survey))
         others = [] if mix.scored_by else _other_attempts(played, trajectories)
         rewards |= {t.episode: t.reward for t in others}
+        routes = mix.routes(everyone)
+        apart = mix.counted if isinstance(mix, AveragesApart) else _all
         plan = cls(
             step=step,
             factors={x: method.factor(x, step, history) for x in ("distil", "rl", "strength")},
@@ -102,9 +105,9 @@ class Plan:
             ),
             turn_advantages=turn_advantages(method, trajectories, rewards, survey, history),
             success=group_success(trajectories),
-            routes=mix.routes(everyone),
-            distil=method.average(taught, step, history),
-            rl=method.average(everyone, step, history),
+            routes=routes,
+            distil=method.average(apart(taught, routes, "distil"), step, history),
+            rl=method.average(apart(everyone, routes, "rl"), step, history),
             spans=spans,
             balance=unit.balance(list(spans.values())),
         )
@@ -324,6 +327,11 @@ def _values(divergence: Divergence, measured: Measured, tokens: Tokens) -> torch
     if measured.divergence_N is not None:
         return measured.divergence_N
     return divergence.estimated(measured, tokens)
+
+
+def _all(lessons: Sequence[Lesson], *_: object) -> Sequence[Lesson]:
+    """The lessons that a channel is averaged over, where both are over all."""
+    return lessons
 
 
 def _other_attempts(played: Sequence[Trajectory], learnt: Sequence[Trajectory]) -> list[Trajectory]:
