@@ -29,7 +29,6 @@ from agentopd.parallel.processes import ALONE, Processes
 from agentopd.probes.collector import Collector
 from agentopd.probes.token import channel_ratios, combined
 from agentopd.rollout.policies import Rollout, truncation_of
-from agentopd.signal.aggregate import Aggregator
 from agentopd.signal.evidence import Measured, check_measured
 from agentopd.signal.payments import Payment
 from agentopd.signal.scores import Scored, join_scores, split_scores
@@ -85,7 +84,7 @@ class Learner:
         self.student, self.teacher, self.method = student, teacher, config
         self.processes = processes
         self.objective, self.settings = Objective(config), config.learner
-        self.history: list[Mapping[str, float | None]] = []
+        self.history: list[Mapping[str, Any]] = []
         self.moved = False
         self.reference = _reference(config, student)
         config.unit.prepare(student, teacher)
@@ -179,7 +178,7 @@ class Learner:
         was skipped, if it was.
         """
         passed = (self._accumulate(batch, plan, witness) for batch in batches)
-        own = combined([*passed, self._follow(gold)])
+        own = combined([*passed, self._follow(gold, step)])
         totals = combined(self.processes.gather([own]))
         self.processes.add_gradients(self.optimizer.held)
         norm = float(torch.nn.utils.clip_grad_norm_(self.optimizer.held, self.settings.clip))
@@ -269,10 +268,10 @@ class Learner:
             **{f"loss_{k}": v.item() for k, v in terms.items()},
         }
 
-    def _follow(self, gold: GoldEpisodes) -> dict[str, float]:
+    def _follow(self, gold: GoldEpisodes, step: int) -> dict[str, float]:
         """Add the gradient of the gold episodes' likelihood; returns its part of the loss."""
         lessons = [Lesson(trajectory=t) for t in gold.trajectories]
-        average = Aggregator.of(lessons, self.method.unit.normalise, self.method.unit.budget)
+        average = self.method.average(lessons, step, self.history)
         found = 0.0
         own = self.processes.share(lessons, lambda x: x.trajectory.episode, _length)
         for batch in self._batches(own):

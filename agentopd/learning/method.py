@@ -5,7 +5,7 @@ Everything that one step of learning depends on stands here; where and how long 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from agentopd.base.parts import Settings
+from agentopd.base.types import Lesson
 from agentopd.divergences.base import Divergence
 from agentopd.divergences.estimators import K1, Clipped
 from agentopd.divergences.kl import ReverseKL
@@ -34,6 +35,7 @@ from agentopd.privilege.whispered import Told
 from agentopd.privilege.writing.skills import SkillSummary
 from agentopd.probes.settings import ProbeSettings
 from agentopd.rollout.policies import Rollout, StudentRollout, truncation_of
+from agentopd.signal.aggregate import Aggregator, check_blend, check_shares
 from agentopd.signal.beside import Beside
 from agentopd.signal.schedules import History, Schedule
 from agentopd.teacher import Teacher
@@ -57,10 +59,10 @@ AXES = (
 Played = Literal["temperature", "top_p", "top_k", "turns", "tokens", "share", "left"]
 """Numbers of a rollout that a schedule can be attached to: those of its `tunable`."""
 PLAYED: tuple[Played, ...] = get_args(Played)
-Channel = Literal["distil", "rl", "strength", "target", "learning_rate", Played]
+Channel = Literal["distil", "rl", "strength", "target", "blend", "learning_rate", Played]
 """What a schedule can be attached to: a channel's term, a mix's `strength`, the number in the
-divergence's target (veto's `beta`, extrapolate's `scale`), the learning rate, and the rollout's
-numbers."""
+divergence's target (veto's `beta`, extrapolate's `scale`), the share of turns in `unit.normalise:
+blend`, the learning rate, and the rollout's numbers."""
 
 
 class LearnerSettings(Settings):
@@ -175,6 +177,8 @@ class Method(Settings):
             teacher_local=self.teacher.local,
             teacher_top=divergence.support.teacher_top,
             looks_further=self._looking_further(),
+            watched=self.probe.enabled,
+            plainly_told=self.rollout.tells and self.rollout.foreign,
         )
 
     def _looking_further(self) -> tuple[str, ...]:
@@ -210,6 +214,12 @@ class Method(Settings):
                 factors[name] = self.factor(name, step, history)
         return self.rollout.tuned(factors)
 
+    def average(self, lessons: Sequence[Lesson], step: int, history: History = ()) -> Aggregator:
+        """How tokens of these lessons are averaged at a step, after the steps of the history."""
+        unit = self.unit
+        share = self.factor("blend", step, history)
+        return Aggregator.of(lessons, unit.normalise, unit.budget, share)
+
     @model_validator(mode="after")
     def _makes_sense(self) -> Method:
         self._take_control()
@@ -218,6 +228,9 @@ class Method(Settings):
         if "target" in self.schedule:
             self.divergence.aimed(1.0)
         self._check_replay()
+        check_blend(self.unit.normalise, "blend" in self.schedule)
+        for name, schedule in self.schedule.items():
+            schedule.check(name, self.beside)
         self.mix.check(self.beside)
         if self.mix.distil_coefficient:
             self.teacher.check(self.beside)
@@ -255,13 +268,21 @@ class Method(Settings):
                 f"(mix: {self.mix.kind}) learns from tokens as samples of the student, which these "
                 "are not: use mix: nll, or mix: distil with divergence.support: full"
             )
+        readers = [weight.kind for weight in self.weight if weight.reads_behaviour]
+        if readers and (self.rollout.replays or self.rollout.imitates):
+            raise ValueError(
+                f"weight: {readers[0]} looks at the probability with which a token was drawn, and "
+                f"rollout: {self.rollout.kind} gives tokens that nobody drew: leave the weight out"
+            )
 
     def check_schedules(self, steps: int) -> None:
-        """What the rollout's schedules come to in a run of so many steps.
+        """What the schedules of the rollout and of the average come to in a run of so many steps.
 
         Raises:
             ValueError: a number leaves its bounds, or what is learnt then makes no sense.
         """
+        if "blend" in self.schedule:
+            check_shares(*self.schedule["blend"].bounds(steps))
         for name in PLAYED:
             if name in self.schedule:
                 for factor in self.schedule[name].bounds(steps):

@@ -10,10 +10,10 @@ import torch
 from agentopd.base.types import EndReason, Lesson, Trajectory
 from agentopd.divergences.base import Divergence
 from agentopd.learning.method import Method
-from agentopd.learning.survey import Survey
+from agentopd.learning.survey import Survey, scores, turn_advantages
 from agentopd.mixes.base import Route
 from agentopd.mixes.channels import Channels, Distillation, Reinforcement
-from agentopd.mixes.scored import Scoring
+from agentopd.mixes.routing import AveragesApart
 from agentopd.rollout.policies import Rollout
 from agentopd.signal.aggregate import Aggregator
 from agentopd.signal.evidence import Evidence, Measured, NotYetAsked, UnaskedEvidence
@@ -42,6 +42,8 @@ class Plan:
         rollout: with its numbers as their schedules have them, as it has played.
         divergence: as its schedule has it.
         advantages: of each episode, by its number; empty without a reinforcement-learning channel.
+        turn_advantages: of single turns, by episode number and turn, where those of an episode
+            differ; then an episode without any has none. Empty where they do not.
         success: the share of solved episodes in each episode's group.
         routes: how much each episode counts in each channel.
         spans: of each taught episode.
@@ -55,6 +57,7 @@ class Plan:
     rollout: Rollout
     divergence: Divergence
     advantages: dict[int, float]
+    turn_advantages: Mapping[int, Mapping[int, float]]
     success: dict[int, float]
     routes: dict[int, Route]
     distil: Aggregator
@@ -85,9 +88,11 @@ class Plan:
         unit, mix, everyone = method.unit, method.mix, [*taught, *untaught]
         trajectories = [x.trajectory for x in everyone]
         spans = {x.trajectory.episode: unit.spans(x.trajectory) for x in taught}
-        rewards = mix.rewards(trajectories, _scores(method, trajectories, survey))
+        rewards = mix.rewards(trajectories, scores(method, trajectories, survey))
         others = [] if mix.scored_by else _other_attempts(played, trajectories)
         rewards |= {t.episode: t.reward for t in others}
+        routes = mix.routes(everyone)
+        apart = mix.counted if isinstance(mix, AveragesApart) else _all
         plan = cls(
             step=step,
             factors={x: method.factor(x, step, history) for x in ("distil", "rl", "strength")},
@@ -98,10 +103,11 @@ class Plan:
                 if mix.rl_channel
                 else {}
             ),
+            turn_advantages=turn_advantages(method, trajectories, rewards, survey, history),
             success=group_success(trajectories),
-            routes=mix.routes(everyone),
-            distil=Aggregator.of(taught, unit.normalise, unit.budget),
-            rl=Aggregator.of(everyone, unit.normalise, unit.budget),
+            routes=routes,
+            distil=method.average(apart(taught, routes, "distil"), step, history),
+            rl=method.average(apart(everyone, routes, "rl"), step, history),
             spans=spans,
             balance=unit.balance(list(spans.values())),
         )
@@ -127,11 +133,27 @@ class Plan:
             tokens=tokens,
             lessons=lessons,
             value_N=value_N.detach(),
-            advantage_N=_spread([self.advantages.get(e, 0.0) for e in episodes], tokens),
+            advantage_N=self.advantage(tokens, lessons),
             success_L=torch.tensor(success_L, device=device),
             route_L=torch.tensor(route_L, device=device),
             step=self.step,
         )
+
+    def advantage(self, tokens: Tokens, lessons: Sequence[Lesson]) -> torch.Tensor:
+        """(N,) each token's reinforcement-learning advantage: its turn's, or its episode's."""
+        episodes = [x.trajectory.episode for x in lessons]
+        if not self.turn_advantages:
+            return _spread([self.advantages.get(e, 0.0) for e in episodes], tokens)
+        turns, own = tokens.turns, [self.turn_advantages.get(e, {}) for e in episodes]
+        places = zip(turns.lesson_K.tolist(), turns.depth_K.tolist(), strict=True)
+        own_K = [own[lesson].get(depth, 0.0) for lesson, depth in places]
+        return torch.tensor(own_K, dtype=torch.float32, device=turns.at_N.device)[turns.at_N]
+
+    def rewarded(self, episode: int) -> bool:
+        """Whether an episode has an advantage that is not zero."""
+        if not self.turn_advantages:
+            return bool(self.advantages[episode])
+        return any(self.turn_advantages.get(episode, {}).values())
 
     def _known_weights(
         self, method: Method, taught: Sequence[Lesson], survey: Survey | None
@@ -180,7 +202,7 @@ class Objective:
         found = set()
         for episode, route in plan.routes.items():
             advised = mix.distils and mix.distil_coefficient and episode in plan.spans
-            rewarded = rl and route.rl and (plan.advantages[episode] or rl.regularised)
+            rewarded = rl and route.rl and (plan.rewarded(episode) or rl.regularised)
             moved = rewarded or (rl and route.likelihood)
             heard = plan.factors["distil"] or self.method.control == "zero_signal"
             if (advised and route.distil and heard) or (moved and plan.factors["rl"]):
@@ -274,19 +296,18 @@ class Objective:
     def _reinforcement(
         self, tokens: Tokens, batch: Sequence[Lesson], plan: Plan
     ) -> Reinforcement | None:
-        """Every token of an episode carries the episode's advantage."""
+        """Every token of an episode, or of a turn, carries its advantage."""
         rule, scheduled = self.method.mix.rl_channel, plan.factors["rl"]
         if rule is None:
             return None
         routes = [plan.routes[x.trajectory.episode] for x in batch]
-        advantages = [plan.advantages[x.trajectory.episode] for x in batch]
         likelihood_N = _spread([scheduled * route.likelihood for route in routes], tokens)
         if self.method.mix.imitates:
             assert plan.weighed is not None, "weights under a likelihood look at places alone"
             likelihood_N = likelihood_N * self._planned(tokens, batch, plan.weighed).weight_N
         return Reinforcement(
             rule=rule,
-            advantage_N=_spread(advantages, tokens),
+            advantage_N=plan.advantage(tokens, batch),
             average_N=plan.rl.factor(tokens),
             scale_N=_spread([scheduled * route.rl for route in routes], tokens),
             likelihood_N=likelihood_N,
@@ -308,22 +329,9 @@ def _values(divergence: Divergence, measured: Measured, tokens: Tokens) -> torch
     return divergence.estimated(measured, tokens)
 
 
-def _scores(
-    method: Method, trajectories: Sequence[Trajectory], survey: Survey | None
-) -> dict[int, float]:
-    """What the mix asks for: the score of each episode that has one, by its number."""
-    unit, mix = method.unit, method.mix
-    found: dict[int, float] = {}
-    if mix.scored_by == "unit":
-        assert isinstance(unit, Scoring)
-        given = {t.episode: unit.score(t) for t in trajectories}
-        found = {episode: score for episode, score in given.items() if score is not None}
-    elif mix.scored_by == "teacher" and survey is not None:
-        teacher, tokens = survey.measured.teacher, survey.tokens
-        assert teacher is not None
-        score_L = mix.reduced(teacher.logprob_N - tokens.behaviour_N, tokens).tolist()
-        found = {x.trajectory.episode: score_L[i] for i, x in enumerate(survey.lessons)}
-    return dict.fromkeys(found, 0.0) if method.control == "zero_signal" else found
+def _all(lessons: Sequence[Lesson], *_: object) -> Sequence[Lesson]:
+    """The lessons that a channel is averaged over, where both are over all."""
+    return lessons
 
 
 def _other_attempts(played: Sequence[Trajectory], learnt: Sequence[Trajectory]) -> list[Trajectory]:

@@ -114,6 +114,30 @@ class Advantage(Part, family="rl"):
             found |= {t.episode: float(a) for t, a in zip(group, own_G, strict=True)}
         return found
 
+    def of_turns(
+        self,
+        trajectories: Sequence[Trajectory],
+        rewards: Mapping[int, Mapping[int, float]],
+        history: History = (),
+    ) -> dict[int, dict[int, float]]:
+        """The advantages of single turns, by episode number and turn: all turns of a group's
+        episodes are compared with one another, whatever their depth.
+
+        Args:
+            rewards: by episode number and turn; an episode without any takes no part.
+            history: what the steps before were like.
+        """
+        judged = groups([t for t in trajectories if rewards.get(t.episode)])
+        places = [
+            [(t.episode, turn) for t in group for turn in rewards[t.episode]] for group in judged
+        ]
+        own = [np.array([rewards[e][turn] for e, turn in group]) for group in places]
+        found: dict[int, dict[int, float]] = {}
+        for group, own_G in zip(places, self.relative(own, history), strict=True):
+            for (episode, turn), advantage in zip(group, own_G.tolist(), strict=True):
+                found.setdefault(episode, {})[turn] = advantage
+        return found
+
     @abstractmethod
     def relative(
         self, rewards: Sequence[npt.NDArray[np.float64]], history: History

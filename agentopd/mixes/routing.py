@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,13 +12,31 @@ from pydantic import Field
 
 from agentopd.base.rows.symbols import times
 from agentopd.base.types import Lesson, Trajectory
-from agentopd.mixes.base import Route
+from agentopd.environment.contract import parse_action, without_reasoning
+from agentopd.mixes.advantages import Advantage, NoReward
+from agentopd.mixes.base import Mix, Route
 from agentopd.mixes.channels import Channels
 from agentopd.mixes.shared import Auxiliary
 from agentopd.signal.beside import Beside
 from agentopd.signal.groups import dead, groups
 
 Channel = Literal["rl", "distil", "likelihood", "nothing"]
+
+
+@runtime_checkable
+class AveragesApart(Protocol):
+    """A mix whose channels are averaged over the episodes alone that count in each, instead of over
+    all that are learnt from.
+    """
+
+    def counted(
+        self,
+        lessons: Sequence[Lesson],
+        routes: Mapping[int, Route],
+        channel: Literal["distil", "rl"],
+    ) -> Sequence[Lesson]:
+        """The lessons that a channel is averaged over; what is made likelier counts as `rl`."""
+        ...
 
 
 class Routed(Auxiliary, kind="routed"):
@@ -160,6 +178,116 @@ class HintedDistilled(Auxiliary, kind="hinted_distilled"):
         """See `Mix.routes`."""
         told = {x.trajectory.episode: x.trajectory.told is not None for x in lessons}
         return {e: Route(distil=float(hint), rl=float(not hint)) for e, hint in told.items()}
+
+
+class Consensus(Mix, kind="consensus"):
+    """Told episodes are made likelier, untold ones learn from the teacher, both where enough of the
+    task's told episodes agree (GATES 2602.20574): no reward is looked at.
+
+    It reads which episodes were sampled by who was told more than stands in their history, as those
+    of `rollout: {kind: hinted, when: beside, learn_under: plain}` are. Of a task they agree in so
+    far as they end alike; the largest set that does must be a `share` of them, or the task teaches
+    nothing. What is told apart from that set is not learnt either. Each of the two terms is
+    averaged over its own episodes that are left.
+
+    Args:
+        share: of a task's told episodes; the paper's is 4 of 8.
+        by: what an episode ends with: its last `answer`, as the environment reads it, or its
+            `outcome`, the sum of its rewards.
+        likelihood: coefficient of the told episodes' term.
+        coefficient: of the distillation term.
+    """
+
+    share: float = Field(default=0.5, ge=0, le=1)
+    by: Literal["answer", "outcome"] = "answer"
+    likelihood: float = Field(default=1.0, ge=0)
+    coefficient: float = Field(default=0.1, gt=0)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        told = f"{times(self.likelihood, 'grad log p(y)')} in told episodes that end alike"
+        gate = f"where these are at least {self.share:g} of the task's"
+        return f"{told}, {times(self.coefficient, 'T')} in untold ones, {gate}"
+
+    def check(self, beside: Beside) -> None:
+        """See `Mix.check`."""
+        super().check(beside)
+        if not beside.plainly_told:
+            raise ValueError(
+                "mix: consensus learns where told episodes agree, and the rollout has none that "
+                "are learnt as if nothing had been told: use rollout={kind: hinted, when: beside, "
+                "learn_under: plain}"
+            )
+
+    @property
+    def rl_channel(self) -> Advantage:
+        """See `Mix.rl_channel`: rewards count for nothing in it."""
+        return NoReward()
+
+    @property
+    def learns_from_samples(self) -> bool:
+        """See `Mix.learns_from_samples`: of itself it makes tokens likelier, whoever drew them."""
+        return False
+
+    @property
+    def distil_coefficient(self) -> float:
+        """See `Mix.distil_coefficient`."""
+        return self.coefficient
+
+    def routes(self, lessons: Sequence[Lesson]) -> dict[int, Route]:
+        """See `Mix.routes`; a task is known by its seed, which told and untold episodes share."""
+        played = [x.trajectory for x in lessons]
+        told: dict[int, list[Trajectory]] = {}
+        for trajectory in played:
+            if trajectory.told is not None:
+                told.setdefault(trajectory.seed, []).append(trajectory)
+        agreed = {seed: self._agreed(group) for seed, group in told.items()}
+        found = {}
+        for t in played:
+            own = agreed.get(t.seed, set[int]())
+            if t.told is None:
+                found[t.episode] = Route(distil=float(bool(own)), rl=0.0)
+            else:
+                likelier = self.likelihood * (t.episode in own)
+                found[t.episode] = Route(distil=0.0, rl=0.0, likelihood=likelier)
+        return found
+
+    def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
+        """See `Mix.terms`."""
+        found = {"likelihood": channels.imitate()}
+        if channels.distillation is not None:
+            found["distil"] = channels.distil()
+        return found
+
+    def counted(
+        self,
+        lessons: Sequence[Lesson],
+        routes: Mapping[int, Route],
+        channel: Literal["distil", "rl"],
+    ) -> Sequence[Lesson]:
+        """See `AveragesApart`; all where none is left, which then weighs nothing."""
+
+        def counts(route: Route) -> float:
+            return route.distil if channel == "distil" else route.likelihood
+
+        return [x for x in lessons if counts(routes[x.trajectory.episode])] or lessons
+
+    def _agreed(self, told: Sequence[Trajectory]) -> set[int]:
+        """The episodes of the largest set that end alike, the first of several; none where it is
+        too small.
+        """
+        sets: dict[str, set[int]] = {}
+        for t in told:
+            sets.setdefault(self._ending(t), set()).add(t.episode)
+        largest = max(sets.values(), key=len)
+        return largest if len(largest) >= self.share * len(told) else set()
+
+    def _ending(self, trajectory: Trajectory) -> str:
+        if self.by == "outcome":
+            return repr(trajectory.reward)
+        said = without_reasoning(trajectory.turns[-1].action) if trajectory.turns else ""
+        return parse_action(said) or said.strip()
 
 
 def _shares(

@@ -12,9 +12,13 @@ from agentopd.base.types import Trajectory
 from agentopd.mixes.advantages import Reinforce
 from agentopd.mixes.shared import RlOnly
 from agentopd.signal.beside import Beside
+from agentopd.signal.evidence import Measured
 from agentopd.signal.tokens import Tokens, sum_by
 
-# N tokens of a micro-batch, L its lessons
+# N tokens of a micro-batch, L its lessons, K its turns
+
+_ALIKE = 1e-12
+"""Probabilities no further apart are equal but for their rounding."""
 
 
 @runtime_checkable
@@ -23,6 +27,19 @@ class Scoring(Protocol):
 
     def score(self, trajectory: Trajectory) -> float | None:
         """The episode's score; None where nothing can be said of it."""
+        ...
+
+
+@runtime_checkable
+class PaysTurns(Protocol):
+    """A mix of teachers' scores in which the turns of an episode have rewards of their own."""
+
+    def turn_shares(self, measured: Measured, tokens: Tokens) -> torch.Tensor:
+        """(K,) by how much each turn of a step counts of its episode's reward.
+
+        Args:
+            measured: what the models say of all taught tokens of the step.
+        """
         ...
 
 
@@ -74,11 +91,7 @@ class RewardReplacement(RlOnly, kind="reward"):
                 f"unit: {beside.unit} scores no episodes. Use unit: rubric_span, or "
                 "score: teacher"
             )
-        if isinstance(self.rl, Reinforce) and self.rl.baseline == "running":
-            raise ValueError(
-                "mix: reward with rl.baseline: running would measure scores against the past of "
-                "the environment's rewards, which are another quantity. Use baseline: batch"
-            )
+        _check_baseline(self)
 
     def reduced(self, gap_N: torch.Tensor, tokens: Tokens) -> torch.Tensor:
         """See `Mix.reduced`."""
@@ -95,3 +108,60 @@ class RewardReplacement(RlOnly, kind="reward"):
             for t in trajectories
             if t.episode in scores
         }
+
+
+class TurnReward(RlOnly, kind="turn_reward"):
+    """A turn's reward is its episode's, times how likely the teacher finds the turn (TAMTRL
+    2603.21663).
+
+    That is the mean over the turn's tokens of q(y), scaled over all turns of the step so that the
+    least likely counts 0 and the likeliest 1; where all are alike, each counts 1. Advantages
+    compare all turns of a group's episodes, whatever their depth. Episodes without a lesson take no
+    part; the models are asked twice, before the step and in it.
+    """
+
+    distils = False
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        scaled = "the turn's mean of q(y), scaled to 0 .. 1 over the step"
+        return f"R with the environment's return times {scaled}, as the reward"
+
+    @property
+    def distil_coefficient(self) -> float:
+        """See `Mix.distil_coefficient`: the teacher is asked for its probabilities."""
+        return 1.0
+
+    @property
+    def scored_by(self) -> Literal["teacher"]:
+        """See `Mix.scored_by`."""
+        return "teacher"
+
+    def check(self, beside: Beside) -> None:
+        """See `Mix.check`."""
+        super().check(beside)
+        _check_baseline(self)
+
+    def rewards(
+        self, trajectories: Sequence[Trajectory], scores: Mapping[int, float]
+    ) -> dict[int, float]:
+        """See `Mix.rewards`: the environment's, of the episodes that the teacher was asked of."""
+        return {t.episode: t.reward for t in trajectories if t.episode in scores}
+
+    def turn_shares(self, measured: Measured, tokens: Tokens) -> torch.Tensor:
+        """See `PaysTurns`."""
+        assert measured.teacher is not None
+        likely_K = tokens.turns.mean(measured.teacher.logprob_N.double().exp())
+        least, most = likely_K.min(), likely_K.max()
+        if most - least <= _ALIKE:
+            return torch.ones_like(likely_K)
+        return (likely_K - least) / (most - least)
+
+
+def _check_baseline(mix: RlOnly) -> None:
+    if isinstance(mix.rl, Reinforce) and mix.rl.baseline == "running":
+        raise ValueError(
+            f"mix: {mix.kind} with rl.baseline: running would measure scores against the past of "
+            "the environment's rewards, which are another quantity. Use baseline: batch"
+        )

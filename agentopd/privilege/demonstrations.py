@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from agentopd.base.types import Privilege, Trajectory
+from agentopd.base.types import Privilege, Trajectory, Turn
 from agentopd.privilege import writer
-from agentopd.privilege.peers import PeerSource, actions_of
+from agentopd.privilege.peers import PeerSource, actions_of, confidence_line
 from agentopd.stored.trajectories import load_trajectories, trajectory_files
 
 
@@ -27,6 +27,8 @@ class Demonstration(PeerSource, kind="demonstration"):
             the environment's solution where not given.
         form: its actions alone, or all that was seen and answered, which a store alone has.
         share: how much of it is told, from its beginning; at least one turn.
+        confidence: whether it closes with the line that `rollout: calibrated` closes answers with
+            (CaOPD 2604.16830).
 
     Raises:
         ValueError: the whole episode is asked for, and the environment's solution has no turns.
@@ -34,6 +36,7 @@ class Demonstration(PeerSource, kind="demonstration"):
 
     path: str | None = None
     share: float = Field(default=1.0, gt=0, le=1)
+    confidence: bool = False
 
     @property
     def reads(self) -> str:
@@ -54,17 +57,19 @@ class Demonstration(PeerSource, kind="demonstration"):
         self, trajectory: Trajectory, batch: Sequence[Trajectory]
     ) -> tuple[Privilege, ...] | None:
         """See `Source.whisper`."""
-        text = self._told_of(trajectory)
+        closing = confidence_line(trajectory, batch) if self.confidence else ""
+        text = self._told_of(trajectory, f"\n{closing}" if closing else "")
         return (Privilege(source=self.kind, text=text),) if text else None
 
-    def _told_of(self, trajectory: Trajectory) -> str:
+    def _told_of(self, trajectory: Trajectory, closing: str) -> str:
         if self.path and self.form == "episode":
             shown = self._stored.get(_task(trajectory))
             if shown is None:
                 return ""
-            return self.told(replace(shown, turns=shown.turns[: self._share_of(shown.turns)]))
+            *turns, last = shown.turns[: self._share_of(shown.turns)]
+            return self.told(replace(shown, turns=(*turns, _with(last, closing))))
         plan = self._plan(trajectory)
-        return self.worded(self._between.join(plan)) if plan else ""
+        return self.worded(self._between.join(plan) + closing) if plan else ""
 
     def worded(self, plan: str) -> str:
         """The actions, as they are told."""
@@ -137,6 +142,11 @@ class NearFuture(Demonstration, kind="near_future"):
     def worded(self, plan: str) -> str:
         """See `Demonstration.worded`."""
         return writer.solution(plan)
+
+
+def _with(turn: Turn, closing: str) -> Turn:
+    """A turn whose answer closes with a text."""
+    return replace(turn, action=turn.action + closing)
 
 
 def _task(trajectory: Trajectory) -> str:

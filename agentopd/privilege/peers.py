@@ -1,4 +1,4 @@
-"""Sources that tell what was done in other episodes: solved peers, demonstrations, a later self."""
+"""Sources that tell of other episodes of the task: what solved peers did, how many there are."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from agentopd.base.types import Privilege, Trajectory
 from agentopd.environment.contract import declared, parse_action, without_reasoning
 from agentopd.privilege import writer
 from agentopd.privilege.base import Source, When, chosen
+from agentopd.rollout.acting.confidence import line
 from agentopd.signal.beside import Beside
 
 Form = Literal["actions", "episode"]
@@ -161,3 +162,25 @@ class OwnAttempt(PeerSource, kind="attempt"):
             return None
         text = writer.own_attempt(self.in_form(trajectory), trajectory.success)
         return (Privilege(source=self.kind, text=text, quotes=True),)
+
+
+class Confidence(Source, kind="confidence"):
+    """How many episodes of the group solved the task, and the line with which `rollout: calibrated`
+    closes an answer (CaOPD 2604.16830).
+    """
+
+    def whisper(
+        self, trajectory: Trajectory, batch: Sequence[Trajectory]
+    ) -> tuple[Privilege, ...] | None:
+        """See `Source.whisper`."""
+        group = [t.success for t in batch if t.task == trajectory.task]
+        if not group:
+            return None
+        text = writer.confidence(sum(group), len(group), confidence_line(trajectory, batch))
+        return (Privilege(source=self.kind, text=text, quotes=True),)
+
+
+def confidence_line(trajectory: Trajectory, batch: Sequence[Trajectory]) -> str:
+    """The line that closes the answers of an episode's group; empty where none of it was played."""
+    group = [t.success for t in batch if t.task == trajectory.task]
+    return line(sum(group) / len(group)) if group else ""

@@ -73,6 +73,11 @@ def example(plan: str) -> str:
     return f"{solution(plan)}\nThis is one example of an answer. Give one of your own."
 
 
+def confidence(solved: int, episodes: int, line: str) -> str:
+    """How sure one may be of an answer, and the line that it closes with."""
+    return f"{solved} of {episodes} attempts solved this task: an answer closes with\n{line}"
+
+
 def beginning(plan: str) -> str:
     """How a solution begins."""
     return f"Solution begins: {plan}"

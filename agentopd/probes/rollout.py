@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from agentopd.base.types import EndReason, Trajectory
 from agentopd.probes.answers import truncated
@@ -26,6 +27,25 @@ def rollout_probes(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "new_segments": sum(max(len(t.segments) - 1, 0) for t in trajectories)
         / max(len(trajectories), 1),
         **env_metrics(trajectories),
+    }
+
+
+def depths(
+    trajectories: Sequence[Trajectory], by_turn: Mapping[str, Sequence[float | None]]
+) -> dict[str, list[Any]]:
+    """Of each turn, how many `episodes` got there and how many were `solved` in it, beside the mean
+    `divergence` at its tokens; what `Schedule.reads_depth` is about.
+
+    Args:
+        by_turn: the probes' means.
+    """
+    turns = [len(t.turns) for t in trajectories if t.acts and t.end is not EndReason.ERROR]
+    solved = [len(t.turns) for t in trajectories if t.acts and t.success]
+    each = range(1, max(turns, default=0) + 1)
+    return {
+        "divergence": list(by_turn.get("divergence", ())),
+        "episodes": [sum(count >= turn for count in turns) for turn in each],
+        "solved": [sum(count == turn for count in solved) for turn in each],
     }
 
 

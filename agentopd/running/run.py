@@ -19,7 +19,7 @@ from agentopd.parallel.episodes import known_elsewhere, own_episodes
 from agentopd.parallel.processes import ALONE, Processes, by_the_first
 from agentopd.privilege.base import gather, missing_keys, scalars_of
 from agentopd.privilege.view import most_inserted
-from agentopd.probes.rollout import rollout_probes
+from agentopd.probes.rollout import depths, rollout_probes
 from agentopd.probes.showcase import describe_episode
 from agentopd.probes.untold import with_untold
 from agentopd.rollout.engine import Following, disagreement
@@ -335,7 +335,7 @@ class Run:
             "step": step,
             "episodes": self.step * self.config.rollout.episodes,
             "seconds": self.clock.seconds - self.clock.stages["evaluate"],
-            "train": {**rollout_probes(trajectories), "dead_groups": dead_groups(trajectories)},
+            "train": self._seen(trajectories, update),
             "loss": update.loss,
             "probes": {
                 **update.probes,
@@ -355,6 +355,13 @@ class Run:
         if warnings := [*first, *disagreement(gap, self.config.student.dtype)]:
             line["warnings"] = warnings
         return line | {"evaluation": self.evaluation} if self.evaluation else line
+
+    def _seen(self, trajectories: list[Trajectory], update: Update) -> dict[str, Any]:
+        """What schedules and baselines may look back at."""
+        seen = {**rollout_probes(trajectories), "dead_groups": dead_groups(trajectories)}
+        if any(schedule.reads_depth for schedule in self.config.schedule.values()):
+            seen["depth"] = depths(trajectories, update.probes.get("by_turn", {}))
+        return seen
 
     def _first_look(self, trajectories: list[Trajectory]) -> list[str]:
         """What the first step shows to be wrong with the whole run."""

@@ -30,6 +30,9 @@ class Beside:
         teacher_top: how many of the teacher's likeliest tokens the divergence's support looks at,
             none but the sampled token where it is 0; None where it looks at others too.
         looks_further: what else looks at all of the teacher's distribution.
+        watched: whether the probes look at what the models say.
+        plainly_told: whether episodes are sampled by who is told something, and learnt as if
+            nothing had been told.
     """
 
     mix: str
@@ -47,3 +50,5 @@ class Beside:
     teacher_local: bool = True
     teacher_top: int | None = None
     looks_further: tuple[str, ...] = ()
+    watched: bool = True
+    plainly_told: bool = False

@@ -6,14 +6,15 @@ import math
 from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Literal
+from itertools import accumulate, pairwise
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from agentopd.base.parts import Part
+from agentopd.signal.beside import Beside
 
-History = Sequence[Mapping[str, float | None]]
+History = Sequence[Mapping[str, Any]]
 """What each finished step of the run was like, oldest first: `train` of its line of metrics."""
 
 
@@ -28,9 +29,22 @@ class Schedule(Part, family="schedule"):
     without anything to remember.
     """
 
+    reads_depth: ClassVar[bool] = False
+    """Whether it looks at the history's `depth`, which is kept where a schedule does."""
+
     @abstractmethod
     def factor(self, step: int, history: History = ()) -> float:
         """The factor at a step, counted from 0, after the steps of the history."""
+
+    def check(self, name: str, beside: Beside) -> None:
+        """Look at the rest of the method when the configuration is read.
+
+        Args:
+            name: what it is attached to.
+
+        Raises:
+            ValueError: it makes no sense there.
+        """
 
     def bounds(self, steps: int) -> tuple[float, float]:
         """The least and the largest factor of a run of so many steps, as far as they are known
@@ -209,3 +223,100 @@ class Phase(Schedule, kind="phase"):
     def bounds(self, steps: int) -> tuple[float, float]:
         """See `Schedule.bounds`."""
         return min(self.before, self.after), max(self.before, self.after)
+
+
+class DepthController(Schedule, kind="depth_controller"):
+    """Turns, as deep as the teacher still differs and tasks are solved (TurnOPD 2607.05804); for
+    `rollout: {kind: truncated, turns: 1}`.
+
+    The first `warmup` steps, and every `every`-th, are played to `most` turns. They alone say how
+    deep the others go, and only where at least `solved` of their episodes were solved. A step's
+    depth is the mean turn, counted from 0, weighed by the mean divergence at its tokens and the
+    share of episodes that got there; or, where that is deeper, the turn by which a share of
+    `coverage` of the solved episodes was over. The steps between are played one turn further than
+    the moving average of these depths.
+
+    Args:
+        least, most: turns of a step; the paper's.
+        smoothing: how much the newest depth counts in the moving average.
+    """
+
+    reads_depth = True
+
+    every: int = Field(default=8, ge=1)
+    warmup: int = Field(default=3, ge=1)
+    least: int = Field(default=2, ge=1)
+    most: int = Field(default=50, ge=1)
+    solved: int = Field(default=8, ge=1)
+    coverage: float = Field(default=0.8, gt=0, le=1)
+    smoothing: float = Field(default=0.3, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> DepthController:
+        if self.least > self.most:
+            raise ValueError(
+                f"least: {self.least} turns are more than most: {self.most}, which whole episodes "
+                "have: raise most, or lower least"
+            )
+        return self
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        whole = f"{self.most} in the first {self.warmup} steps and every {self.every} steps"
+        return f"{whole}, else one more than the depth that these have shown"
+
+    def check(self, name: str, beside: Beside) -> None:
+        """See `Schedule.check`."""
+        if name != "turns":
+            raise ValueError(
+                f"schedule.{name}: depth_controller counts turns: attach it to schedule.turns, "
+                "with rollout={kind: truncated, turns: 1}"
+            )
+        if not beside.watched or beside.sampled or not beside.asks_teacher:
+            raise ValueError(
+                "schedule.turns: depth_controller follows the divergence of whole distributions, "
+                "turn by turn, as the probes see it: it needs a mix that asks a teacher, "
+                "divergence.support other than sampled, and probe.enabled"
+            )
+
+    def factor(self, step: int, history: History = ()) -> float:
+        """See `Schedule.factor`."""
+        if self._whole(step):
+            return self.most
+        depth: float | None = None
+        for past, line in enumerate(history[:step]):
+            found = self._depth(line.get("depth") or {}) if self._whole(past) else None
+            if found is not None:
+                new = self.smoothing
+                depth = found if depth is None else (1 - new) * depth + new * found
+        return self.most if depth is None else min(max(round(depth) + 1, self.least), self.most)
+
+    def bounds(self, steps: int) -> tuple[float, float]:
+        """See `Schedule.bounds`."""
+        return self.least, self.most
+
+    def _whole(self, step: int) -> bool:
+        """Whether a step's episodes are played to their end."""
+        return step < self.warmup or step % self.every == 0
+
+    def _depth(self, seen: Mapping[str, Sequence[float | None]]) -> int | None:
+        """How deep a step of whole episodes says to go, counted from 0; None where it says nothing.
+
+        Args:
+            seen: of each turn, the mean `divergence` at its tokens, how many `episodes` got there,
+                and how many were `solved` in it.
+        """
+        solved = [count or 0 for count in seen.get("solved", ())]
+        if sum(solved) < self.solved or not seen.get("divergence"):
+            return None
+        enough = self.coverage * sum(solved)
+        covered = next(turn for turn, over in enumerate(accumulate(solved)) if over >= enough)
+        means, reached = seen["divergence"], seen["episodes"]
+        mass = [
+            max(mean or 0.0, 0.0) * (count or 0)
+            for mean, count in zip(means, reached, strict=False)
+        ]
+        total = math.fsum(mass)
+        centre = math.fsum(turn * own for turn, own in enumerate(mass)) / total if total else 0.0
+        return max(round(centre), covered)

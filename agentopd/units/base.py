@@ -55,7 +55,8 @@ class Unit(Part, family="unit"):
 
     Args:
         reduce: how a span's value is made of its tokens' values.
-        normalise: how the aggregator averages tokens, for this and the RL channel.
+        normalise: how the aggregator averages tokens, for this and the RL channel; `blend` goes
+            from the mean over tokens to that over turns, as `schedule.blend` says.
         budget: what `normalise: fixed` divides by.
     """
 

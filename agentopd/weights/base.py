@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import model_validator
@@ -51,6 +51,9 @@ class Weight(Part, family="weight"):
             not at all (`off`). A mixer that multiplies advantages by the weights wants them as they
             are.
     """
+
+    reads_behaviour: ClassVar[bool] = False
+    """Whether it looks at the probability with which somebody has drawn a token."""
 
     renormalise: Renormalise = "episode"
 

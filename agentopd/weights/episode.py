@@ -182,6 +182,8 @@ class EarlyTokens(Weight, kind="early_tokens"):
         per: the sum starts anew with each of these; a paper of single answers does not say.
     """
 
+    reads_behaviour = True
+
     gamma: float = Field(default=0.5, ge=0)
     per: Per = "episode"
 

@@ -97,6 +97,8 @@ class TruncatedRatio(Weight, kind="truncated_ratio"):
         cap: the largest ratio that counts, which bounds the variance.
     """
 
+    reads_behaviour = True
+
     renormalise: Renormalise = False
     cap: float = Field(default=2.0, ge=1)
 

@@ -22,6 +22,8 @@ from agentopd.rollout.transformers_sampler import TransformersSampler
 
 Learnt = Literal["student", "teacher"]
 """Whose tokens are learnt from: what both wrote together is the student's."""
+APART = 10**9
+"""Parts the numbers of a run's further episodes at its tasks from those of all first ones."""
 
 
 class Directed(Rollout):

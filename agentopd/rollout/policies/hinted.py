@@ -1,4 +1,6 @@
-"""The student acts told what the teacher would be told: always, or where it fails alone."""
+"""The student acts told what the teacher would be told: always, where it fails alone, or beside
+itself untold.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.acting.roles import Direction, Voice
 from agentopd.rollout.episode import Task
-from agentopd.rollout.policies.directed import Directed
+from agentopd.rollout.policies.directed import APART, Directed
 from agentopd.rollout.sampler import Sampler
 from agentopd.signal.groups import groups
 
@@ -37,7 +39,7 @@ class HintedRollout(Directed, kind="hinted"):
             over the ones with it (`sampled`, which average to what it would do unhinted).
     """
 
-    when: Literal["always", "group_failed"] = "always"
+    when: Literal["always", "group_failed", "beside"] = "always"
     again: Literal["all", "all_but_one"] = "all"
     keep: Literal["all", "solved"] = "all"
     learn_under: Literal["hint", "plain"] = "hint"
@@ -49,6 +51,8 @@ class HintedRollout(Directed, kind="hinted"):
         first = Cost("student", "samples", "S")
         if self.when == "always":
             return (first,)
+        if self.when == "beside":
+            return first, first
         where = "f: the share of episodes that are played again, as their whole group has failed"
         return first, Cost("student", "samples", "f S", where=where)
 
@@ -57,6 +61,8 @@ class HintedRollout(Directed, kind="hinted"):
         """See `Part.formula`."""
         if self.when == "always":
             return "p given h~"
+        if self.when == "beside":
+            return "p given h, and in as many more episodes given h~"
         return "p given h; given h~ in groups that failed whole"
 
     @property
@@ -78,14 +84,14 @@ class HintedRollout(Directed, kind="hinted"):
         """See `Settings.unread`."""
         found = super().unread()
         if self.when == "always":
-            found |= dict.fromkeys(("again", "keep"), "when: group_failed")
+            found |= dict.fromkeys(("again", "keep"), "when: group_failed or beside")
         if self.learn_under == "hint":
             found["ratio"] = "learn_under: plain"
         return found
 
     def direction(self, task: Task, seed: int, step: int) -> Direction:
-        """See `Directed.direction`; at first attempts nobody is told where only failures are."""
-        if self.when == "group_failed" and not task.attempt:
+        """See `Directed.direction`; at first attempts nobody is told, unless always."""
+        if self.when != "always" and not task.attempt:
             return Direction()
         return Direction(
             voices=(Voice(told=True),),
@@ -101,22 +107,23 @@ class HintedRollout(Directed, kind="hinted"):
         if self.when == "always":
             return played
         tasks = {task.episode: task for task in self.schedule(seed, step)}
-        again = [self._again(tasks[t.episode], seed, step) for t in self._failed(played)]
+        again = [self._again(tasks[t.episode], seed, step) for t in self._repeated(played)]
         told = {
             t.episode: t for t in self.play(env, student, sampler, seed, again) if self._kept(t)
         }
-        return [told.get(t.episode, t) for t in played]
+        return [*(told.pop(t.episode, t) for t in played), *told.values()]
 
-    def _failed(self, played: Sequence[Trajectory]) -> Iterator[Trajectory]:
+    def _repeated(self, played: Sequence[Trajectory]) -> Iterator[Trajectory]:
         """The episodes that are to be played again."""
         spared = int(self.again == "all_but_one")
         for group in groups(played):
-            if not any(t.success for t in group):
+            if self.when == "beside" or not any(t.success for t in group):
                 yield from group[spared:]
 
     def _again(self, task: Task, seed: int, step: int) -> Task:
         group = task.task if self.learn_under == "hint" else -1 - task.task
-        told = replace(task, task=group, attempt=1)
+        number = task.episode + (APART if self.when == "beside" else 0)
+        told = replace(task, episode=number, task=group, attempt=1)
         return replace(told, direction=self.direction(told, seed, step))
 
     def _kept(self, trajectory: Trajectory) -> bool:

@@ -17,15 +17,13 @@ from agentopd.models.model import LanguageModel
 from agentopd.rollout.acting.earlier import Given, Place, Question, Questions, Told
 from agentopd.rollout.acting.roles import STUDENTS, Direction, Piece, Recall, Voice
 from agentopd.rollout.episode import Task
-from agentopd.rollout.policies.directed import Directed
+from agentopd.rollout.policies.directed import APART, Directed
 from agentopd.rollout.sampler import Sampler
 
 Learnt = Literal["first", "later", "reflections", "feedback"]
 """What is learnt from: attempts that are told nothing, told ones, what is written of either, and
 what the environment says of either."""
 
-_APART = 10**9
-"""Parts the numbers of later attempts' episodes from those of all first ones of a run."""
 _KINDS: tuple[Record, ...] = ("played", "written", "untold", "foreseen")
 
 
@@ -260,7 +258,7 @@ class _Company:
 
 def _numbered(mark: Attempt) -> int:
     """An attempt's episode number, which no other episode of the run has."""
-    return mark.first + (len(_KINDS) * mark.number + _KINDS.index(mark.kind)) * _APART
+    return mark.first + (len(_KINDS) * mark.number + _KINDS.index(mark.kind)) * APART
 
 
 def _mark(trajectory: Trajectory) -> Attempt:
