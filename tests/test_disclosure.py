@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,11 @@ from agentopd.running.reading import parse_config
 from agentopd.running.run import Run
 from agentopd.signal.groups import groups
 
-RISING = {"attempts": 1, "learn": ["first", "reflections"], "disclosed": [0, 1, 2, 3]}
+RISING: dict[str, Any] = {
+    "attempts": 1,
+    "learn": ["first", "reflections"],
+    "disclosed": [0, 1, 2, 3],
+}
 
 
 def _written(found: list[Trajectory]) -> dict[int, list[Trajectory]]:

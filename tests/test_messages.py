@@ -20,16 +20,17 @@ from agentopd.privilege.texts import Text
 from agentopd.privilege.view import SystemView
 from agentopd.privilege.writing.earlier import Recollection
 from agentopd.privilege.writing.hindsight import Message
+from agentopd.rollout.acting.earlier import Place
 from agentopd.running.reading import parse_config
 
-MESSAGES = {"recalls": ["episode", "privilege"], "attempts": 3}
+MESSAGES: dict[str, Any] = {"recalls": ["episode", "privilege"], "attempts": 3}
 
 
 class Numbered:
     """Says of each episode how long it was; of every third one nothing. It is an `Adviser`."""
 
-    sources = 1
-    place = "system"
+    sources: int = 1
+    place: Place = "system"
 
     def __init__(self) -> None:
         self.heard: list[tuple[list[Trajectory], list[Trajectory]]] = []

@@ -23,7 +23,11 @@ from agentopd.rollout.policies.base import Rollout
 from agentopd.running.config import RunConfig
 from agentopd.running.reading import parse_config, stage_configs
 
-REVISED = {"stop": "never", "recalls": ["episode", "phrase"], "learn": ["later", "joined"]}
+REVISED: dict[str, Any] = {
+    "stop": "never",
+    "recalls": ["episode", "phrase"],
+    "learn": ["later", "joined"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +137,8 @@ def test_its_own_words_are_no_leak_and_are_counted() -> None:
     source.prepare(STUDENT.template)
     source.begin()
     source.write([attempt], [attempt])
-    (privilege,) = source.whisper(attempt, [attempt]) or ()
-    assert privilege.quotes and 0 < source.scalars()["copied"] < 1
+    heard = source.whisper(attempt, [attempt])
+    assert heard and heard[0].quotes and 0 < source.scalars()["copied"] < 1
     source.begin()
     assert source.scalars() == {}
 

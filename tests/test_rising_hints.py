@@ -28,7 +28,7 @@ from agentopd.running.reading import parse_config
 from agentopd.signal.groups import groups
 
 WORDS = ("left", "left left", "left left left")
-RISING = {"when": "group_failed", "rising": True}
+RISING: dict[str, Any] = {"when": "group_failed", "rising": True}
 
 
 @dataclass
