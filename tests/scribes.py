@@ -71,6 +71,7 @@ def ready(
 
 def told(source: Source, batch: Sequence[Trajectory]) -> list[list[tuple[str, int | None]] | None]:
     """What a source says of each episode of a step, in words and turns; None where nothing."""
+    source.begin()
     source.learn(batch)
     source.write(batch, batch)
     heard = [source.whisper(t, batch) for t in batch]

@@ -73,6 +73,19 @@ def test_where_each_task_is_attempted_once_it_is_grpo_without_the_deviation() ->
         assert AttemptReturns().of(step) == Grpo(std=False).of(plain)
 
 
+def test_divided_by_the_deviation_of_the_same_attempts_by_hand() -> None:
+    """First ones 0.5, 0.5, 1.25 about 0.75; second ones alike; once each, it is `grpo`."""
+    step = [*_chain(0, [0.0, 1.0]), *_chain(1, [0.0, 1.0]), *_chain(2, [1.25])]
+    found = AttemptReturns(discount=0.5, std=True).of(step)
+    deviation = (0.375 / 3) ** 0.5
+    by_hand = {0: -0.25 / deviation, 1: -0.25 / deviation, 2: 0.5 / deviation, 100: 0.0, 101: 0.0}
+    assert found == pytest.approx(by_hand, rel=1e-5)
+    once = [t for n, r in enumerate((0.0, 1.0, 0.25)) for t in _chain(n, [r])]
+    assert AttemptReturns(std=True).of(once) == Grpo().of(once)
+    with pytest.raises(ValueError, match="the deviation from the group's mean"):
+        AttemptReturns(std=True, baseline="first")
+
+
 def test_attempts_of_other_tasks_and_equal_ones_change_nothing() -> None:
     alone = AttemptReturns().of([*_chain(0, [0.0, 1.0]), *_chain(1, [0.5])])
     beside = AttemptReturns().of([*_chain(0, [0.0, 1.0]), *_chain(1, [0.5]), *_chain(7, [9.0], 1)])

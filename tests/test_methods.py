@@ -83,7 +83,8 @@ def test_a_row_has_a_cost_beside_opd(name: str) -> None:
     for config in learnt(name):
         known = {bill.what: bill for bill in bills(costs(config))}
         assert {"student samples", "teacher reads", "student learns"} <= known.keys()
-        asked = bool(config.mix.distil_coefficient)
+        writes = any(cost.who == "teacher" for x in config.privilege for cost in x.costs)
+        asked = bool(config.mix.distil_coefficient) or (config.rollout.consults and writes)
         assert (known["teacher reads"].tokens != "0") == asked
         silent = config.rollout.replays or name == "guided_opd"  # in its first step
         assert (known["student samples"].tokens == "0") == silent

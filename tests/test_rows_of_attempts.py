@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from retries import foreseen, marked, untold
 from scenes import ENV, Scene, assert_same, run_of, scene_of
 
-from agentopd.base.types import Attempt, EndReason, Owner, Trajectory
+from agentopd.base.types import EndReason
 from agentopd.learning.method import AXES
 from agentopd.rollout.policies.retry import RetryRollout
 from agentopd.running.config import RunConfig
@@ -37,30 +37,10 @@ def _row(name: str, *overrides: str) -> RunConfig:
     return parse_config(ENV, [f"method={name}", *overrides])
 
 
-def _marked(trajectories: Sequence[Trajectory], number: int = 0) -> list[Trajectory]:
-    """Attempts of that number at the same tasks."""
-    return [
-        replace(
-            t, episode=t.episode + 100 * number, attempt=Attempt(number=number, first=t.episode)
-        )
-        for t in trajectories
-    ]
-
-
-def _untold(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    """The same answers in the histories without what was told."""
-    found = []
-    for t in trajectories:
-        assert t.attempt
-        mark = replace(t.attempt, kind="untold")
-        found.append(replace(t, episode=t.episode + 1_000, attempt=mark, told=t.trainable))
-    return found
-
-
 @pytest.mark.parametrize("name", ["erl", "rltf_sd"])
 def test_all_solved_at_once_it_is_grpo(scene: Scene, name: str) -> None:
     """No attempt follows: the gradient is that of `grpo`, with the deviation or without."""
-    firsts = _marked(scene.trajectories)
+    firsts = marked(scene.trajectories)
     rl = "mix.rl.std=false" if name == "rltf_sd" else "mix.rl.std=true"
     clip = ("mix.rl.clip=1", "mix.rl.clip_high=1000") if name == "rltf_sd" else ()
     found = scene.gradient(f"method={name}", trajectories=firsts, lessons=[])
@@ -70,8 +50,8 @@ def test_all_solved_at_once_it_is_grpo(scene: Scene, name: str) -> None:
 
 def test_without_the_second_record_rltf_is_two_attempts_by_their_returns(scene: Scene) -> None:
     """And with it something else: the likelihood of erl, the advantage of rltf_sd."""
-    step = [*_marked(scene.trajectories), *_marked(scene.trajectories[1:3], 1)]
-    whole = [*step, *_untold(step[-2:])]
+    step = [*marked(scene.trajectories), *marked(scene.trajectories[1:3], 1)]
+    whole = [*step, *untold(step[-2:])]
     for name in ("erl", "rltf_sd"):
         rl = (
             "{kind: grpo, std: true}"
@@ -89,12 +69,12 @@ def test_without_the_second_record_rltf_is_two_attempts_by_their_returns(scene: 
 
 def test_what_is_made_likelier_was_solved(scene: Scene) -> None:
     """Failed answers are as if they had no second record; solved ones add -log p's gradient."""
-    step = [*_marked(scene.trajectories), *_marked(scene.trajectories, 1)]
-    untold = _untold(step[8:])
-    solved, failed = [t for t in untold if t.success], [t for t in untold if not t.success]
+    step = [*marked(scene.trajectories), *marked(scene.trajectories, 1)]
+    twice = untold(step[8:])
+    solved, failed = [t for t in twice if t.success], [t for t in twice if not t.success]
     assert solved and failed
     settings = {"lessons": []}
-    found = scene.gradient("method=erl", trajectories=[*step, *untold], **settings)
+    found = scene.gradient("method=erl", trajectories=[*step, *twice], **settings)
     assert_same(found, scene.gradient("method=erl", trajectories=[*step, *solved], **settings))
     zero = [replace(t, turns=tuple(replace(u, reward=0.0) for u in t.turns)) for t in step]
     likely = scene.gradient("method=erl", trajectories=[*zero, *solved], **settings)
@@ -103,23 +83,10 @@ def test_what_is_made_likelier_was_solved(scene: Scene) -> None:
     assert_same(likely, nll * counted[0] / counted[1])
 
 
-def _foreseen(trajectory: Trajectory) -> Trajectory:
-    """An answer that nobody sampled."""
-    assert trajectory.attempt
-    owner = np.where(trajectory.trainable, Owner.DEMO, Owner.TEMPLATE).astype(np.uint8)
-    return replace(
-        trajectory,
-        episode=trajectory.episode + 2_000,
-        owner=owner,
-        logprob=np.full_like(trajectory.logprob, np.nan),
-        attempt=replace(trajectory.attempt, kind="foreseen"),
-    )
-
-
 def test_foresight_adds_its_own_likelihood_and_nothing_else(scene: Scene) -> None:
     """RLTF-FM without it is two attempts by their returns; its coefficient counts it."""
-    step = [*_marked(scene.trajectories), *_marked(scene.trajectories[1:3], 1)]
-    said = [_foreseen(t) for t in step[4:6]]
+    step = [*marked(scene.trajectories), *marked(scene.trajectories[1:3], 1)]
+    said = [foreseen(t) for t in step[4:6]]
     fm = ("method=rltf_fm", "mix.coefficient=0.5")
     alone = scene.gradient(*fm, trajectories=step, lessons=[])
     rl = "mix={kind: rl, rl: {kind: attempts, clip: 1.0, clip_high: 1000.0}}"
@@ -133,8 +100,8 @@ def test_foresight_adds_its_own_likelihood_and_nothing_else(scene: Scene) -> Non
 
 def test_far_tokens_of_untold_answers_count_nothing(scene: Scene) -> None:
     """Below the floor under the plain history; the floor is about no other token."""
-    step = [*_marked(scene.trajectories), *_marked(scene.trajectories[1:3], 1)]
-    near = _untold(step[-2:])
+    step = [*marked(scene.trajectories), *marked(scene.trajectories[1:3], 1)]
+    near = untold(step[-2:])
     rng = np.random.default_rng(3)
     some = [rng.random(len(t.ids)) < 0.5 for t in near]
     far = [replace(t, logprob=np.where(x, -6.0, -4.0)) for t, x in zip(near, some, strict=True)]
@@ -153,10 +120,10 @@ def test_far_tokens_of_untold_answers_count_nothing(scene: Scene) -> None:
 
 def test_attempts_that_nothing_is_learnt_from_are_measured_against(scene: Scene) -> None:
     """Second attempts against the first ones' mean, whether those learn or not."""
-    firsts = _marked(scene.trajectories[:4])
+    firsts = marked(scene.trajectories[:4])
     silent = [replace(t, trainable=np.zeros_like(t.trainable)) for t in firsts]
     broken = replace(silent[0], episode=77, end=EndReason.ERROR, error="no board")
-    second = _marked(scene.trajectories[:1], 1)
+    second = marked(scene.trajectories[:1], 1)
     assert not second[0].success and any(t.success for t in firsts)
     rule = "mix={kind: rl, rl: {kind: attempts, baseline: first}}", "rollout.group=4"
     seen = scene.gradient(*rule, trajectories=[*silent, broken, *second], lessons=[])
@@ -171,8 +138,8 @@ def test_reflections_stand_in_no_likelihood(runs: dict[str, Run]) -> None:
     kinds = {(t.attempt.number, t.attempt.kind) for t in step if t.attempt}
     assert kinds >= {(0, "played"), (0, "written"), (1, "played")}
     firsts = {t.episode: t for t in step if t.attempt and not t.attempt.number and t.acts}
-    untold = [t for t in step if t.attempt and t.attempt.kind == "untold"]
-    for t in untold:
+    twice = [t for t in step if t.attempt and t.attempt.kind == "untold"]
+    for t in twice:
         assert t.attempt
         first = firsts[t.attempt.first]
         shown = t.turns[0].start

@@ -37,6 +37,8 @@ def _config(name: str) -> RunConfig:
     small = [f"method={name}", "rollout.max_turns=3"]
     small += ["rollout.tasks=2", "rollout.group=4"] if config.rollout.group > 1 else []
     small += [] if config.rollout.group > 1 else ["rollout.tasks=4"]
+    if config.rollout.kind == "retry":  # what is read and written of an attempt takes longest
+        small += ["rollout.quoted_tokens=32", "rollout.reflection_tokens=8"]
     for path in _collected(config.model_dump(mode="json")["stages"]):
         small.append(f"{path}.episodes=8")
     return parse_config(SMALL, small)

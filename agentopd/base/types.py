@@ -89,7 +89,7 @@ class Turn:
         return bool(self.info.get("action_valid", True))
 
 
-Record = Literal["played", "written", "untold", "foreseen"]
+Record = Literal["played", "written", "untold", "foreseen", "joined"]
 """What an episode is to an attempt at its task; see `Attempt.kind`."""
 
 
@@ -103,14 +103,17 @@ class Attempt:
         kind: `played`: acted in the environment. `written`: what the student wrote of this attempt,
             an episode of one turn. `untold`: the answers of this attempt once more, in the history
             without what was told. `foreseen`: what was said of this attempt, as the answer that the
-            student should have given when asked for it.
+            student should have given when asked for it. `joined`: the attempt before and this one
+            in one history, which goes on from the one to the other in the student's own words.
         told: of the attempts before, in the words that were read.
+        version: of several that were written of one attempt, which, counted from 0.
     """
 
     number: int
     first: int
     kind: Record = "played"
     told: str = ""
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

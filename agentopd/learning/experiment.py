@@ -47,6 +47,7 @@ _PAST: History = tuple(
 _TIMES: tuple[tuple[int, History], ...] = ((0, ()), (len(_PAST), _PAST))
 """The steps that are tried, with what the steps before them were like."""
 _RECORDS: dict[int, Attempt] = {
+    0: Attempt(number=1, first=1, kind="joined"),
     2: Attempt(number=1, first=1),
     3: Attempt(number=1, first=1, kind="untold"),
     4: Attempt(number=1, first=6),

@@ -28,7 +28,7 @@ class AttemptReturns(Advantage, kind="attempts"):
     """An attempt's return less a baseline: its reward, and those of the attempts after it, each
     discounted once more (RLTF 2602.02482).
 
-    Where a task is attempted once, this is `grpo` without the deviation.
+    Where a task is attempted once, this is `grpo`, with the deviation or without.
 
     Args:
         discount: gamma; 0 is each attempt's own reward.
@@ -37,11 +37,42 @@ class AttemptReturns(Advantage, kind="attempts"):
             first attempts have none but their own mean. `none`.
         untold_baseline: of answers that are learnt as if nothing had been told: their own reward,
             less the mean of the `first` attempts, or of the `group` of such answers.
+        std: divide what is taken off the group's mean by its deviation too, as GRPO does.
+        epsilon: is added to that deviation.
+
+    Raises:
+        ValueError: `std` without the group's mean as baseline.
     """
 
     discount: float = Field(default=0.1, ge=0, le=1)
     baseline: Literal["group", "first", "none"] = "group"
     untold_baseline: Literal["first", "group"] = "first"
+    std: bool = False
+    epsilon: float = Field(default=1e-6, gt=0)
+
+    @model_validator(mode="after")
+    def _has_a_deviation(self) -> AttemptReturns:
+        if self.std and self.baseline != "group":
+            raise ValueError(
+                f"mix.rl: attempts with std: true divides by the deviation from the group's mean, "
+                f"and baseline: {self.baseline} takes something else off: set baseline: group, or "
+                "leave std out"
+            )
+        return self
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        own = f"the attempt's reward + {self.discount:g} the next one's + ..."
+        if self.baseline == "none":
+            return own
+        whose = "its group" if self.baseline == "group" else "the group's first attempts"
+        centred = f"{own} - the mean of {whose}"
+        return f"({centred}) / (the group's deviation + {self.epsilon:g})" if self.std else centred
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        return super().unread() | ({} if self.std else {"epsilon": "std: true"})
 
     def of(
         self,
@@ -59,8 +90,10 @@ class AttemptReturns(Advantage, kind="attempts"):
         found = {t.episode: 0.0 for t in trajectories}
         for group in groups([t for t in trajectories if t.episode in known]):
             own_G = np.array([returns[t.episode] for t in group])
-            base = self._baseline(group[0], own_G, firsts)
-            found |= {t.episode: float(r - base) for t, r in zip(group, own_G, strict=True)}
+            apart_G = own_G - self._baseline(group[0], own_G, firsts)
+            if self.std and self._chosen(group[0]) == "group":
+                apart_G = apart_G / (own_G.std() + self.epsilon)
+            found |= {t.episode: float(a) for t, a in zip(group, apart_G, strict=True)}
         return found
 
     def relative(
@@ -69,12 +102,15 @@ class AttemptReturns(Advantage, kind="attempts"):
         """See `Advantage.relative`: of attempts that nothing follows."""
         return Grpo(std=False).relative(rewards, history)
 
+    def _chosen(self, member: Trajectory) -> str:
+        """The baseline of a group, by one of it."""
+        return self.untold_baseline if _kind(member) == "untold" else self.baseline
+
     def _baseline(
         self, member: Trajectory, own_G: npt.NDArray[np.float64], firsts: Mapping[int, float]
     ) -> float:
         """What is taken off the returns of a group."""
-        own = member.attempt
-        chosen = self.untold_baseline if _kind(member) == "untold" else self.baseline
+        own, chosen = member.attempt, self._chosen(member)
         if chosen == "none":
             return 0.0
         if chosen == "first" and own and own.number and own.kind in ("played", "untold"):
@@ -86,7 +122,8 @@ class AttemptReturns(Advantage, kind="attempts"):
 class Retried(RlOnly, kind="retried"):
     """Rewards of several attempts, and told attempts learnt once more as if nothing had been told:
     for `rollout: {kind: retry, learn_under: both}`. What was said of an attempt, where the rollout
-    learns it (`learn: [..., feedback]`), is made likelier too (RLTF-FM).
+    learns it (`learn: [..., feedback]`), is made likelier too (RLTF-FM); so are two attempts in one
+    history (`joined`) of which the second solved the task.
 
     Args:
         untold: what becomes of those answers: `likelihood`, they are made likelier where the task
@@ -124,10 +161,9 @@ class Retried(RlOnly, kind="retried"):
         return f"R in attempts as they were read, {again} learnt untold, {likelier} in feedback"
 
     def chosen(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-        """See `Mix.chosen`: what is to be likelier was solved."""
-        if self.untold == "advantage":
-            return list(trajectories)
-        return [t for t in trajectories if t.success or _kind(t) != "untold"]
+        """See `Mix.chosen`: answers that are to be likelier were solved."""
+        solved = {"joined", *(["untold"] if self.untold == "likelihood" else [])}
+        return [t for t in trajectories if t.success or _kind(t) not in solved]
 
     def routes(self, lessons: Sequence[Lesson]) -> dict[int, Route]:
         """See `Mix.routes`."""
@@ -136,6 +172,7 @@ class Retried(RlOnly, kind="retried"):
         routes = {
             "untold": likelier if self.untold == "likelihood" else rewarded,
             "foreseen": likelier,
+            "joined": likelier,
         }
         return {
             x.trajectory.episode: routes.get(_kind(x.trajectory), Route(distil=0.0))

@@ -1,8 +1,9 @@
 """What a source of privileged information is, and how a step's teacher is briefed.
 
-A source first takes note of the step's finished trajectories (`learn`), has ready what takes a
-model's time (`write`), then says what the teacher may know of each (`whisper`). What it keeps
-between steps goes into the checkpoint through `state`.
+In each step (`begin`) a source first takes note of the finished trajectories (`learn`), has ready
+what takes a model's time (`write`), then says what the teacher may know of each (`whisper`). Where
+the rollout lets sources speak to whoever acts, they write and whisper while the step is played too.
+What a source keeps between steps goes into the checkpoint through `state`.
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ class Source(Part, family="privilege source"):
         """The key of the environment's `info` without which it has nothing to say, if any."""
         return ""
 
+    def begin(self) -> None:
+        """A step begins: what is counted of a step is counted anew."""
+
     def learn(self, trajectories: Sequence[Trajectory]) -> None:
         """Take note of a step's trajectories before anything is said of them."""
 
@@ -106,14 +110,21 @@ class NoPrivilege(Source, kind="none"):
         return ()
 
 
-def gather(sources: Sequence[Source], trajectories: Sequence[Trajectory]) -> list[Briefed]:
+def gather(
+    sources: Sequence[Source], trajectories: Sequence[Trajectory], begun: bool = False
+) -> list[Briefed]:
     """Brief the teacher on every trajectory; all sources with something to say are heard, in order.
 
     A trajectory of which no source has anything to say gets no lesson. Neither does one that ended
     in an error, and no source learns from it, nor from what is no episode played.
+
+    Args:
+        begun: whether the sources know that the step has begun.
     """
     finished = [t for t in trajectories if t.acts and t.end is not EndReason.ERROR]
     for source in sources:
+        if not begun:
+            source.begin()
         source.learn(finished)
         source.write(finished, finished)
     briefed = []

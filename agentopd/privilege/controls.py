@@ -62,6 +62,10 @@ class Control(Source):
         """See `Source.meet`."""
         self.of.meet(student, teacher)
 
+    def begin(self) -> None:
+        """See `Source.begin`."""
+        self.of.begin()
+
     def learn(self, trajectories: Sequence[Trajectory]) -> None:
         """See `Source.learn`."""
         self.of.learn(trajectories)

@@ -106,6 +106,11 @@ class First(Source, kind="first"):
         for source in self.of:
             source.meet(student, teacher)
 
+    def begin(self) -> None:
+        """See `Source.begin`."""
+        for source in self.of:
+            source.begin()
+
     def learn(self, trajectories: Sequence[Trajectory]) -> None:
         """See `Source.learn`."""
         for source in self.of:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agentopd.base.parts import Part
-from agentopd.base.types import Briefed, Message, Trajectory, View
+from agentopd.base.types import Briefed, Message, Privilege, Trajectory, View
 from agentopd.models.chat import ChatTemplate
 
 
@@ -97,9 +97,7 @@ class SystemView(ViewBuilder, kind="system"):
 
     def insertions(self, briefed: Briefed) -> list[tuple[int, str]]:
         """See `ViewBuilder.insertions`."""
-        texts = [
-            p.text if p.turn is None else f"Turn {p.turn + 1}: {p.text}" for p in briefed.privileges
-        ]
+        texts = in_words(briefed.privileges)
         if not texts:
             return []
         return [(message.stop, self._joined(texts)) for message in _openings(briefed.trajectory)]
@@ -149,6 +147,11 @@ class ReplaceView(ViewBuilder, kind="replace"):
             if texts:
                 found.append(Edit(message.start, message.stop, "\n".join(texts)))
         return found
+
+
+def in_words(privileges: Sequence[Privilege]) -> list[str]:
+    """Each text, with the number of the turn that it is about."""
+    return [p.text if p.turn is None else f"Turn {p.turn + 1}: {p.text}" for p in privileges]
 
 
 def most_inserted(views: Sequence[View]) -> int:

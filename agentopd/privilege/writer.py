@@ -93,6 +93,18 @@ def reflected(text: str) -> str:
     return f"Reflection: {text}"
 
 
+def phrase(success: bool) -> str:
+    """The words that stand between an attempt and the next, as it was solved or not."""
+    if success:
+        return "This solves it. Once more, in other words."
+    return "Wait, this does not solve it. Once more, from the start."
+
+
+def message(text: str) -> str:
+    """What a teacher says of an attempt to whoever made it."""
+    return f"Your teacher says: {text}"
+
+
 def diagnosis(text: str) -> str:
     """What a model says of one turn."""
     return f"Diagnosis: {text}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from agentopd.models.model import LanguageModel
+from agentopd.privilege.advice import Advice
 from agentopd.privilege.whispered import Told, Whisper
 from agentopd.privilege.writing.earlier import Recollection
 from agentopd.rollout.policies.base import Cast
@@ -20,5 +21,10 @@ def cast_of(config: RunConfig, student: LanguageModel, teacher: Teacher | None) 
     """
     view = config.view
     teller = partial(Whisper, config.privilege, view) if isinstance(view, Told) else None
-    recall = Recollection(student.template)
-    return Cast(student=student, teacher=teacher, teller=teller, recall=recall)
+    return Cast(
+        student=student,
+        teacher=teacher,
+        teller=teller,
+        recall=Recollection(student.template),
+        adviser=Advice(config.privilege, view),
+    )

@@ -18,6 +18,7 @@ import agentopd.privilege.extracted
 import agentopd.privilege.peers
 import agentopd.privilege.texts
 import agentopd.privilege.view
+import agentopd.privilege.writing.earlier
 import agentopd.privilege.writing.experience
 import agentopd.privilege.writing.hindsight
 import agentopd.privilege.writing.hints

@@ -143,6 +143,8 @@ class Run:
         """
         config = self.config
         rollout = config.rollout_at(step, self.learner.history)
+        for source in config.privilege:
+            source.begin()
         try:
             with self.clock.stage("rollout"):
                 trajectories = self._roomy(rollout).collect(
@@ -180,7 +182,7 @@ class Run:
     def _lessons(self, trajectories: list[Trajectory], step: int) -> list[Lesson]:
         own = own_episodes(self.processes, trajectories)
         with self.clock.stage("privilege"):
-            briefed = gather(self.config.privilege, trajectories)
+            briefed = gather(self.config.privilege, trajectories, begun=True)
             here = [one for one in briefed if one.trajectory.episode in own]
             views = self.config.view.build(here, self.template)
         with self.clock.stage("teacher"):
@@ -330,7 +332,8 @@ class Run:
     def _line(self, step: int, trajectories: list[Trajectory], update: Update) -> dict[str, Any]:
         stages, tokens = self.clock.since_last_line()
         numbers = {**self.config.unit.scalars(), **self.sampler.numbers}
-        told = scalars_of(self.config.privilege) if self.taught else {}
+        heard = self.taught or self.config.rollout.consults
+        told = scalars_of(self.config.privilege) if heard else {}
         line: dict[str, Any] = {
             "step": step,
             "episodes": self.step * self.config.rollout.episodes,

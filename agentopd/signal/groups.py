@@ -16,7 +16,8 @@ def groups(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
     found: dict[Hashable, list[Trajectory]] = defaultdict(list)
     for trajectory in trajectories:
         own = trajectory.attempt
-        found[trajectory.task, (own.number, own.kind) if own else None].append(trajectory)
+        which = (own.number, own.kind, own.version) if own else None
+        found[trajectory.task, which].append(trajectory)
     return list(found.values())
 
 

@@ -8,10 +8,18 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from agentopd.base.types import Privilege, Trajectory
+from agentopd.models.model import ModelSettings
 from agentopd.privilege import writer
 from agentopd.privilege.base import chosen
 from agentopd.privilege.writing.model_writer import Ask, ModelWriter, Reply
-from agentopd.privilege.writing.replies import as_object, as_text, by_turn, is_nothing, line_of
+from agentopd.privilege.writing.replies import (
+    as_object,
+    as_text,
+    by_turn,
+    gives_away,
+    is_nothing,
+    line_of,
+)
 from agentopd.privilege.writing.slots import slots_of
 from agentopd.privilege.writing.written import WrittenSource
 
@@ -22,7 +30,7 @@ _KNOWN_AT: dict[str, int] = {name: level for level, name in enumerate(_DISCLOSED
 _KNOWN_AT["feedback"] = 1
 
 
-def disclosed(slots: dict[str, str], level: Level) -> dict[str, str]:
+def disclosed(slots: dict[str, str], level: int) -> dict[str, str]:
     """What may be known at a level of disclosure; see `Reflection`."""
     return {name: text for name, text in slots.items() if _KNOWN_AT.get(name, 0) <= level}
 
@@ -83,6 +91,36 @@ class Reflection(WrittenSource, kind="reflection"):
         """See `WrittenSource.read`."""
         text = as_text(replies[0].text)
         return (self.tell(writer.reflected(text)),) if text else ()
+
+
+class Message(WrittenSource, kind="message"):
+    """What a teacher who knows the solution says of an attempt to the student, who tries again
+    (RL2F 2602.16066): for rollout: {kind: retry, recalls: [..., privilege]}.
+
+    The writer is the method's teacher, such as the first student itself; another is named in
+    `writer`. A message that gives the whole solution away is none, and is not told.
+
+    Args:
+        level: what the writer is told beside the attempt; see `Reflection`.
+    """
+
+    asks_with: ClassVar[str] = "message"
+
+    writer: ModelWriter | None = Field(
+        default_factory=lambda: ModelWriter(model=ModelSettings(path="teacher"), reply_tokens=96)
+    )
+    level: Level = 3
+
+    def asks(self, trajectory: Trajectory, batch: Sequence[Trajectory]) -> list[Ask]:
+        """See `WrittenSource.asks`."""
+        return [Ask(disclosed(slots_of(trajectory, batch), self.level))]
+
+    def read(self, trajectory: Trajectory, replies: Sequence[Reply]) -> tuple[Privilege, ...]:
+        """See `WrittenSource.read`."""
+        text = as_text(replies[0].text)
+        if not text or gives_away(text, trajectory):
+            return ()
+        return (self.tell(writer.message(text)),)
 
 
 class Diagnosis(WrittenSource, kind="diagnosis"):

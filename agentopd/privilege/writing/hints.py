@@ -10,7 +10,7 @@ from pydantic import Field
 from agentopd.base.types import Privilege, Trajectory
 from agentopd.privilege import writer
 from agentopd.privilege.writing.model_writer import Ask, ModelWriter, Reply
-from agentopd.privilege.writing.replies import as_object, as_text, line_of
+from agentopd.privilege.writing.replies import as_object, as_text, gives_away, line_of
 from agentopd.privilege.writing.slots import slots_of, turn_slots
 from agentopd.privilege.writing.written import WrittenSource
 
@@ -50,8 +50,7 @@ class Hint(WrittenSource, kind="hint"):
     def read(self, trajectory: Trajectory, replies: Sequence[Reply]) -> tuple[Privilege, ...]:
         """See `WrittenSource.read`."""
         text = as_text(replies[0].text)
-        solution = " ".join(str(trajectory.prompt.get("reference") or "").split())
-        if not text or solution in " ".join(text.split()):
+        if not text or gives_away(text, trajectory):
             return ()
         return (self.tell(writer.hint(text)),)
 

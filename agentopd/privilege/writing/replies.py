@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from agentopd.base.types import Trajectory
+
 _TURN = re.compile(r"^[\s>*_#-]*(?:turn\s*)?(\d{1,4})\s*[*_]*\s*[:.)\-–—]\s*(.+)$", re.IGNORECASE)
 _NOTHING = frozenset({"", "none", "nothing", "n/a", "na", "-", "null", "ok", "fine"})
 
@@ -19,6 +21,12 @@ def as_text(reply: str) -> str:
 def is_nothing(text: str) -> bool:
     """Whether it says that there is nothing to say."""
     return text.strip().strip("*_`\"'.()[]").lower() in _NOTHING
+
+
+def gives_away(text: str, trajectory: Trajectory) -> bool:
+    """Whether it holds the whole solution of a trajectory's task, where there is one."""
+    solution = " ".join(str(trajectory.prompt.get("reference") or "").split())
+    return bool(solution) and solution in " ".join(text.split())
 
 
 def by_turn(reply: str, turns: int) -> dict[int, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field, PrivateAttr
@@ -46,6 +46,7 @@ class WrittenSource(Source):
     writer: ModelWriter | None = Field(default_factory=ModelWriter)
     when: When = "always"
     _texts: dict[int, tuple[Privilege, ...]] = PrivateAttr(default_factory=dict)
+    _attempts: dict[tuple[int, int], int] = PrivateAttr(default_factory=dict)
     _counts: Counter[str] = PrivateAttr(default_factory=Counter)
     _chat: ChatTemplate | None = PrivateAttr(default=None)
 
@@ -80,12 +81,17 @@ class WrittenSource(Source):
         if self.writer is not None:
             self.writer.meet(student, teacher)
 
+    def begin(self) -> None:
+        """See `Source.begin`."""
+        self._counts = Counter()
+        if self.writer is not None:
+            self.writer.begin()
+
     def write(self, trajectories: Sequence[Trajectory], batch: Sequence[Trajectory]) -> None:
         """See `Source.write`."""
-        self._texts, self._counts = {}, Counter()
+        self._texts, self._attempts = {}, {}
         if self.writer is None or not self.writer.ready:
             return
-        self.writer.begin()
         spoken_of = [t for t in trajectories if t.turns and chosen(t, self.when)]
         form = Template.load(self.writer.template or self.asks_with)
         asked = [(t, [a for a in self.asks(t, batch) if form.can_ask(a.slots)]) for t in spoken_of]
@@ -98,7 +104,12 @@ class WrittenSource(Source):
         self, trajectory: Trajectory, batch: Sequence[Trajectory]
     ) -> tuple[Privilege, ...] | None:
         """See `Source.whisper`."""
-        return self._texts.get(trajectory.episode) or None
+        own = trajectory.attempt
+        if own is None or trajectory.acts:
+            return self._texts.get(trajectory.episode) or None
+        # Another record of an attempt: what is said of that one, whose turns may be others.
+        said = self._texts.get(self._attempts.get((own.first, own.number), -1), ())
+        return tuple(p for p in said if p.turn is None or own.kind == "untold") or None
 
     def scalars(self) -> dict[str, float]:
         """See `Source.scalars`."""
@@ -106,9 +117,7 @@ class WrittenSource(Source):
             return {}
         counts = self._counts
         found = {name: float(counts[name]) for name in ("asked", "unread")}
-        if counts["phrases"]:
-            found["copied"] = counts["copied"] / counts["phrases"]
-        return found | self.writer.scalars()
+        return found | copied_share(counts) | self.writer.scalars()
 
     def state(self) -> dict[str, Any]:
         """See `Source.state`."""
@@ -127,10 +136,23 @@ class WrittenSource(Source):
         told = self.read(trajectory, replies)
         self._counts.update(asked=1, unread=int(not told))
         self._texts[trajectory.episode] = told
-        if self._chat is None:
-            return
-        ids, answers = trajectory.ids.tolist(), runs(trajectory.trainable)
-        own = {phrase for a, b in answers for phrase in phrases(ids[a:b], _PHRASE)}
-        for privilege in told:
-            said = phrases(self._chat.encode_content(privilege.text), _PHRASE)
-            self._counts.update(phrases=len(said), copied=sum(p in own for p in said))
+        if (own := trajectory.attempt) is not None:
+            self._attempts[own.first, own.number] = trajectory.episode
+        for privilege in told if self._chat else ():
+            self._counts += copied_phrases(self._chat, trajectory, privilege.text)
+
+
+def copied_phrases(chat: ChatTemplate, trajectory: Trajectory, text: str) -> Counter[str]:
+    """How many `phrases`, of four tokens, a text has, and how many of them are `copied`: the
+    student's own words in that episode.
+    """
+    ids, answers = trajectory.ids.tolist(), runs(trajectory.trainable)
+    own = {phrase for a, b in answers for phrase in phrases(ids[a:b], _PHRASE)}
+    said = phrases(chat.encode_content(text), _PHRASE)
+    return Counter(phrases=len(said), copied=sum(phrase in own for phrase in said))
+
+
+def copied_share(counts: Mapping[str, int]) -> dict[str, float]:
+    """The share of copied phrases, for the log; nothing where there was no phrase."""
+    phrases_ = counts["phrases"]
+    return {"copied": counts["copied"] / phrases_} if phrases_ else {}

@@ -57,12 +57,14 @@ class Question:
     Attributes:
         about: the attempt.
         answer: what the student should answer; None where it answers for itself.
+        version: of several questions of one kind about the attempt, which, counted from 0.
     """
 
     about: Trajectory
     system: str
     request: str
     answer: str | None = None
+    version: int = 0
 
 
 class Questions(EnvSettings):

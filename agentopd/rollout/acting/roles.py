@@ -10,6 +10,7 @@ import gymnasium
 
 from agentopd.base.types import Owner, Trajectory, Turn
 from agentopd.environment.contract import Info
+from agentopd.rollout.acting.earlier import Place
 
 STUDENTS = frozenset({Owner.STUDENT, Owner.MIXTURE})
 """Those in whose tokens the student has a say."""
@@ -60,31 +61,83 @@ class Teller(Protocol):
         ...
 
 
-Piece = Literal["episode", "outcome", "feedback", "reflection"]
-"""What of an earlier attempt a later one may be told."""
+Piece = Literal["episode", "outcome", "feedback", "reflection", "privilege", "phrase"]
+"""What of an earlier attempt a later one may be told: `privilege` is what the sources say of it,
+`phrase` the words with which the student goes on, as it was solved or not."""
 
 
 class Recall(Protocol):
     """Puts in words what is known of an attempt once it is over."""
 
     def told(
-        self, attempt: Trajectory, reflection: str, pieces: Sequence[Piece], tokens: int
+        self,
+        attempt: Trajectory,
+        written: Mapping[Piece, str],
+        pieces: Sequence[Piece],
+        tokens: int,
     ) -> str:
         """What the next attempt is told of this one; empty where there is nothing to tell.
 
         Args:
-            reflection: what was written of it; empty if nothing was.
+            written: what models wrote of it: a reflection, what the sources of privilege say.
             tokens: the most that is quoted of it.
         """
         ...
 
-    def asked(self, attempt: Trajectory, tokens: int) -> tuple[str, str]:
-        """The rules, and the request, under which the student writes its reflection."""
+    def phrase(self, attempt: Trajectory) -> str:
+        """The words with which the student goes on after it."""
         ...
 
-    def foretold(self, attempt: Trajectory, tokens: int) -> tuple[str, str, str]:
+    def asked(
+        self, attempt: Trajectory, batch: Sequence[Trajectory], level: int, tokens: int
+    ) -> tuple[str, str]:
+        """The rules, and the request, under which the student writes its reflection.
+
+        Args:
+            batch: all episodes of the step that are over.
+            level: what is disclosed to it: 0: the attempt alone; 1: how it ended and what was said
+                of it; 2: the best action of each turn; 3: the solution; 4: a solved peer.
+        """
+        ...
+
+    def foretold(
+        self, attempt: Trajectory, advice: str | None, tokens: int
+    ) -> tuple[str, str, str]:
         """The rules, the request under which it foresees what will be said, and what was said; of
         an attempt of which nothing was, the last is empty.
+
+        Args:
+            advice: what the sources of privilege say of it, which is then what will be said; None
+                where they are not asked, and the environment alone says something.
+        """
+        ...
+
+
+class Adviser(Protocol):
+    """Has the sources of privilege speak of episodes that are over, for whoever acts next."""
+
+    @property
+    def sources(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def place(self) -> Place:
+        """Where the method's view puts what they say, in a prompt."""
+        ...
+
+    def of(
+        self,
+        about: Sequence[Trajectory],
+        batch: Sequence[Trajectory],
+        source: int | None = None,
+    ) -> dict[int, str]:
+        """What is said of each of these episodes, by its number; those of which nothing is said
+        are left out.
+
+        Args:
+            batch: all episodes of the step that are over.
+            source: the number of the one that speaks; all do where not given.
         """
         ...
 

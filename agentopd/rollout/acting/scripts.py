@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import gymnasium
 
-from agentopd.base.types import Trajectory
+from agentopd.base.types import Owner, Trajectory
 from agentopd.environment.contract import Info, actions, declared
-from agentopd.rollout.acting.roles import Reply
+from agentopd.rollout.acting.roles import Direction, Reply
 
 
 class Replayed:
@@ -35,6 +35,65 @@ class Replayed:
         if turn >= self._turns or turn + 1 >= len(turns):
             return Reply()
         return Reply(turns[turn + 1].observation, turns[turn].reward, turns[turn].info)
+
+
+class Joined:
+    """Two attempts at a task, one after the other, token for token: the task begins anew, and the
+    student goes on with a phrase before the second one's first answer. It is a `Script`.
+
+    Args:
+        phrase: its token ids.
+    """
+
+    def __init__(self, first: Trajectory, second: Trajectory, phrase: Sequence[int]) -> None:
+        self._played = (first, second)
+        self._phrase = list(phrase)
+        self._turns = [(t, turn) for t in self._played for turn in t.turns]
+
+    @property
+    def task(self) -> int:
+        """The number of the task that both attempt."""
+        return self._played[0].task
+
+    @property
+    def seed(self) -> int:
+        """With which the environment is reset."""
+        return self._played[0].seed
+
+    @property
+    def direction(self) -> Direction:
+        """How it is played: by nobody, and all of it is learnt."""
+        return Direction(
+            script=self, replies=self.reply, learnt={Owner.DEMO}, turns=len(self._turns)
+        )
+
+    @property
+    def turns(self) -> int:
+        """How many there are."""
+        return len(self._turns)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest answer, at most."""
+        return len(self._phrase) + max(turn.stop - turn.start for _, turn in self._turns)
+
+    def line(self, env: gymnasium.Env[str, str], turn: int, info: Info) -> list[int] | None:
+        """See `Script.line`."""
+        if turn >= self.turns:
+            return None
+        trajectory, told = self._turns[turn]
+        answer = trajectory.ids[told.start : told.stop].tolist()
+        return [*self._phrase, *answer] if turn == len(self._played[0].turns) else answer
+
+    def heard(self, turn: int) -> str | None:
+        """See `Script.heard`."""
+        return self._turns[turn][1].observation if turn < self.turns else None
+
+    def reply(self, turn: int) -> Reply:
+        """See `Direction.replies`; rewards are those of the second attempt."""
+        trajectory, told = self._turns[turn]
+        after = self._turns[turn + 1][1].observation if turn + 1 < self.turns else ""
+        return Reply(after, told.reward if trajectory is self._played[1] else 0.0, told.info)
 
 
 class Solution:

@@ -15,7 +15,7 @@ from agentopd.environment.contract import training_seed
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.parallel.processes import ALONE, Processes
-from agentopd.rollout.acting.roles import STUDENTS, Recall, Teller
+from agentopd.rollout.acting.roles import STUDENTS, Adviser, Recall, Teller
 from agentopd.rollout.pool import EpisodePool, Limits, Task
 from agentopd.rollout.sampler import Sampler
 from agentopd.signal.truncation import WHOLE, Truncation
@@ -31,12 +31,14 @@ class Cast:
         teller: what may be told to whoever acts; None where the method's view puts it where no
             actor could read it in time.
         recall: puts an attempt in words for the next one; None where nobody does.
+        adviser: has the sources of privilege speak of what was played; None where nobody does.
     """
 
     student: LanguageModel
     teacher: Teacher | None = None
     teller: Teller | None = None
     recall: Recall | None = None
+    adviser: Adviser | None = None
 
 
 class Conduct(Part):
@@ -54,8 +56,8 @@ class Conduct(Part):
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether the teacher acts, or writes with the student."""
-        return bool(self.actors & {Owner.TEACHER, Owner.MIXTURE})
+        """Whether the teacher acts, writes with the student, or may write for it."""
+        return self.consults or bool(self.actors & {Owner.TEACHER, Owner.MIXTURE})
 
     @property
     def learns(self) -> frozenset[Owner]:
@@ -65,6 +67,13 @@ class Conduct(Part):
     @property
     def tells(self) -> bool:
         """Whether somebody who acts is told what the sources of privilege say."""
+        return False
+
+    @property
+    def consults(self) -> bool:
+        """Whether the sources of privilege, with the models that write for them, speak of episodes
+        while a step is played, for whoever acts next.
+        """
         return False
 
     @property

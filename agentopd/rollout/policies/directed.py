@@ -14,7 +14,7 @@ from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.acting.ensemble import Ensemble
 from agentopd.rollout.acting.mixture import MixtureSampler
-from agentopd.rollout.acting.roles import STUDENTS, Direction
+from agentopd.rollout.acting.roles import STUDENTS, Adviser, Direction
 from agentopd.rollout.episode import Task
 from agentopd.rollout.policies.base import Cast, Rollout
 from agentopd.rollout.sampler import Sampler
@@ -22,8 +22,6 @@ from agentopd.rollout.transformers_sampler import TransformersSampler
 
 Learnt = Literal["student", "teacher"]
 """Whose tokens are learnt from: what both wrote together is the student's."""
-APART = 10**9
-"""Parts the numbers of a run's further episodes at its tasks from those of all first ones."""
 
 
 class Directed(Rollout):
@@ -81,10 +79,16 @@ class Directed(Rollout):
         return roomy.pool(env, student, seed).play(tasks, Ensemble(cast))
 
     @property
+    def adviser(self) -> Adviser:
+        """Who has the sources of privilege speak."""
+        assert self.cast.adviser is not None, "whoever prepares a rollout says who advises"
+        return self.cast.adviser
+
+    @property
     def _positions(self) -> float:
         """Of the shortest context that an actor beside the student may read."""
         teacher = self.cast.teacher
-        if teacher is None or not self.needs_teacher:
+        if teacher is None or not self.actors & {Owner.TEACHER, Owner.MIXTURE}:
             return float(self.max_context)
         return teacher.model.positions
 

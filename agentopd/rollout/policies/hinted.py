@@ -6,15 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from agentopd.base.rows.costs import Cost
 from agentopd.base.types import EndReason, Trajectory
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
-from agentopd.rollout.acting.roles import Direction, Voice
+from agentopd.rollout.acting.attempts import APART
+from agentopd.rollout.acting.earlier import Told
+from agentopd.rollout.acting.roles import Direction, Teller, Voice
 from agentopd.rollout.episode import Task
-from agentopd.rollout.policies.directed import APART, Directed
+from agentopd.rollout.policies.directed import Directed
 from agentopd.rollout.sampler import Sampler
 from agentopd.signal.groups import groups
 
@@ -29,6 +32,9 @@ class HintedRollout(Directed, kind="hinted"):
         when: `always`; or `group_failed`: all play alone at first, and only where a whole group has
             failed its episodes are played again, told (NuRL 2509.25666, HDPO 2603.23871).
         again: whether `all` episodes of a failed group are played again, or `all_but_one`.
+        rising: tell the first source's text alone at first; a group that fails again is told the
+            second's, and so on, until it is solved or there are no more (SAGE 2602.03143). Sources
+            for which a model writes can speak here alone: of the episodes that failed.
         keep: of what was played again, `all`, or the `solved` alone: the others' places keep the
             episodes that were played untold. One that failed to be played is never kept.
         learn_under: `hint`, the prompt that it was sampled under; or `plain`, as if it had been
@@ -41,6 +47,7 @@ class HintedRollout(Directed, kind="hinted"):
 
     when: Literal["always", "group_failed", "beside"] = "always"
     again: Literal["all", "all_but_one"] = "all"
+    rising: bool = False
     keep: Literal["all", "solved"] = "all"
     learn_under: Literal["hint", "plain"] = "hint"
     ratio: Literal["recomputed", "sampled"] = "recomputed"
@@ -54,6 +61,8 @@ class HintedRollout(Directed, kind="hinted"):
         if self.when == "beside":
             return first, first
         where = "f: the share of episodes that are played again, as their whole group has failed"
+        if self.rising:
+            where += ", each as often as it is"
         return first, Cost("student", "samples", "f S", where=where)
 
     @property
@@ -63,12 +72,18 @@ class HintedRollout(Directed, kind="hinted"):
             return "p given h~"
         if self.when == "beside":
             return "p given h, and in as many more episodes given h~"
-        return "p given h; given h~ in groups that failed whole"
+        often = ", of one source after another" if self.rising else ""
+        return f"p given h; given h~{often} in groups that failed whole"
 
     @property
     def tells(self) -> bool:
         """See `Rollout.tells`."""
         return True
+
+    @property
+    def consults(self) -> bool:
+        """See `Rollout.consults`."""
+        return self.rising and self.when == "group_failed"
 
     @property
     def foreign(self) -> bool:
@@ -85,6 +100,8 @@ class HintedRollout(Directed, kind="hinted"):
         found = super().unread()
         if self.when == "always":
             found |= dict.fromkeys(("again", "keep"), "when: group_failed or beside")
+        if self.when != "group_failed":
+            found["rising"] = "when: group_failed"
         if self.learn_under == "hint":
             found["ratio"] = "learn_under: plain"
         return found
@@ -93,11 +110,7 @@ class HintedRollout(Directed, kind="hinted"):
         """See `Directed.direction`; at first attempts nobody is told, unless always."""
         if self.when != "always" and not task.attempt:
             return Direction()
-        return Direction(
-            voices=(Voice(told=True),),
-            teller=self.cast.teller,
-            told_history=self.learn_under == "hint",
-        )
+        return self._directed(self.cast.teller)
 
     def collect(
         self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
@@ -107,11 +120,20 @@ class HintedRollout(Directed, kind="hinted"):
         if self.when == "always":
             return played
         tasks = {task.episode: task for task in self.schedule(seed, step)}
-        again = [self._again(tasks[t.episode], seed, step) for t in self._repeated(played)]
-        told = {
-            t.episode: t for t in self.play(env, student, sampler, seed, again) if self._kept(t)
-        }
-        return [*(told.pop(t.episode, t) for t in played), *told.values()]
+        found = {t.episode: t for t in played}
+        rising = self.rising and self.when == "group_failed"
+        for source in range(self.adviser.sources if rising else 1):
+            # Told ones may be a group of their own by now: here they stand for their task.
+            now = [replace(t, task=tasks[episode].task) for episode, t in found.items()]
+            repeated = list(self._repeated(now))
+            if rising:
+                texts = self.adviser.of(repeated, now, source)
+                again = [self._told(tasks[e], source, text) for e, text in texts.items()]
+            else:
+                again = [self._again(tasks[t.episode], seed, step) for t in repeated]
+            told = self.play(env, student, sampler, seed, again)
+            found |= {t.episode: t for t in told if self._kept(t)}
+        return list(found.values())
 
     def _repeated(self, played: Sequence[Trajectory]) -> Iterator[Trajectory]:
         """The episodes that are to be played again."""
@@ -121,10 +143,24 @@ class HintedRollout(Directed, kind="hinted"):
                 yield from group[spared:]
 
     def _again(self, task: Task, seed: int, step: int) -> Task:
-        group = task.task if self.learn_under == "hint" else -1 - task.task
         number = task.episode + (APART if self.when == "beside" else 0)
-        told = replace(task, episode=number, task=group, attempt=1)
+        told = replace(task, episode=number, task=self._group(task), attempt=1)
         return replace(told, direction=self.direction(told, seed, step))
+
+    def _told(self, task: Task, source: int, text: str) -> Task:
+        """The task once more, told what one source has said."""
+        teller = partial(Told, text, self.adviser.place)
+        again = replace(task, task=self._group(task), attempt=source + 1)
+        return replace(again, direction=self._directed(teller))
+
+    def _group(self, task: Task) -> int:
+        """With which episodes one that is told something is compared."""
+        return task.task if self.learn_under == "hint" else -1 - task.task
+
+    def _directed(self, teller: Teller | None) -> Direction:
+        return Direction(
+            voices=(Voice(told=True),), teller=teller, told_history=self.learn_under == "hint"
+        )
 
     def _kept(self, trajectory: Trajectory) -> bool:
         played = trajectory.end is not EndReason.ERROR

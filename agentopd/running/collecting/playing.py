@@ -106,6 +106,8 @@ def _prepared(config: RunConfig, student: LanguageModel) -> Sampler:
     if rollout.needs_teacher:
         teacher = config.teacher
         teacher.prepare(student)
+        for source in config.privilege if rollout.consults else ():
+            source.meet(student, teacher)
     rollout.prepare(cast_of(config, student, teacher))
     return TransformersSampler(student)
 
