@@ -329,7 +329,8 @@ class Run:
 
     def _line(self, step: int, trajectories: list[Trajectory], update: Update) -> dict[str, Any]:
         stages, tokens = self.clock.since_last_line()
-        numbers = {**self.config.unit.scalars(), **self.sampler.numbers}
+        parts = self.config.unit.scalars() | self.config.rollout.scalars()
+        numbers = {**parts, **self.sampler.numbers}
         told = scalars_of(self.config.privilege) if self.taught else {}
         line: dict[str, Any] = {
             "step": step,
