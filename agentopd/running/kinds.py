@@ -39,6 +39,7 @@ import agentopd.teachers.routed
 import agentopd.teachers.served
 import agentopd.teachers.trust_region
 import agentopd.units.decisions
+import agentopd.units.discriminator.unit
 import agentopd.units.graded
 import agentopd.units.rubric.rubricator
 import agentopd.units.rubric.unit
