@@ -222,6 +222,10 @@ def test_a_judge_that_accepts_all_leaves_grpo() -> None:
     assert ovd.mix == grpo.mix and ovd.rollout.group == grpo.rollout.group
 
 
+def test_a_teacher_that_acts_is_not_said_to_change_nothing() -> None:
+    assert not [x for x in parse_config(ROW, ["method=ovd"]).notices() if "teacher:" in x]
+
+
 def test_a_judge_that_accepts_none_leaves_the_teacher_alone() -> None:
     for t in _collect(_judged(accept=10)):
         assert {*t.owner[t.trainable].tolist()} == {Owner.TEACHER}

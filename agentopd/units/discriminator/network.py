@@ -19,8 +19,8 @@ _WEIGHT, _OPTIMIZER = "weight/", "optimizer/"
 
 
 class Discriminator:
-    """Scores whole episodes: D(x) = head . h, h the last hidden state, behind the last token that
-    was sampled, of the history that the student reads.
+    """Scores whole episodes: D(x) = head . h, h the hidden state behind the last token that was
+    sampled, in the history that the student reads; where a template rewrites it, in the last one.
 
     The copy is in float32, whatever the student is in; of a student with adapters it shares the
     base, and its own adapters learn. The head begins with zeros, so that all scores are equal.
