@@ -10,6 +10,7 @@ from agentopd.base.variations import Path, default_of, others, settings_in, writ
 from agentopd.learning.method import Method
 from agentopd.learning.neighbours import Finding, Neighbourhood, at, of_kind, shown, values_at
 from agentopd.mixes.base import Mix
+from agentopd.rollout.acting.judging import Judge
 from agentopd.units.base import Unit
 from agentopd.units.rubric.criteria import Criterion
 from agentopd.units.rubric.induction import RubricWriter
@@ -78,7 +79,7 @@ def _written_keys(near: Neighbourhood) -> Iterator[_Key]:
         for path, settings in settings_in(getattr(near.method, root), (root,)):
             if any(path[: len(x)] == x for x in asked):
                 continue
-            if isinstance(settings, Verifier | RubricWriter | Criterion):
+            if isinstance(settings, Judge | Verifier | RubricWriter | Criterion):
                 # Judges and writers are put to models, which are not here; what a criterion says is
                 # put to judges and shown to people.
                 asked.append(path)

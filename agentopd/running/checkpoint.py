@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ _PROGRESS = "progress.json"
 _SUMS = "sums.json"
 _STUDENT = "student"
 _MASTER = "master"
+_UNIT = "unit.safetensors"
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,12 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     teacher: dict[str, torch.Tensor],
     progress: Progress,
+    unit: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Replace the checkpoint in `folder`.
+
+    Args:
+        unit: the weights that learn in the unit, where there are any.
 
     Raises:
         ValueError: it cannot be written; the one before is as it was.
@@ -71,6 +77,8 @@ def save_checkpoint(
         _save_tensors(_optimizer_tensors(student, optimizer), fresh / "optimizer.safetensors")
         copied = {k: v.detach().clone().contiguous() for k, v in teacher.items()}
         _save_tensors(copied, fresh / "teacher.safetensors")
+        if unit:
+            _save_tensors(dict(unit), fresh / _UNIT)
         (fresh / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2))
         (fresh / _SUMS).write_text(json.dumps(_sums(fresh), indent=2))
         for path in (fresh, *fresh.rglob("*")):
@@ -211,6 +219,16 @@ def restore_weights(
         raise _damaged(checkpoint / _STUDENT, error) from error
     _restore_optimizer(checkpoint, student, optimizer)
     return _read(checkpoint / "teacher.safetensors", student)
+
+
+def unit_tensors(checkpoint: Path, student: LanguageModel) -> dict[str, torch.Tensor]:
+    """The weights that learn in the unit; none where none did.
+
+    Raises:
+        ValueError: the file is damaged; the message names it.
+    """
+    path = checkpoint / _UNIT
+    return _read(path, student) if path.is_file() else {}
 
 
 def _read(path: Path, student: LanguageModel) -> dict[str, torch.Tensor]:

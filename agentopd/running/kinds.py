@@ -2,6 +2,7 @@
 
 # ruff: noqa: F401
 
+import agentopd.asking.grading
 import agentopd.divergences.alpha
 import agentopd.divergences.bounds
 import agentopd.divergences.kl
@@ -26,6 +27,7 @@ import agentopd.privilege.writing.skills
 import agentopd.rollout.policies.demonstrations
 import agentopd.rollout.policies.hinted
 import agentopd.rollout.policies.mixed
+import agentopd.rollout.policies.places
 import agentopd.rollout.policies.prefix
 import agentopd.rollout.policies.retry
 import agentopd.rollout.policies.student
@@ -38,6 +40,8 @@ import agentopd.teachers.routed
 import agentopd.teachers.served
 import agentopd.teachers.trust_region
 import agentopd.units.decisions
+import agentopd.units.discriminator.unit
+import agentopd.units.graded
 import agentopd.units.rubric.rubricator
 import agentopd.units.rubric.unit
 import agentopd.units.stretches

@@ -41,6 +41,7 @@ from agentopd.running.checkpoint import (
     load_progress,
     restore_weights,
     save_checkpoint,
+    unit_tensors,
 )
 from agentopd.running.clock import Clock
 from agentopd.running.config import RunConfig, thread_count
@@ -254,8 +255,9 @@ class Run:
             start=self._start,
         )
         teacher = self.config.teacher.tensors() if self.taking_part else {}
+        unit = self.config.unit.tensors()
         save_checkpoint(
-            self.out / "checkpoints", self.student, self.learner.optimizer, teacher, progress
+            self.out / "checkpoints", self.student, self.learner.optimizer, teacher, progress, unit
         )
 
     def finish(self) -> dict[str, Any]:
@@ -331,7 +333,8 @@ class Run:
 
     def _line(self, step: int, trajectories: list[Trajectory], update: Update) -> dict[str, Any]:
         stages, tokens = self.clock.since_last_line()
-        numbers = {**self.config.unit.scalars(), **self.sampler.numbers}
+        parts = self.config.unit.scalars() | self.config.rollout.scalars()
+        numbers = {**parts, **self.sampler.numbers}
         heard = self.taught or self.config.rollout.consults
         told = scalars_of(self.config.privilege) if heard else {}
         line: dict[str, Any] = {
@@ -385,6 +388,8 @@ class Run:
         for source, state in zip(self.config.privilege, progress.sources, strict=True):
             source.restore(state)
         self.config.unit.restore(progress.unit)
+        if unit := unit_tensors(checkpoint, self.student):
+            self.config.unit.load(unit)
         self.sampler.moved()
         self.step, self.room = progress.step, progress.room
         self.success_before = progress.success_before

@@ -6,7 +6,9 @@ A store is a folder of trajectories as runs save them, whoever wrote the answers
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
@@ -77,3 +79,42 @@ def read_demonstrations(folder: Path, keep: Selection | None = None) -> list[Tra
             "more of them, or collect others"
         )
     return chosen
+
+
+@dataclass(frozen=True)
+class ByTask:
+    """The demonstrations of a store by the task that they were played on, which their environment's
+    seed tells.
+    """
+
+    path: str
+    episodes: Mapping[int, Sequence[Trajectory]]
+
+    @classmethod
+    def of(cls, store: Sequence[Trajectory], path: str) -> ByTask:
+        """Those of a store that was read from `path`, each task's in their order."""
+        found: dict[int, list[Trajectory]] = defaultdict(list)
+        for trajectory in store:
+            found[trajectory.seed].append(trajectory)
+        return cls(path, dict(found))
+
+    def on(self, played: Trajectory) -> Sequence[Trajectory]:
+        """Those on the task of an episode; there may be none.
+
+        Raises:
+            ValueError: under the same seed they began otherwise: they are of another environment,
+                or of one with other options.
+        """
+        known = self.episodes.get(played.seed, ())
+        if known and played.turns and _beginning(known[0]) != _beginning(played):
+            raise ValueError(
+                f"{self.path} holds demonstrations of {known[0].env} that begin otherwise than "
+                f"{played.env} does here under the same seed, {played.seed}: collect them in this "
+                "very environment, with the same env.options"
+            )
+        return known
+
+
+def _beginning(trajectory: Trajectory) -> tuple[str, str]:
+    """By what two episodes of one task agree: where they are played, and what is seen first."""
+    return trajectory.env, trajectory.turns[0].observation

@@ -8,7 +8,7 @@ the sum; a token outside every span carries nothing. The aggregator then average
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -51,7 +51,7 @@ class Unit(Part, family="unit"):
 
     A unit may live: it is made ready once (`prepare`), takes note of each step's trajectories
     before their spans are asked for (`learn`), and what it remembers goes into the checkpoint
-    through `state`.
+    through `state`; weights that learn beside the student, through `tensors`.
 
     Args:
         reduce: how a span's value is made of its tokens' values.
@@ -100,6 +100,13 @@ class Unit(Part, family="unit"):
     def restore(self, state: dict[str, Any]) -> None:
         """The reverse of `state`."""
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Weights that must survive a restart, which no `prepare` would find again."""
+        return {}
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """The reverse of `tensors`."""
+
     def scalars(self) -> dict[str, float]:
         """Numbers about what it has learnt so far, by name, for the step's line of metrics."""
         return {}
@@ -120,6 +127,13 @@ class Unit(Part, family="unit"):
     def returns(self, divergence: Divergence) -> Literal["loss", "advantage"]:
         """What `credit` gives, when it is given this divergence's values."""
         return divergence.returns
+
+    @property
+    def score_formula(self) -> str:
+        """What it scores a whole episode by, where it does, for the equation of a method; see
+        `Part.formula`.
+        """
+        return "the score"
 
     def payments(self, trajectory: Trajectory) -> list[Payment]:
         """The verdicts of a unit that judges, each with the tokens it paid."""

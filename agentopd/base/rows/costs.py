@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Who = Literal["student", "teacher", "reference", "writer"]
+Who = Literal["student", "teacher", "reference", "writer", "discriminator"]
 Does = Literal["samples", "reads", "learns"]
 
 

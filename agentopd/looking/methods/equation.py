@@ -56,7 +56,9 @@ def _known(config: RunConfig) -> Mapping[str, str]:
         found["PG"] = rl.surrogate_formula
         found["A"] = rl.formula
         reward = "the environment's, summed over the episode"
-        found["reward"] = "the score" if mix.scored_by else reward
+        if mix.scored_by:
+            reward = config.unit.score_formula if mix.scored_by == "unit" else "the score"
+        found["reward"] = reward
     found["r"] = f"p(y) / mu(y){_later(config)}"
     found["mu"] = f"{config.rollout.formula}{_cooled(config)}"
     found["p_0"] = "the student before its first step"

@@ -100,6 +100,10 @@ class Conduct(Part):
         """
         return False
 
+    def scalars(self) -> dict[str, float]:
+        """Numbers about the step that was played last, by name, for its line of metrics."""
+        return {}
+
 
 class Rollout(Conduct, family="rollout"):
     """How trajectories are collected: `collect`, and the rest is there to be used.

@@ -61,7 +61,8 @@ def resolved(config: RunConfig, leg: Leg, left: Left) -> RunConfig:
     episodes = {PREVIOUS: left.episodes}
     for source in _sources(data["teacher"]):
         _refer(source, teachers, leg, "trains")
-    for group in (data["rollout"], data["gold"] or {}):
+    unit = data["unit"]
+    for group in (data["rollout"], data["gold"] or {}, unit, unit.get("induce") or {}):
         _refer(group, episodes, leg, "has episodes")
     return RunConfig.model_validate(data)
 

@@ -1,8 +1,9 @@
 """Rubrics that are not written by hand: criteria induced from solved and failed episodes.
 
-In ROPD (2605.07396) a teacher model reads good and bad answers and writes 4 to 12 weighted
-criteria, shared by all answers to one prompt. A writer here looks at the latest episodes of all
-tasks, and its criteria hold for all of them until it writes the next.
+In ROPD (2605.07396) a model reads a teacher's and the student's answers and writes 4 to 12
+weighted criteria, shared by all answers to one prompt. A writer here does that for each task of a
+step, or looks at the latest episodes of all tasks; then its criteria hold for all of them until it
+writes the next.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
 from agentopd.base.parts import Part
 from agentopd.base.types import EndReason, Trajectory, Turn
+from agentopd.rollout.policies.demonstrations import demonstrations_for
 from agentopd.signal.beside import Beside
+from agentopd.stored.demonstrations import ByTask, Selection
 from agentopd.units.rubric.criteria import Criterion
 from agentopd.units.rubric.judges import Verifier
 
@@ -75,10 +78,20 @@ class Attempt:
         )
 
 
+Sides = tuple[Sequence[Attempt], Sequence[Attempt]]
+"""Good and bad episodes."""
+
+
 class RubricWriter(Part, family="rubric writer"):
     """Writes criteria from episodes that were solved and episodes that failed.
 
     Args:
+        per: `run`: criteria are written from the latest episodes of all tasks, and hold for all.
+            `task`: in every step for each of its tasks, from the episodes of that task alone, and
+            for these (ROPD 2605.07396).
+        path: of a store of good episodes, with `per: task`: those of the task in it are the good
+            ones, and all of the step's the bad ones, solved or not; a task of which nothing is
+            stored has no criteria. If not given, the step's solved episodes are the good ones.
         every: steps between two writings. The first is as soon as both kinds were seen.
         memory: how many of the latest solved episodes are looked at, and how many failed ones.
         least: with fewer criteria than this, what was written before stays.
@@ -88,6 +101,8 @@ class RubricWriter(Part, family="rubric writer"):
     in_words: ClassVar[bool] = False
     """Whether its criteria are questions, which only a judge that reads them can answer."""
 
+    per: Literal["run", "task"] = "run"
+    path: str | None = None
     every: int = Field(default=10, ge=1)
     memory: int = Field(default=64, ge=1)
     least: int = Field(default=1, ge=1)
@@ -96,6 +111,14 @@ class RubricWriter(Part, family="rubric writer"):
     _bad: list[Attempt] = PrivateAttr(default_factory=list)
     _steps: int = PrivateAttr(default=0)
     _criteria: tuple[Criterion, ...] = PrivateAttr(default=())
+    _store: ByTask | None = PrivateAttr(default=None)
+    _by_task: dict[int, tuple[Criterion, ...]] = PrivateAttr(default_factory=dict)
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        if self.per == "run":
+            return {"path": "per: task"}
+        return dict.fromkeys(("every", "memory"), "per: run")
 
     @model_validator(mode="after")
     def _least_before_most(self) -> RubricWriter:
@@ -110,6 +133,10 @@ class RubricWriter(Part, family="rubric writer"):
         Those that name neither a fact nor a verifier are put to the rubric's judge.
         """
 
+    def write_each(self, sides: Sequence[Sides]) -> list[list[Criterion]]:
+        """The same for several tasks, in their order."""
+        return [self.write(good, bad) for good, bad in sides]
+
     def check(self, beside: Beside) -> None:
         """See `Unit.check`."""
 
@@ -119,15 +146,31 @@ class RubricWriter(Part, family="rubric writer"):
         Args:
             judge: the rubric's, which is ready.
         """
+        if self.path is not None and self.per == "task":
+            store = demonstrations_for(student, self.path, Selection())
+            self._store = ByTask.of(store, self.path)
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
-        """What was written last."""
+        """What was written last for all tasks."""
         return self._criteria
 
+    def criteria_of(self, trajectory: Trajectory) -> tuple[Criterion, ...]:
+        """What was written last for an episode's task."""
+        if self.per == "run":
+            return self.criteria
+        return self._by_task.get(trajectory.task, ())
+
     def learn(self, trajectories: Sequence[Trajectory]) -> None:
-        """Remember a step's episodes; when it is time, write."""
+        """Remember a step's episodes; when it is time, write.
+
+        Raises:
+            ValueError: the good episodes were played in another environment.
+        """
         played = [t for t in trajectories if t.turns]
+        if self.per == "task":
+            self._write_by_task(played)
+            return
         solved = [Attempt.of(t) for t in played if t.success]
         failed = [Attempt.of(t) for t in played if not t.success]
         self._good = [*self._good, *solved][-self.memory :]
@@ -139,9 +182,37 @@ class RubricWriter(Part, family="rubric writer"):
             if len(found) >= self.least:
                 self._criteria = tuple(found)
 
+    def _write_by_task(self, played: Sequence[Trajectory]) -> None:
+        tasks: dict[int, list[Trajectory]] = {}
+        for trajectory in played:
+            tasks.setdefault(trajectory.task, []).append(trajectory)
+        sides = {task: self._sides(group) for task, group in tasks.items()}
+        told = {task: side for task, side in sides.items() if all(side)}
+        found = self.write_each(list(told.values())) if told else []
+        self._steps += 1
+        self._by_task = {
+            task: tuple(own[: self.most]) if len(own) >= self.least else ()
+            for task, own in zip(told, found, strict=True)
+        }
+
+    def _sides(self, group: Sequence[Trajectory]) -> Sides:
+        """Good and bad episodes of one task; the stored ones count to the task as it is now."""
+        if self._store is not None:
+            good, bad = self._store.on(group[0]), group
+        else:
+            good, bad = [t for t in group if t.success], [t for t in group if not t.success]
+        task = group[0].task
+        return [replace(Attempt.of(t), task=task) for t in good], [Attempt.of(t) for t in bad]
+
     def scalars(self) -> dict[str, float]:
-        """See `Unit.scalars`."""
-        return {"induced_criteria": len(self._criteria)}
+        """See `Unit.scalars`; of criteria that each task has its own of, their mean number."""
+        if self.per == "run":
+            return {"induced_criteria": len(self._criteria)}
+        counts = [len(own) for own in self._by_task.values()]
+        return {
+            "induced_criteria": sum(counts) / max(len(counts), 1),
+            "induced_tasks": float(sum(count > 0 for count in counts)),
+        }
 
     def state(self) -> dict[str, Any]:
         """What must survive a restart, as JSON."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
@@ -18,7 +19,7 @@ from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.signal.beside import Beside
 from agentopd.units.rubric import prompts as rubric_text
 from agentopd.units.rubric.criteria import Criterion
-from agentopd.units.rubric.induction import Attempt, RubricWriter
+from agentopd.units.rubric.induction import Attempt, RubricWriter, Sides
 from agentopd.units.rubric.judges import Case, ModelVerifier, Verifier
 
 if TYPE_CHECKING:
@@ -39,11 +40,10 @@ class ModelWriter(RubricWriter, kind="model"):
     """A model reads good and bad episodes of one task and writes criteria, as questions in words
     that the rubric's judge answers (ROPD 2605.07396).
 
-    The task is the one that was solved and failed most evenly of late. ROPD writes a rubric for
-    each prompt; an agent's tasks do not come again, so here it holds for all of them until the
-    next. ROPD asks for criteria that tell good from bad answers and takes what it gets; here the
-    judge is asked about all remembered episodes first, and what does not tell them apart is left
-    out.
+    With `per: run` the task is the one that was solved and failed most evenly of late, and the
+    rubric holds for all tasks until the next; ROPD's own is `per: task`. ROPD asks for criteria
+    that tell good from bad answers and takes what it gets; here the judge is asked about all of
+    these episodes first, and what does not tell them apart is left out.
 
     Args:
         model: `teacher`, `student` (as it is at the time), or another model: its folder or
@@ -101,6 +101,7 @@ class ModelWriter(RubricWriter, kind="model"):
         Raises:
             ValueError: the model cannot be loaded, or its context holds no request.
         """
+        super().prepare(student, teacher, judge)
         # One model that writes and judges is loaded once.
         if isinstance(judge, ModelVerifier) and judge.model == self.model:
             author = judge.judge
@@ -119,20 +120,30 @@ class ModelWriter(RubricWriter, kind="model"):
 
     def write(self, good: Sequence[Attempt], bad: Sequence[Attempt]) -> list[Criterion]:
         """See `RubricWriter.write`; the heaviest first."""
+        return self.write_each([(good, bad)])[0]
+
+    def write_each(self, sides: Sequence[Sides]) -> list[list[Criterion]]:
+        """See `RubricWriter.write_each`: all are asked for at once."""
+        shown = [self._shown(*side) for side in sides]
+        replies = self._replies(shown)
+        counts, found = Counter[str](), list[list[Criterion]]()
+        for (good, bad), (best, worst), reply in zip(sides, shown, replies, strict=True):
+            said = (text for attempt in (*best, *worst) for text in _said(attempt))
+            reading = rubric_text.read_reply(reply, self.weights, said)
+            kept = [c for c in reading.criteria if self._tells_apart(c, good, bad)]
+            counts["indistinct"] += len(reading.criteria) - len(kept)
+            counts.update({k: v for k, v in asdict(reading).items() if k != "criteria"})
+            found.append(sorted(kept, key=lambda criterion: -criterion.weight))
+        self._last = {"reply": replies[-1], **counts}
+        return found
+
+    def _shown(self, good: Sequence[Attempt], bad: Sequence[Attempt]) -> Sides:
+        """The episodes that the model reads."""
         # From the latest on: sorting keeps that order among equals.
         own_good, own_bad = (side[::-1] for side in _group(good, bad))
         best = sorted(own_good, key=lambda attempt: -attempt.reward)[: self.shown]
         worst = sorted(own_bad, key=lambda attempt: attempt.reward)[: self.shown]
-        reply = self._reply(best, worst)
-        said = (text for attempt in (*best, *worst) for text in _said(attempt))
-        reading = rubric_text.read_reply(reply, self.weights, said)
-        kept = [c for c in reading.criteria if self._tells_apart(c, good, bad)]
-        self._last = {
-            "reply": reply,
-            "indistinct": len(reading.criteria) - len(kept),
-            **{k: v for k, v in asdict(reading).items() if k != "criteria"},
-        }
-        return sorted(kept, key=lambda criterion: -criterion.weight)
+        return best, worst
 
     def scalars(self) -> dict[str, float]:
         """See `Unit.scalars`: also what became of the last reply's lines."""
@@ -148,19 +159,22 @@ class ModelWriter(RubricWriter, kind="model"):
         super().restore(state)
         self._last = dict(state["last"])
 
-    def _reply(self, good: Sequence[Attempt], bad: Sequence[Attempt]) -> str:
-        """What the model writes about these episodes."""
+    def _replies(self, shown: Sequence[Sides]) -> list[str]:
+        """What the model writes about the episodes of each task."""
         author = self._author
         assert author is not None, "prepare() comes first"
-        ids = fitted(
-            lambda budget: self._context(author, good, bad, budget),
-            self.tokens,
-            author.positions - self.reply_tokens,
-        )
+        requests = []
+        for place, (good, bad) in enumerate(shown):
+            ids = fitted(
+                partial(self._context, author, good, bad),
+                self.tokens,
+                author.positions - self.reply_tokens,
+            )
+            seed = (self._steps, place) if place else (self._steps,)
+            requests.append(Request(place, ids, seed, self.reply_tokens, self.temperature))
         # Made anew each time: the model may have learnt since, and its cache is not kept.
-        request = Request(0, ids, (self._steps,), self.reply_tokens, self.temperature)
-        (answer,) = answers(TransformersSampler(author), [request])
-        return author.template.decode(answer.ids, skip_special_tokens=True)
+        found = answers(TransformersSampler(author), requests)
+        return [author.template.decode(x.ids, skip_special_tokens=True) for x in found]
 
     def _context(
         self, author: LanguageModel, good: Sequence[Attempt], bad: Sequence[Attempt], budget: int

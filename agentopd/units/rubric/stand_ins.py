@@ -12,6 +12,7 @@ from typing import Any
 from agentopd.base.parts import Settings
 from agentopd.base.types import Trajectory
 from agentopd.base.variations import remade
+from agentopd.rollout.acting.judging import Judge
 from agentopd.units.rubric.criteria import Criterion
 from agentopd.units.rubric.induction import Attempt, RubricWriter
 from agentopd.units.rubric.judges import Case, FactVerifier, Verifier
@@ -32,6 +33,16 @@ class MadeUpVerifier(Verifier):
         """See `Verifier.verdicts`."""
         asked = [f"{x.trajectory.episode} {x.turn.index} {x.text} {self.mood}" for x in cases]
         return [zlib.crc32(one.encode()) % 5 / 4 for one in asked]
+
+
+class MadeUpJudge(Judge):
+    """Grades that the episode's number decides."""
+
+    mood: int = 0
+
+    def grades(self, trajectories: Sequence[Trajectory]) -> list[int | None]:
+        """See `Judge.grades`."""
+        return [zlib.crc32(f"{t.episode} {self.mood}".encode()) % 10 for t in trajectories]
 
 
 class MadeUpWriter(RubricWriter):
@@ -63,6 +74,8 @@ def without_models(part: Any, mood: int = 0) -> Any:
     def stand_in(settings: Settings) -> Settings | None:
         if isinstance(settings, Verifier) and not isinstance(settings, FactVerifier):
             return MadeUpVerifier(mood=mood)
+        if isinstance(settings, Judge):
+            return MadeUpJudge(mood=mood)
         return MadeUpWriter(mood=mood) if isinstance(settings, RubricWriter) else None
 
     return remade(part, stand_in)

@@ -96,11 +96,20 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
         )
 
     @property
+    def score_formula(self) -> str:
+        """See `Unit.score_formula`."""
+        return "the sum over criteria of weight times verdict / the sum of weights"
+
+    @property
     def rubric(self) -> tuple[Criterion, ...]:
-        """The criteria as they are now; of two that share a name, the one written by hand."""
-        names = {criterion.name for criterion in self.criteria}
-        induced = self.induce.criteria if self.induce else ()
-        return (*self.criteria, *(c for c in induced if c.name not in names))
+        """The criteria of all tasks as they are now; of two that share a name, the one written by
+        hand.
+        """
+        return self._with(self.induce.criteria if self.induce else ())
+
+    def rubric_of(self, trajectory: Trajectory) -> tuple[Criterion, ...]:
+        """The criteria of an episode's task as they are now."""
+        return self._with(self.induce.criteria_of(trajectory) if self.induce else ())
 
     def spans(self, trajectory: Trajectory) -> list[Span]:
         """See `Unit.spans`; a span's weight is what the verdict makes of the criterion's."""
@@ -234,7 +243,7 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
         asked = [
             (number, criterion, turn)
             for number, trajectory in enumerate(trajectories)
-            for criterion in self.rubric
+            for criterion in self.rubric_of(trajectory)
             for turn in criterion.turns_of(trajectory)
         ]
         by_verifier: dict[int, tuple[Verifier, list[int]]] = {}
@@ -252,6 +261,10 @@ class RubricSpanUnit(Unit, kind="rubric_span"):
             if verdict is not None:
                 found[number].append((criterion, turn, verdict))
         return found
+
+    def _with(self, induced: Sequence[Criterion]) -> tuple[Criterion, ...]:
+        names = {criterion.name for criterion in self.criteria}
+        return (*self.criteria, *(c for c in induced if c.name not in names))
 
     def _verifier(self, criterion: Criterion) -> Verifier:
         found = criterion.own_verifier or self.judge
