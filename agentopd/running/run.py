@@ -142,10 +142,10 @@ class Run:
             EveryEpisodeFailed, SamplerFailed: none could be played; the steps before are saved.
         """
         config = self.config
-        rollout = config.rollout_at(step, self.learner.history)
+        rollout = self._roomy(config.rollout_at(step, self.learner.history))
         try:
             with self.clock.stage("rollout"):
-                trajectories = self._roomy(rollout).collect(
+                trajectories = rollout.collect(
                     config.env, self.student, self.sampler.current(), config.seed, step
                 )
             refuse_failures(trajectories, f"of step {step + 1} ({self.out})")
@@ -155,8 +155,9 @@ class Run:
             raise
         if rollout.replays:
             return trajectories
-        self.clock.student_tokens += sum(t.student_tokens for t in trajectories)
-        self.clock.teacher_tokens += sum(t.acted_tokens for t in trajectories)
+        student, teacher = rollout.spent
+        self.clock.student_tokens += student + sum(t.student_tokens for t in trajectories)
+        self.clock.teacher_tokens += teacher + sum(t.acted_tokens for t in trajectories)
         return trajectories
 
     def ask_teacher(self, trajectories: list[Trajectory], step: int) -> list[Lesson]:
