@@ -30,6 +30,7 @@ _PROGRESS = "progress.json"
 _SUMS = "sums.json"
 _STUDENT = "student"
 _MASTER = "master"
+_INFERRED = "inferred.safetensors"
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,12 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     teacher: dict[str, torch.Tensor],
     progress: Progress,
+    inferred: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Replace the checkpoint in `folder`.
+
+    Args:
+        inferred: what is learnt beside the student and is no part of it, where something is.
 
     Raises:
         ValueError: it cannot be written; the one before is as it was.
@@ -71,6 +76,8 @@ def save_checkpoint(
         _save_tensors(_optimizer_tensors(student, optimizer), fresh / "optimizer.safetensors")
         copied = {k: v.detach().clone().contiguous() for k, v in teacher.items()}
         _save_tensors(copied, fresh / "teacher.safetensors")
+        if inferred:
+            _save_tensors(inferred, fresh / _INFERRED)
         (fresh / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2))
         (fresh / _SUMS).write_text(json.dumps(_sums(fresh), indent=2))
         for path in (fresh, *fresh.rglob("*")):
@@ -211,6 +218,16 @@ def restore_weights(
         raise _damaged(checkpoint / _STUDENT, error) from error
     _restore_optimizer(checkpoint, student, optimizer)
     return _read(checkpoint / "teacher.safetensors", student)
+
+
+def read_inferred(checkpoint: Path, student: LanguageModel) -> dict[str, torch.Tensor]:
+    """The tensors of what is learnt beside the student; nothing where nothing was.
+
+    Raises:
+        ValueError: the file is damaged; the message names it.
+    """
+    path = checkpoint / _INFERRED
+    return _read(path, student) if path.is_file() else {}
 
 
 def _read(path: Path, student: LanguageModel) -> dict[str, torch.Tensor]:

@@ -39,6 +39,7 @@ from agentopd.running.checkpoint import (
     check_start,
     latest,
     load_progress,
+    read_inferred,
     restore_weights,
     save_checkpoint,
 )
@@ -100,7 +101,9 @@ class Run:
         self.gold = self.config.gold.store(self.student) if self.config.gold else []
         refuse_unmoved(self.student.name, self.student.module)
         self.config.rollout.join(processes)
-        self.learner = Learner(self.student, self.config.teacher, self.config, processes)
+        inferred = self.config.inferred_reward
+        posterior = inferred.posterior(self.student) if inferred else None
+        self.learner = Learner(self.student, self.config.teacher, self.config, processes, posterior)
         self._start = self.student.digest() if self._needs_start() else ""
         teacher = self.config.teacher if self.taking_part else None
         self.config.rollout.prepare(cast_of(self.config, self.student, teacher))
@@ -253,9 +256,9 @@ class Run:
             start=self._start,
         )
         teacher = self.config.teacher.tensors() if self.taking_part else {}
-        save_checkpoint(
-            self.out / "checkpoints", self.student, self.learner.optimizer, teacher, progress
-        )
+        folder, optimizer = self.out / "checkpoints", self.learner.optimizer
+        beside = self.learner.posterior.tensors() if self.learner.posterior else None
+        save_checkpoint(folder, self.student, optimizer, teacher, progress, beside)
 
     def finish(self) -> dict[str, Any]:
         """Save the end of the run and its summary; a run that had ended before stays as it was."""
@@ -373,6 +376,8 @@ class Run:
         teacher = restore_weights(checkpoint, self.student, self.learner.optimizer)
         if teacher:
             self.config.teacher.restore(teacher)
+        if self.learner.posterior:
+            self.learner.posterior.restore(read_inferred(checkpoint, self.student))
         for source, state in zip(self.config.privilege, progress.sources, strict=True):
             source.restore(state)
         self.config.unit.restore(progress.unit)
