@@ -37,6 +37,7 @@ def _config(name: str) -> RunConfig:
     small = [f"method={name}", "rollout.max_turns=3"]
     small += ["rollout.tasks=2", "rollout.group=4"] if config.rollout.group > 1 else []
     small += [] if config.rollout.group > 1 else ["rollout.tasks=4"]
+    small += ["stages.cycles.repeat=1"] if name == "copd" else []
     for path in _collected(config.model_dump(mode="json")["stages"]):
         small.append(f"{path}.episodes=8")
     return parse_config(SMALL, small)
