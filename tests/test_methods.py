@@ -33,7 +33,7 @@ def learnt(name: str) -> tuple[RunConfig, ...]:
     if not config.stages:
         return (config,)
     stages = legs_in_words(stage_configs(config))
-    return tuple(stage for _, stage, leg in stages if leg.trains)
+    return tuple(stage for _, stage, leg in stages if leg.trains and stage.steps)
 
 
 def of(*overrides: str) -> RunConfig:

@@ -39,6 +39,7 @@ def _config(name: str) -> RunConfig:
     small += [] if config.rollout.group > 1 else ["rollout.tasks=4"]
     if config.rollout.kind == "retry":  # what is read and written of an attempt takes longest
         small += ["rollout.quoted_tokens=32", "rollout.reflection_tokens=8"]
+    small += ["stages.cycles.repeat=1"] if name == "copd" else []
     for path in _collected(config.model_dump(mode="json")["stages"]):
         small.append(f"{path}.episodes=8")
     return parse_config(SMALL, small)

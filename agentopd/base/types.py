@@ -89,7 +89,7 @@ class Turn:
         return bool(self.info.get("action_valid", True))
 
 
-Record = Literal["played", "written", "untold", "foreseen", "joined"]
+Record = Literal["played", "written", "untold", "foreseen", "joined", "bridge"]
 """What an episode is to an attempt at its task; see `Attempt.kind`."""
 
 
@@ -105,6 +105,8 @@ class Attempt:
             without what was told. `foreseen`: what was said of this attempt, as the answer that the
             student should have given when asked for it. `joined`: the attempt before and this one
             in one history, which goes on from the one to the other in the student's own words.
+            `bridge`: this attempt up to one of its turns, and the teacher's turn in that one's
+            place.
         told: of the attempts before, in the words that were read.
         version: of several that were written of one attempt, which, counted from 0.
     """
@@ -148,8 +150,8 @@ class Trajectory:
         prompt: what the environment said on reset.
         error: why the episode could not be played, or not to its end; empty where it was.
         told: (T,) bool, the tokens that were sampled by who was told something that does not stand
-            in `ids`, so that `logprob` is not that of the context in front of them; None where none
-            was.
+            in `ids`, so that `logprob` is not that of the context in front of them, or by another
+            model, from whose `logprob` no importance ratio begins; None where none was.
         attempt: None where a task is not attempted again.
     """
 

@@ -19,6 +19,7 @@ from agentopd.learning.optimizer import MasterAdamW, MasterAdamW8bit
 from agentopd.learning.survey import Survey
 from agentopd.mixes.base import Mix
 from agentopd.mixes.gold import NONE, GoldEpisodes
+from agentopd.mixes.terms.inferred import RewardPosterior
 from agentopd.models.batching import together
 from agentopd.models.head import Head
 from agentopd.models.model import LanguageModel
@@ -72,6 +73,7 @@ class Learner:
         reference: the student before its first step and before a checkpoint is loaded into it, or
             the model that the divergence's target names; None where nothing asks for it.
         moved: whether a step may have changed a weight; one without any gradient changes none.
+        posterior: the reward that is inferred beside the student; None where none is.
     """
 
     def __init__(
@@ -80,9 +82,10 @@ class Learner:
         teacher: Teacher,
         config: Method,
         processes: Processes = ALONE,
+        posterior: RewardPosterior | None = None,
     ) -> None:
         self.student, self.teacher, self.method = student, teacher, config
-        self.processes = processes
+        self.processes, self.posterior = processes, posterior
         self.objective, self.settings = Objective(config), config.learner
         self.history: list[Mapping[str, Any]] = []
         self.moved = False
@@ -180,7 +183,8 @@ class Learner:
         passed = (self._accumulate(batch, plan, witness) for batch in batches)
         own = combined([*passed, self._follow(gold, step)])
         totals = combined(self.processes.gather([own]))
-        self.processes.add_gradients(self.optimizer.held)
+        others = self.posterior.held if self.posterior else []
+        self.processes.add_gradients([*self.optimizer.held, *others])
         norm = float(torch.nn.utils.clip_grad_norm_(self.optimizer.held, self.settings.clip))
         return totals | {"gradient_norm": norm}, self._apply(norm, step)
 
@@ -252,6 +256,9 @@ class Learner:
             scores = split_scores(measured, tokens, batch, self.student.vocabulary, most)
             witness.scored.extend(scores)
         terms, summands = self.method.mix.terms(channels), self.method.mix.summands(channels)
+        if self.posterior:
+            head, average_N = self.student.head(leaf_NH), plan.rl.factor(tokens)
+            terms["inferred"] = self.posterior.term(head, tokens, average_N)
         norms = self._backward(terms, leaf_NH)
         # Summands are both channels in one term, whose norm is nobody's.
         several = _both_channels(self.method.mix) and not summands
@@ -352,6 +359,8 @@ class Learner:
             self.moved = self.moved or norm > 0 or self.settings.weight_decay > 0
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.posterior:
+            self.posterior.step(bool(np.isfinite(norm)))
         return "" if np.isfinite(norm) else "the gradient is not finite"
 
 

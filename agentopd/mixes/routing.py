@@ -16,7 +16,7 @@ from agentopd.environment.contract import parse_action, without_reasoning
 from agentopd.mixes.advantages import Advantage, NoReward
 from agentopd.mixes.base import Mix, Route
 from agentopd.mixes.channels import Channels
-from agentopd.mixes.shared import Auxiliary
+from agentopd.mixes.shared import Additive, Auxiliary
 from agentopd.signal.beside import Beside
 from agentopd.signal.groups import dead, groups
 
@@ -154,6 +154,49 @@ class DeadGroupFallback(Auxiliary, kind="dead_group_fallback"):
                 distil = dead(group) and t.episode in taught
                 found[t.episode] = Route(distil=float(distil), rl=float(not distil))
         return found
+
+
+class Crossed(Additive, kind="crossed"):
+    """Some tasks are another student's, which is the teacher there; in all others rewards count
+    alone (CoPD 2604.27083).
+
+    Both are advantages of one policy gradient. Episodes of the other's tasks that have no lesson
+    teach nothing.
+
+    Args:
+        coefficient: of the teacher's advantage; the paper does not tell its own.
+        tags: of the other's tasks: what the environment's `info` says under `by` as a task begins,
+            or the environment's own id where it says nothing.
+        share: where no tags are given, the share of tasks that are the other's.
+    """
+
+    coefficient: float = Field(default=1.0, gt=0)
+    tags: tuple[str, ...] = ()
+    by: str = "skill"
+    share: float = Field(default=0.5, gt=0, lt=1)
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        return {"share": "tags: []"} if self.tags else {"by": "tags"}
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        which = f"tagged {', '.join(self.tags)}" if self.tags else f"of {self.share:g} of the tasks"
+        credit = times(self.coefficient, "C")
+        return f"(PG({credit}) in episodes {which}, PG(A) in all others){self.rl.regularisers}"
+
+    def routes(self, lessons: Sequence[Lesson]) -> dict[int, Route]:
+        """See `Mix.routes`."""
+        crossed = {x.trajectory.episode: self._is_crossed(x.trajectory) for x in lessons}
+        return {e: Route(distil=float(other), rl=float(not other)) for e, other in crossed.items()}
+
+    def _is_crossed(self, trajectory: Trajectory) -> bool:
+        if self.tags:
+            return str(trajectory.prompt.get(self.by, trajectory.env)) in self.tags
+        # Of any tasks in a row, as many as the share says.
+        task = trajectory.task
+        return int((task + 1) * self.share) > int(task * self.share)
 
 
 class HintedDistilled(Auxiliary, kind="hinted_distilled"):

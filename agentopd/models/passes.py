@@ -19,7 +19,10 @@ from agentopd.models.batching import by_length, padded, padded_tokens
 from agentopd.models.model import LanguageModel
 from agentopd.models.recompute import recomputed_layers
 
-# B sequences of a call, T tokens, N places, H hidden size, V vocabulary
+# B sequences of a call, T tokens, N places, R places of a tile, H hidden size, V vocabulary
+
+_TILE = 2**24
+"""Logits that are there at a time."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,27 @@ def hidden_before(
         if t.trainable[start:stop].any()
     ]
     return torch.cat(hidden_at(model, readings, budget, recompute))
+
+
+@torch.no_grad()
+def logprobs_before(
+    model: LanguageModel, trajectories: Sequence[Trajectory], budget: int, temperature: float
+) -> list[npt.NDArray[np.float32]]:
+    """(N,) of each trajectory, which has some: log-probabilities in nats of its trainable tokens,
+    as the model says in the student's context; for `budget` see `hidden_at`.
+    """
+    hidden_NH = hidden_before(model, trajectories, budget)
+    ids = [torch.from_numpy(t.ids[t.trainable]) for t in trajectories]
+    ids_N = torch.cat(ids).to(hidden_NH.device)
+    rows = max(_TILE // model.vocabulary, 1)
+    make, found = model.head(hidden_NH).logits(min(rows, len(ids_N))), list[torch.Tensor]()
+    for start in range(0, len(ids_N), rows):
+        part = slice(start, min(start + rows, len(ids_N)))
+        logits_RV = make(part).div_(temperature)
+        own_R = logits_RV.gather(1, ids_N[part, None]).squeeze(1)
+        found.append(own_R - logits_RV.logsumexp(-1))
+    said = torch.cat(found).float().cpu().split([len(x) for x in ids])
+    return [own_N.numpy() for own_N in said]
 
 
 @torch.inference_mode()

@@ -31,7 +31,6 @@ _PROGRESS = "progress.json"
 _SUMS = "sums.json"
 _STUDENT = "student"
 _MASTER = "master"
-_UNIT = "unit.safetensors"
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,12 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     teacher: dict[str, torch.Tensor],
     progress: Progress,
-    unit: Mapping[str, torch.Tensor] | None = None,
+    beside: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
 ) -> None:
     """Replace the checkpoint in `folder`.
 
     Args:
-        unit: the weights that learn in the unit, where there are any.
+        beside: what else learns beside the student, by whose it is: of the unit, say.
 
     Raises:
         ValueError: it cannot be written; the one before is as it was.
@@ -77,8 +76,9 @@ def save_checkpoint(
         _save_tensors(_optimizer_tensors(student, optimizer), fresh / "optimizer.safetensors")
         copied = {k: v.detach().clone().contiguous() for k, v in teacher.items()}
         _save_tensors(copied, fresh / "teacher.safetensors")
-        if unit:
-            _save_tensors(dict(unit), fresh / _UNIT)
+        for name, tensors in (beside or {}).items():
+            if tensors:
+                _save_tensors(dict(tensors), fresh / f"{name}.safetensors")
         (fresh / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2))
         (fresh / _SUMS).write_text(json.dumps(_sums(fresh), indent=2))
         for path in (fresh, *fresh.rglob("*")):
@@ -221,13 +221,13 @@ def restore_weights(
     return _read(checkpoint / "teacher.safetensors", student)
 
 
-def unit_tensors(checkpoint: Path, student: LanguageModel) -> dict[str, torch.Tensor]:
-    """The weights that learn in the unit; none where none did.
+def tensors_beside(checkpoint: Path, name: str, student: LanguageModel) -> dict[str, torch.Tensor]:
+    """What was saved beside the student under that name; nothing where nothing was.
 
     Raises:
         ValueError: the file is damaged; the message names it.
     """
-    path = checkpoint / _UNIT
+    path = checkpoint / f"{name}.safetensors"
     return _read(path, student) if path.is_file() else {}
 
 

@@ -15,6 +15,7 @@ from agentopd.environment.wrappers import EnvSettings
 from agentopd.learning.method import Method
 from agentopd.learning.notices import notices_of, truncation_notice
 from agentopd.mixes.gold import Gold
+from agentopd.mixes.terms.inferred import InferredReward
 from agentopd.models.model import StudentSettings
 from agentopd.rollout.engine import InferenceEngine, TransformersEngine
 from agentopd.running.stages.settings import Leg, Stages, legs
@@ -64,8 +65,8 @@ class RunConfig(Method):
     `threads` are torch's; see `thread_count` for how many there are where it is not given. `track`
     names trackers that the metrics' numbers go to as well: tensorboard, wandb, trackio. `sampler`
     is what runs the student while it acts: the student itself, or vLLM. `gold` are demonstrations
-    to follow beside the method; `stages` are run one after another, each with its settings over
-    these.
+    to follow beside the method, `inferred_reward` is a reward to infer beside it; `stages` are run
+    one after another, each with its settings over these.
 
     Raises:
         ValueError: the teacher is the student without adapters, which the student does not have.
@@ -80,6 +81,7 @@ class RunConfig(Method):
     sampler: SerializeAsAny[InferenceEngine] = TransformersEngine()
     track: tuple[str, ...] = ()
     gold: Gold | None = None
+    inferred_reward: InferredReward | None = None
     stages: Stages = Field(default_factory=dict)
     study: StudySettings | None = None
 

@@ -24,6 +24,7 @@ import agentopd.privilege.writing.experience
 import agentopd.privilege.writing.hindsight
 import agentopd.privilege.writing.hints
 import agentopd.privilege.writing.skills
+import agentopd.rollout.policies.bridged
 import agentopd.rollout.policies.demonstrations
 import agentopd.rollout.policies.hinted
 import agentopd.rollout.policies.mixed

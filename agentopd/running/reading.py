@@ -24,7 +24,7 @@ from agentopd.running.config import ConfigError, RunConfig
 from agentopd.running.defaults import for_student
 from agentopd.running.stages.settings import INITIAL, PREVIOUS, Leg
 
-ROW = (*AXES, "gold", "stages")
+ROW = (*AXES, "gold", "inferred_reward", "stages")
 """What the row of a method may set."""
 _APART = 10_007
 """What lies between the seeds of two stages, so that no two play the same tasks."""

@@ -41,7 +41,7 @@ from agentopd.running.checkpoint import (
     load_progress,
     restore_weights,
     save_checkpoint,
-    unit_tensors,
+    tensors_beside,
 )
 from agentopd.running.clock import Clock
 from agentopd.running.config import RunConfig, thread_count
@@ -101,7 +101,9 @@ class Run:
         self.gold = self.config.gold.store(self.student) if self.config.gold else []
         refuse_unmoved(self.student.name, self.student.module)
         self.config.rollout.join(processes)
-        self.learner = Learner(self.student, self.config.teacher, self.config, processes)
+        inferred = self.config.inferred_reward
+        posterior = inferred.posterior(self.student) if inferred else None
+        self.learner = Learner(self.student, self.config.teacher, self.config, processes, posterior)
         self._start = self.student.digest() if self._needs_start() else ""
         teacher = self.config.teacher if self.taking_part else None
         self.config.rollout.prepare(cast_of(self.config, self.student, teacher))
@@ -143,12 +145,12 @@ class Run:
             EveryEpisodeFailed, SamplerFailed: none could be played; the steps before are saved.
         """
         config = self.config
-        rollout = config.rollout_at(step, self.learner.history)
+        rollout = self._roomy(config.rollout_at(step, self.learner.history))
         for source in config.privilege:
             source.begin()
         try:
             with self.clock.stage("rollout"):
-                trajectories = self._roomy(rollout).collect(
+                trajectories = rollout.collect(
                     config.env, self.student, self.sampler.current(), config.seed, step
                 )
             refuse_failures(trajectories, f"of step {step + 1} ({self.out})")
@@ -158,8 +160,9 @@ class Run:
             raise
         if rollout.replays:
             return trajectories
-        self.clock.student_tokens += sum(t.student_tokens for t in trajectories)
-        self.clock.teacher_tokens += sum(t.acted_tokens for t in trajectories)
+        student, teacher = rollout.spent
+        self.clock.student_tokens += student + sum(t.student_tokens for t in trajectories)
+        self.clock.teacher_tokens += teacher + sum(t.acted_tokens for t in trajectories)
         return trajectories
 
     def ask_teacher(self, trajectories: list[Trajectory], step: int) -> list[Lesson]:
@@ -255,10 +258,10 @@ class Run:
             start=self._start,
         )
         teacher = self.config.teacher.tensors() if self.taking_part else {}
-        unit = self.config.unit.tensors()
-        save_checkpoint(
-            self.out / "checkpoints", self.student, self.learner.optimizer, teacher, progress, unit
-        )
+        unit, posterior = self.config.unit, self.learner.posterior
+        beside = {"unit": unit.tensors(), "inferred": posterior.tensors() if posterior else {}}
+        folder, optimizer = self.out / "checkpoints", self.learner.optimizer
+        save_checkpoint(folder, self.student, optimizer, teacher, progress, beside)
 
     def finish(self) -> dict[str, Any]:
         """Save the end of the run and its summary; a run that had ended before stays as it was."""
@@ -385,10 +388,12 @@ class Run:
         teacher = restore_weights(checkpoint, self.student, self.learner.optimizer)
         if teacher:
             self.config.teacher.restore(teacher)
+        if self.learner.posterior:
+            self.learner.posterior.restore(tensors_beside(checkpoint, "inferred", self.student))
         for source, state in zip(self.config.privilege, progress.sources, strict=True):
             source.restore(state)
         self.config.unit.restore(progress.unit)
-        if unit := unit_tensors(checkpoint, self.student):
+        if unit := tensors_beside(checkpoint, "unit", self.student):
             self.config.unit.load(unit)
         self.sampler.moved()
         self.step, self.room = progress.step, progress.room

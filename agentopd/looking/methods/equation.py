@@ -62,6 +62,8 @@ def _known(config: RunConfig) -> Mapping[str, str]:
     found["r"] = f"p(y) / mu(y){_later(config)}"
     found["mu"] = f"{config.rollout.formula}{_cooled(config)}"
     found["p_0"] = "the student before its first step"
+    if config.inferred_reward is not None:
+        found |= config.inferred_reward.symbols
     return found
 
 
@@ -73,7 +75,8 @@ def _gradient(config: RunConfig) -> str:
     formula = formula if config.weight else re.sub(r"\bw ", "", formula)
     summed = f"({formula})" if _is_sum(formula) else formula
     whole = f"mean {summed}" if config.mix.imitates else f"mean m {summed}"
-    return whole if config.gold is None else f"{whole} + {config.gold.formula}"
+    beside = [term.formula for term in (config.gold, config.inferred_reward) if term is not None]
+    return " + ".join([whole, *beside])
 
 
 def _is_sum(formula: str) -> bool:

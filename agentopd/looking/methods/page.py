@@ -64,7 +64,8 @@ def _body(config: RunConfig) -> Iterator[str]:
             yield from _cost(collected(leg.stage.collect.by))
             continue
         yield from _indented([("begins with", _start(leg))])
-        yield from _explained(stage)
+        if stage.steps:
+            yield from _explained(stage)
 
 
 def _explained(config: RunConfig) -> Iterator[str]:
@@ -89,7 +90,12 @@ def _cost(found: list[Cost], changed: Sequence[str] = ()) -> Iterator[str]:
 
 
 def _start(leg: Leg) -> str:
-    said = {"previous": "the student of the stage before", "initial": "the run's own student"}
+    stage = leg.stage
+    if stage.merge:
+        return f"the mean of the students of the branches {', '.join(stage.merge)}"
+    before = f"where branch {stage.branch} has come to" if stage.branch else ""
+    said = {"previous": before or "the student of the stage before"}
+    said["initial"] = "the run's own student"
     return said.get(leg.stage.start, leg.stage.start)
 
 

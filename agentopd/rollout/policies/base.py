@@ -166,8 +166,20 @@ class Rollout(Conduct, family="rollout"):
         """
         self._processes = processes
 
+    @property
+    def processes(self) -> Processes:
+        """Who play together."""
+        return self._processes
+
     def prepare(self, cast: Cast) -> None:
         """Learn, before the first step, who can act beside the student."""
+
+    @property
+    def spent(self) -> tuple[int, int]:
+        """How many tokens student and teacher have sampled in the last `collect` beside those of
+        the trajectories that it has given.
+        """
+        return 0, 0
 
     def tuned(self, factors: Mapping[str, float]) -> Self:
         """The same with numbers multiplied, each by its factor; those that count are rounded.

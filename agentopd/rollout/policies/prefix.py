@@ -50,6 +50,8 @@ class PrefixRollout(Directed, kind="prefix"):
     """
 
     tunable: ClassVar[tuple[str, ...]] = (*Directed.tunable, "left")
+    needs_law: ClassVar[bool] = True
+    """Whether it is told how many turns are replayed; otherwise they may be none at all."""
 
     path: str | None = None
     keep: Selection = Selection()
@@ -64,10 +66,11 @@ class PrefixRollout(Directed, kind="prefix"):
     @model_validator(mode="after")
     def _says_how_many(self) -> PrefixRollout:
         laws = [name for name in ("left", "decay", "search") if getattr(self, name) is not None]
-        if len(laws) != 1:
+        if len(laws) > 1 or (self.needs_law and not laws):
             raise ValueError(
-                "rollout: prefix replays as many turns as one of left, decay and search says, and "
-                f"{' and '.join(laws) if laws else 'none'} of them is given: set exactly one"
+                f"rollout: {self.kind} replays as many turns as one of left, decay and search "
+                f"says, and {' and '.join(laws) if laws else 'none'} of them is given: set exactly "
+                "one"
             )
         if self.path is None and (self.single or self.decay is not None):
             raise ValueError(
@@ -96,6 +99,11 @@ class PrefixRollout(Directed, kind="prefix"):
         """See `Part.formula`."""
         whose = "the environment's solution" if self.path is None else self.path
         return f"p, once the first turns of {whose} are played"
+
+    @property
+    def _begins(self) -> bool:
+        """Whether there is a law by which turns are replayed."""
+        return any(law is not None for law in (self.left, self.decay, self.search))
 
     def prepare(self, cast: Cast) -> None:
         """See `Rollout.prepare`.
@@ -184,6 +192,8 @@ class PrefixRollout(Directed, kind="prefix"):
 
     def _is_guided(self, task: int) -> bool:
         """Whether a task begins with a prefix: of any tasks in a row, the share that is to."""
+        if not self._begins:
+            return False
         return int((task + 1) * self.guided) > int(task * self.guided)
 
     def _check_store(self, env: EnvSettings) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from agentopd.running.checkpoint import latest, student_folder
 from agentopd.running.config import ConfigError, RunConfig
-from agentopd.running.stages.settings import INITIAL, PREVIOUS, STAGE, Leg
+from agentopd.running.stages.settings import INITIAL, PREVIOUS, STAGE, Leg, StageSettings
 
 
 @dataclass(frozen=True)
@@ -18,15 +18,17 @@ class Left:
 
     Attributes:
         initial: the student that the run began with.
-        student: of the last stage that has trained.
+        student: of the last stage that has trained outside of all branches.
         episodes: the folder of the last stage, whichever it was.
         students: of each stage that has trained, by `stage:NAME`; of a repeated one, its last.
+        branches: the student of each branch that has not been merged, by its name.
     """
 
     initial: str
     student: str | None = None
     episodes: str | None = None
     students: Mapping[str, str] = field(default_factory=dict)
+    branches: Mapping[str, str] = field(default_factory=dict)
 
     def after(self, leg: Leg, folder: Path) -> Left:
         """The same after one more stage, which has ended."""
@@ -40,24 +42,50 @@ class Left:
     def trained(self, leg: Leg, student: str, folder: str) -> Left:
         """The same after one more stage, which has left a student."""
         students = {**self.students, f"{STAGE}{leg.name}": student}
-        return Left(self.initial, student, folder, students)
+        branches = {n: x for n, x in self.branches.items() if n not in leg.stage.merge}
+        found = replace(self, episodes=folder, students=students, branches=branches)
+        if leg.stage.branch:
+            return replace(found, branches={**branches, leg.stage.branch: student})
+        return replace(found, student=student)
 
-    def student_of(self, start: str) -> str:
-        """The path of the student that a stage starts with."""
-        if start == PREVIOUS:
-            return self.student or self.initial
-        return self.initial if start == INITIAL else start
+    def student_of(self, stage: StageSettings) -> str:
+        """The path of the student that a stage starts with, which merges nothing."""
+        if stage.start == PREVIOUS:
+            return self.last(stage) or self.initial
+        return self.initial if stage.start == INITIAL else stage.start
+
+    def last(self, stage: StageSettings) -> str | None:
+        """The student of the stages before, as `previous` names it in a stage."""
+        return self.branches.get(stage.branch, self.student)
+
+    def to_merge(self, leg: Leg) -> list[str]:
+        """The students that a stage merges, in its order.
+
+        Raises:
+            ConfigError: there is none of a branch; the message names the stage.
+        """
+        for name in leg.stage.merge:
+            if name not in self.branches:
+                known = ", ".join(self.branches) or "none"
+                raise ConfigError(
+                    f"stage {leg.folder}: merge names {name!r}, and no stage of that branch stands "
+                    f"before it; there are: {known}"
+                )
+        return [self.branches[name] for name in leg.stage.merge]
 
 
-def resolved(config: RunConfig, leg: Leg, left: Left) -> RunConfig:
+def resolved(config: RunConfig, leg: Leg, left: Left, merged: str = "") -> RunConfig:
     """A stage's configuration with paths in the place of its references.
+
+    Args:
+        merged: the path of what the stage has merged, where it merges something.
 
     Raises:
         ConfigError: one refers to nothing; the message names the stage.
     """
     data = config.model_dump(mode="json")
-    data["student"]["path"] = left.student_of(leg.stage.start)
-    teachers = {PREVIOUS: left.student, INITIAL: left.initial, **left.students}
+    data["student"]["path"] = merged or left.student_of(leg.stage)
+    teachers = {PREVIOUS: left.last(leg.stage), INITIAL: left.initial, **left.students}
     episodes = {PREVIOUS: left.episodes}
     for source in _sources(data["teacher"]):
         _refer(source, teachers, leg, "trains")
@@ -98,6 +126,11 @@ def check_references(configs: Sequence[tuple[Leg, RunConfig]]) -> None:
     """
     left = Left("the initial student")
     for leg, config in configs:
+        if left.to_merge(leg) and config.student.lora is not None:
+            raise ConfigError(
+                f"stage {leg.folder} merges branches, and student.lora leaves adapters, whose "
+                "factors have no mean that is that of what they say: train whole models"
+            )
         resolved(config, leg, left)
         if leg.trains:
             left = left.trained(leg, f"the student of {leg.folder}", leg.folder)

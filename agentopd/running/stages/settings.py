@@ -51,9 +51,16 @@ class StageSettings(Settings):
     `stage:NAME` is the student of the stage of that name; `previous` as `rollout.path`,
     `gold.path`, `unit.path` or `unit.induce.path` are the episodes of the last stage that has some.
 
+    Stages of one `branch` go on from one another, past those of other branches: there `previous`
+    is the student of the branch's last stage, and its first stage begins where the stages outside
+    of all branches have come to. `merge` brings branches together again.
+
     Args:
         start: which student it begins with: `previous`, that of the stage before; `initial`, the
             run's own; or the folder of a model.
+        branch: the one that it belongs to; none if not given.
+        merge: branches that end here: it begins with the mean of their students' weights, and takes
+            no step unless `steps` says so.
         repeat: how many times it is gone through.
         collect: demonstrations to collect in place of training.
         stages: stages that are gone through together, in place of training; `repeat` makes them
@@ -62,6 +69,8 @@ class StageSettings(Settings):
     """
 
     start: str = PREVIOUS
+    branch: str = ""
+    merge: tuple[str, ...] = ()
     repeat: int = Field(default=1, ge=1, le=_MOST)
     collect: CollectSettings | None = None
     stages: Annotated[dict[str, StageSettings], BeforeValidator(_by_name)] = Field(
@@ -76,14 +85,23 @@ class StageSettings(Settings):
             raise ValueError(f"a stage is a mapping of settings, not {value!r}")
         own = {key: each for key, each in value.items() if key in cls.model_fields}
         others = {str(key): each for key, each in value.items() if key not in cls.model_fields}
-        return {**own, "settings": {**(own.get("settings") or {}), **others}}
+        settings = {**(own.get("settings") or {}), **others}
+        if own.get("merge"):
+            settings.setdefault("steps", 0)
+        return {**own, "settings": settings}
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> StageSettings:
-        if self.stages and (self.collect or self.settings or self.start != PREVIOUS):
+        placed = self.start != PREVIOUS or self.branch or self.merge
+        if self.stages and (self.collect or self.settings or placed):
             raise ValueError(
                 "a stage that holds stages is gone through, and has no settings of its own beside "
                 "repeat: move the others into the stages in it"
+            )
+        if self.merge and (self.collect or self.branch or self.start != PREVIOUS):
+            raise ValueError(
+                "a stage that merges branches begins with their mean, outside of all branches: "
+                "leave start, branch and collect out of it"
             )
         return self
 

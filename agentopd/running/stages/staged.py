@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from agentopd.running.config import RunConfig
 from agentopd.running.folder import SUMMARY, check_folder, ended, open_folder
 from agentopd.running.reading import stage_configs
 from agentopd.running.stages.curve import Curve
+from agentopd.running.stages.merging import merge
 from agentopd.running.stages.references import Left, check_references, resolved
-from agentopd.running.stages.settings import PREVIOUS, Leg
+from agentopd.running.stages.settings import STAGE, Leg
 
 Train = Callable[..., dict[str, Any]]
 """`agentopd.running.train.train`, which calls what is here."""
-_FOLDER = "stages"
+_FOLDER, _MERGED = "stages", "merged"
 
 
 def train_stages(
@@ -59,6 +61,20 @@ def train_stages(
     return summary
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """What the last evaluation of a stage has found, of which student, on which tasks."""
+
+    student: str
+    tasks: dict[str, Any]
+    evaluation: dict[str, Any] | None
+
+    def of(self, config: RunConfig) -> dict[str, Any] | None:
+        """The evaluation of the student that a stage begins with, if this is one."""
+        same = self.student == config.student.path and self.tasks == _tasks(config)
+        return self.evaluation if same else None
+
+
 class _Through:
     """On the way through the stages of one run."""
 
@@ -75,17 +91,30 @@ class _Through:
         self.left = Left(config.student.path)
         self.curve = Curve(out, watch)
         self.told: list[dict[str, Any]] = []
-        self.measured: tuple[dict[str, Any], dict[str, Any] | None] = (_tasks(config), untrained)
+        self.measured = _Measured(config.student.path, _tasks(config), untrained)
 
     def go(self, leg: Leg, config: RunConfig) -> None:
         """Go through one stage, or past one that has ended."""
         if self.asked.is_set():
             raise Interrupted(self.curve.steps)
-        folder, own = self.out / _FOLDER / leg.folder, resolved(config, leg, self.left)
+        folder = self.out / _FOLDER / leg.folder
+        own = resolved(config, leg, self.left, self._merged(leg))
         make_folder(folder.parent)
         found = self._train(leg, own, folder) if leg.trains else self._collect(leg, own, folder)
         self.told.append({"name": leg.name, "folder": f"{_FOLDER}/{leg.folder}", **found})
         self.left = self.left.after(leg, folder)
+        if leg.trains:
+            student = self.left.students[f"{STAGE}{leg.name}"]
+            self.measured = _Measured(student, _tasks(own), found["evaluation"])
+
+    def _merged(self, leg: Leg) -> str:
+        """The path of what a stage merges; empty where it merges nothing."""
+        students = [Path(student) for student in self.left.to_merge(leg)]
+        if not students:
+            return ""
+        folder = self.out / _MERGED / leg.folder
+        merge(students, folder)
+        return str(folder)
 
     def _collect(self, leg: Leg, config: RunConfig, folder: Path) -> dict[str, Any]:
         assert leg.stage.collect is not None
@@ -105,21 +134,12 @@ class _Through:
                 open_folder(config, folder)
             try:
                 summary = self.train(
-                    config, folder, begun, self.curve.line, self._known(leg, config), self.asked
+                    config, folder, begun, self.curve.line, self.measured.of(config), self.asked
                 )
             except Interrupted as stopped:
                 raise Interrupted(self.curve.steps + stopped.step) from None
         self.curve.end()
-        self.measured = (_tasks(config), summary["evaluation"])
         return summary
-
-    def _known(self, leg: Leg, config: RunConfig) -> dict[str, Any] | None:
-        """The evaluation of the student that a stage begins with, where the one before has ended
-        with it.
-        """
-        tasks, evaluation = self.measured
-        same = leg.stage.start == PREVIOUS and tasks == _tasks(config)
-        return evaluation if same else None
 
     def summary(self, name: str) -> dict[str, Any]:
         """What all stages came to, in the form of a run's summary."""

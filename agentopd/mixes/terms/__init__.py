@@ -1,0 +1,1 @@
+"""Terms that stand in the loss beside the method's own."""
