@@ -84,13 +84,20 @@ def findings_of(method: Method) -> list[Finding]:
 def _unread_parts(near: Neighbourhood) -> Iterator[Finding]:
     """The axes, and schedules, that have a value of their own and are not read."""
     method = near.method
+    acting = _acting(method)
     for axis, fields in _FIELDS.items():
         for name in fields:
-            if not _usual(method, name) and not near.reads(axis):
+            if name not in acting and not _usual(method, name) and not near.reads(axis):
                 yield _unread(near, (name,), f"{name}: {_kinds(getattr(method, name))}", axis)
     for channel, axis in _CHANNELS.items():
         if channel in method.schedule and not near.reads(axis):
             yield _unread(near, ("schedule", channel), f"schedule.{channel}", axis)
+
+
+def _acting(method: Method) -> set[str]:
+    """The parts that whoever acts needs, whether or not the loss reads them."""
+    teacher = {"teacher"} if method.rollout.needs_teacher else set[str]()
+    return teacher | ({"privilege", "view"} if method.rollout.tells else set())
 
 
 def _unread(near: Neighbourhood, about: Path, what: str, axis: Axis) -> Finding:
