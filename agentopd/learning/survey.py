@@ -12,7 +12,7 @@ from agentopd.signal.tokens import Tokens
 
 @dataclass(frozen=True)
 class Survey:
-    """All taught episodes of a step: numbers a token, neither hidden states nor logits.
+    """The episodes that the models are asked about: numbers a token, no hidden states or logits.
 
     Attributes:
         tokens: of all lessons, end to end.

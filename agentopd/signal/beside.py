@@ -30,6 +30,10 @@ class Beside:
         teacher_top: how many of the teacher's likeliest tokens the divergence's support looks at,
             none but the sampled token where it is 0; None where it looks at others too.
         looks_further: what else looks at all of the teacher's distribution.
+        both_histories: whether episodes are kept with what an actor was told and without it.
+        recomputes: whether tokens that were sampled under another history carry the student's own
+            log-probabilities in the one that is learnt under, and not those they were sampled with.
+        teacher_told: whether the teacher reads what the sources of privilege say.
     """
 
     mix: str
@@ -47,3 +51,6 @@ class Beside:
     teacher_local: bool = True
     teacher_top: int | None = None
     looks_further: tuple[str, ...] = ()
+    both_histories: bool = False
+    recomputes: bool = False
+    teacher_told: bool = True

@@ -42,10 +42,12 @@ class Left:
         students = {**self.students, f"{STAGE}{leg.name}": student}
         return Left(self.initial, student, folder, students)
 
-    def student_of(self, start: str) -> str:
-        """The path of the student that a stage starts with."""
+    def student_of(self, start: str) -> str | None:
+        """The path of the student that a stage starts with; None of a stage that has left none."""
         if start == PREVIOUS:
             return self.student or self.initial
+        if start.startswith(STAGE):
+            return self.students.get(start)
         return self.initial if start == INITIAL else start
 
 
@@ -56,7 +58,10 @@ def resolved(config: RunConfig, leg: Leg, left: Left) -> RunConfig:
         ConfigError: one refers to nothing; the message names the stage.
     """
     data = config.model_dump(mode="json")
-    data["student"]["path"] = left.student_of(leg.stage.start)
+    student = left.student_of(leg.stage.start)
+    if student is None:
+        raise _refers_to_nothing(leg, leg.stage.start, " of that name", "trains")
+    data["student"]["path"] = student
     teachers = {PREVIOUS: left.student, INITIAL: left.initial, **left.students}
     episodes = {PREVIOUS: left.episodes}
     for source in _sources(data["teacher"]):
@@ -83,10 +88,14 @@ def _refer(group: dict[str, Any], paths: Mapping[str, str | None], leg: Leg, wha
     found = paths.get(named)
     if found is None:
         which = "" if named in paths else " of that name"
-        raise ConfigError(
-            f"stage {leg.folder}: {named} refers to nothing: no stage{which} before it {what}"
-        )
+        raise _refers_to_nothing(leg, named, which, what)
     group["path"] = found
+
+
+def _refers_to_nothing(leg: Leg, named: str, which: str, what: str) -> ConfigError:
+    return ConfigError(
+        f"stage {leg.folder}: {named} refers to nothing: no stage{which} before it {what}"
+    )
 
 
 def check_references(configs: Sequence[tuple[Leg, RunConfig]]) -> None:

@@ -53,7 +53,7 @@ class StageSettings(Settings):
 
     Args:
         start: which student it begins with: `previous`, that of the stage before; `initial`, the
-            run's own; or the folder of a model.
+            run's own; `stage:NAME`, that of the stage of that name; or the folder of a model.
         repeat: how many times it is gone through.
         collect: demonstrations to collect in place of training.
         stages: stages that are gone through together, in place of training; `repeat` makes them
