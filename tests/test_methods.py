@@ -12,6 +12,7 @@ from command_line import call, problem
 
 from agentopd.base.rows.costs import Cost
 from agentopd.base.rows.header import GROUPS, UNKNOWN, Row, rows
+from agentopd.base.types import Owner
 from agentopd.base.written import FOLDER
 from agentopd.looking.methods.cost import bills, changing, costs
 from agentopd.looking.methods.equation import equation
@@ -63,7 +64,9 @@ def test_a_rows_equation_names_its_weights_and_its_teacher(name: str) -> None:
         text = " ".join(said.values())
         for weight in config.weight:
             assert weight.kind in text
-        assert ("q" in said) == bool(config.mix.distil_coefficient), said
+        # Or it says how likely the tokens were to who acted, and that was the teacher.
+        acted = "mu" in said and config.rollout.needs_teacher
+        assert ("q" in said) == bool(config.mix.distil_coefficient or acted), said
         assert "None" not in text
 
 
@@ -86,7 +89,8 @@ def test_a_row_has_a_cost_beside_opd(name: str) -> None:
         writes = any(cost.who == "teacher" for x in config.privilege for cost in x.costs)
         asked = bool(config.mix.distil_coefficient) or (config.rollout.consults and writes)
         assert (known["teacher reads"].tokens != "0") == asked
-        silent = config.rollout.replays or name == "guided_opd"  # in its first step
+        alone = Owner.STUDENT not in config.rollout.actors
+        silent = config.rollout.replays or alone or name == "guided_opd"  # in its first step
         assert (known["student samples"].tokens == "0") == silent
     assert page(name).count("Cost of an episode") >= len(learnt(name))
 

@@ -156,15 +156,16 @@ class Trial:
         lessons = self.step.lessons
         taught = [x for x in self.step.taught if method.mix.distil_coefficient]
         episodes = {x.trajectory.episode for x in taught}
+        chosen = method.mix.chosen([x.trajectory for x in lessons])
         untaught = [
-            Lesson(trajectory=x.trajectory) for x in lessons if x.trajectory.episode not in episodes
+            Lesson(trajectory=t) for t in chosen if t.trainable.any() and t.episode not in episodes
         ]
         method.unit.learn([x.trajectory for x in (*taught, *untaught)])
         survey = None
-        if taught and objective.needs_survey(taught, time):
+        if surveyed := objective.surveyed(taught, untaught, time):
             asked = method.divergence_at(time, history)
-            measured, _, _ = self._measured(taught, method, asked)
-            survey = Survey.of(taught, measured)
+            measured, _, _ = self._measured(surveyed, method, asked)
+            survey = Survey.of(surveyed, measured)
         plan = Plan.of(method, taught, untaught, time, history, survey)
         found: dict[int, torch.Tensor] = {}
         for batch in filter(None, (taught, untaught)):
@@ -173,7 +174,8 @@ class Trial:
             rows = [int(x.trajectory.trainable.sum()) for x in batch]
             parts = _by_logits(terms, logits_NV).split(rows)
             found |= {x.trajectory.episode: part for x, part in zip(batch, parts, strict=True)}
-        return torch.cat([found[x.trajectory.episode] for x in lessons])
+        nothing = {e: torch.zeros_like(own_NV) for e, own_NV in self.step.student_NV.items()}
+        return torch.cat([(nothing | found)[x.trajectory.episode] for x in lessons])
 
     def _measured(
         self, batch: Sequence[Lesson], method: Method, divergence: Any, live: bool = False

@@ -130,9 +130,9 @@ class Learner:
         )
         self.method.unit.learn([x.trajectory for x in (*taught, *untaught)])
         survey = None
-        if taught and self.objective.needs_survey(taught, step):
+        if asked := self.objective.surveyed(taught, untaught, step):
             divergence = self.method.divergence_at(step, self.history)
-            survey = self._survey(taught, own, divergence, rollout)
+            survey = self._survey(asked, own, divergence, rollout)
         plan = Plan.of(self.method, taught, untaught, step, self.history, survey, trajectories)
         learnt = self.objective.learnt(plan)
         payments = plan.payments(self.method.unit, [*taught, *untaught])
@@ -195,18 +195,18 @@ class Learner:
 
     @torch.no_grad()
     def _survey(
-        self, taught: list[Lesson], own: set[int], divergence: Divergence, rollout: Rollout
+        self, asked: Sequence[Lesson], own: set[int], divergence: Divergence, rollout: Rollout
     ) -> Survey:
-        """What the models say of all taught episodes, before anything is learnt of them."""
+        """What the models say of these episodes, before anything is learnt of them."""
         said = list[Scored]()
-        for batch in self._batches(_among(own, taught)):
+        for batch in self._batches(_among(own, asked)):
             tokens = Tokens.of(batch, self.student.device)
             hidden_NH = self._hidden(self.student, batch)
             measured = self._measure(batch, hidden_NH, tokens, divergence, rollout)
             check_measured(measured, tokens, batch)
             said += split_scores(measured, tokens, batch, self.student.vocabulary)
         found = {one.lesson.trajectory.episode: one for one in self.processes.gather(said)}
-        ordered = [found[x.trajectory.episode] for x in taught]
+        ordered = [found[x.trajectory.episode] for x in asked]
         return Survey.of([one.lesson for one in ordered], join_scores(ordered))
 
     @torch.no_grad()

@@ -179,6 +179,9 @@ class Method(Settings):
             looks_further=self._looking_further(),
             watched=self.probe.enabled,
             plainly_told=self.rollout.tells and self.rollout.foreign,
+            both_histories="untold" in self.rollout.records,
+            recomputes=self.rollout.recomputes,
+            teacher_told=self.view.tells_teacher,
         )
 
     def _looking_further(self) -> tuple[str, ...]:
@@ -303,6 +306,13 @@ class Method(Settings):
                 "use view: system or every_turn"
             )
         estimator, rollout = self.divergence.estimated_by, self.rollout
+        asks, kept = bool(self.mix.distil_coefficient), "untold" in rollout.records
+        if asks and not (self.view.tells_teacher or kept):
+            raise ValueError(
+                f"view.tells: actor has the teacher read a second record of each episode, without "
+                f"what the student was told, and rollout: {rollout.kind} as it is set keeps none: "
+                "use rollout: {kind: hinted, learn_under: both}, or leave view.tells out"
+            )
         distils = bool(self.mix.distil_coefficient) and self.mix.distils
         drawn_by_others = rollout.foreign and not rollout.recomputes
         if distils and drawn_by_others and estimator and not estimator.corrects:

@@ -16,7 +16,13 @@ from agentopd.mixes.channels import Channels, Distillation, Reinforcement
 from agentopd.mixes.routing import AveragesApart
 from agentopd.rollout.policies import Rollout
 from agentopd.signal.aggregate import Aggregator
-from agentopd.signal.evidence import Evidence, Measured, NotYetAsked, UnaskedEvidence
+from agentopd.signal.evidence import (
+    Evidence,
+    Measured,
+    NotYetAsked,
+    UnaskedEvidence,
+    UntaughtEvidence,
+)
 from agentopd.signal.groups import group_success
 from agentopd.signal.payments import Payment
 from agentopd.signal.schedules import History
@@ -81,7 +87,7 @@ class Plan:
 
         Args:
             history: what the steps before were like.
-            survey: of all taught lessons, where `Objective.needs_survey`.
+            survey: of the lessons that `Objective.surveyed` names, where it names some.
             played: the whole step: where tasks are attempted again, advantages are measured also
                 against attempts that nothing is learnt from.
         """
@@ -164,6 +170,12 @@ class Plan:
         known = weigh_unasked(method.weight, taught, self.step)
         if known is not None:
             return known.by_episode(taught)
+        if method.mix.imitates:
+            assert survey is not None, "a weight looks at the student, and nobody surveyed it"
+            said = UntaughtEvidence(
+                survey.measured.student, survey.tokens, survey.lessons, self.step
+            )
+            return weigh(method.weight, said).by_episode(survey.lessons)
         if not any(weight.needs_step for weight in method.weight):
             return None
         assert survey is not None, "a weight needs the whole step, and nobody surveyed it"
@@ -191,10 +203,20 @@ class Objective:
 
     method: Method
 
-    def needs_survey(self, taught: Sequence[Lesson], step: int) -> bool:
-        """Whether the plan asks what the models say of all taught lessons before the step."""
-        scored = self.method.mix.scored_by == "teacher"
-        return scored or need_survey(self.method.weight, taught, step)
+    def surveyed(
+        self, taught: Sequence[Lesson], untaught: Sequence[Lesson], step: int
+    ) -> Sequence[Lesson]:
+        """The lessons of which the plan asks before the step what the models say."""
+        mix, weights = self.method.mix, self.method.weight
+        if mix.scored_by == "student":
+            return untaught
+        if mix.imitates:
+            known = not untaught or weigh_unasked(weights, untaught, step) is not None
+            return () if known else untaught
+        if not taught:
+            return ()
+        asked = mix.scored_by == "teacher" or need_survey(weights, taught, step)
+        return taught if asked else ()
 
     def learnt(self, plan: Plan) -> set[int]:
         """The episodes, by number, that have a gradient in some channel."""
@@ -202,7 +224,7 @@ class Objective:
         found = set()
         for episode, route in plan.routes.items():
             advised = mix.distils and mix.distil_coefficient and episode in plan.spans
-            rewarded = rl and route.rl and (plan.rewarded(episode) or rl.regularised)
+            rewarded = rl and route.rl and (plan.rewarded(episode) or mix.regularised)
             moved = rewarded or (rl and route.likelihood)
             heard = plan.factors["distil"] or self.method.control == "zero_signal"
             if (advised and route.distil and heard) or (moved and plan.factors["rl"]):
@@ -303,7 +325,7 @@ class Objective:
         routes = [plan.routes[x.trajectory.episode] for x in batch]
         likelihood_N = _spread([scheduled * route.likelihood for route in routes], tokens)
         if self.method.mix.imitates:
-            assert plan.weighed is not None, "weights under a likelihood look at places alone"
+            assert plan.weighed is not None, "weights under a likelihood are known before the step"
             likelihood_N = likelihood_N * self._planned(tokens, batch, plan.weighed).weight_N
         return Reinforcement(
             rule=rule,

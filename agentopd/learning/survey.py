@@ -21,7 +21,7 @@ from agentopd.signal.tokens import Tokens
 
 @dataclass(frozen=True)
 class Survey:
-    """All taught episodes of a step: numbers a token, neither hidden states nor logits.
+    """The episodes that the models are asked about: numbers a token, no hidden states or logits.
 
     Attributes:
         tokens: of all lessons, end to end.
@@ -57,10 +57,8 @@ def scores(
         assert isinstance(unit, Scoring)
         given = {t.episode: unit.score(t) for t in trajectories}
         found = {episode: score for episode, score in given.items() if score is not None}
-    elif mix.scored_by == "teacher" and survey is not None:
-        teacher, tokens = survey.measured.teacher, survey.tokens
-        assert teacher is not None
-        score_L = mix.reduced(teacher.logprob_N - tokens.behaviour_N, tokens).tolist()
+    elif mix.scored_by and survey is not None:
+        score_L = mix.scored(survey.measured, survey.tokens, survey.lessons).tolist()
         found = {x.trajectory.episode: score_L[i] for i, x in enumerate(survey.lessons)}
     return dict.fromkeys(found, 0.0) if method.control == "zero_signal" else found
 

@@ -13,6 +13,7 @@ from agentopd.base.types import Lesson, Trajectory
 from agentopd.mixes.advantages import Advantage
 from agentopd.mixes.channels import Channels
 from agentopd.signal.beside import Beside
+from agentopd.signal.evidence import Measured
 from agentopd.signal.tokens import Tokens, mean_by
 
 # N tokens of a micro-batch, L its lessons
@@ -83,6 +84,11 @@ class Mix(Part, family="mix"):
     does not, episodes without an advantage are left out."""
 
     @property
+    def regularised(self) -> bool:
+        """Whether there is something to learn from episodes whose advantages are all zero."""
+        return self.rl_channel is not None and self.rl_channel.regularised
+
+    @property
     def learns_from_samples(self) -> bool:
         """Whether tokens are learnt from as samples of the student, whatever the teacher says."""
         return self.rl_channel is not None
@@ -134,9 +140,19 @@ class Mix(Part, family="mix"):
         return {}
 
     @property
-    def scored_by(self) -> Literal["teacher", "unit"] | None:
-        """Whose scores of whole episodes `rewards` needs; None where it needs none."""
+    def scored_by(self) -> Literal["teacher", "student", "unit"] | None:
+        """Whose scores of whole episodes `rewards` needs; None where it needs none. For those of
+        `teacher` and `student` the models are asked before the step, see `scored`; those of the
+        `student` are of episodes without a lesson.
+        """
         return None
+
+    def scored(self, said: Measured, tokens: Tokens, lessons: Sequence[Lesson]) -> torch.Tensor:
+        """(L,) the score of each episode, from what the models said of its tokens before the step;
+        `reduced` of what the teacher said, unless a mix says otherwise.
+        """
+        assert said.teacher is not None
+        return self.reduced(said.teacher.logprob_N - tokens.behaviour_N, tokens)
 
     def reduced(self, gap_N: torch.Tensor, tokens: Tokens) -> torch.Tensor:
         """(L,) the teacher's score of each episode, from log q - log p_behaviour of tokens (N,)."""

@@ -12,14 +12,14 @@ from dataclasses import replace
 import torch
 
 from agentopd.mixes.base import Mix
-from agentopd.signal.evidence import Evidence
+from agentopd.signal.evidence import Evidence, NotYetAsked, UntaughtEvidence
 from agentopd.signal.synthetic import Shape, SyntheticStep
 from agentopd.signal.tokens import Tokens, mean_by
 from agentopd.units.base import Unit
 from agentopd.units.rubric.stand_ins import without_models
 from agentopd.units.spans import SpanIndex
 from agentopd.weights.base import Weight
-from agentopd.weights.weighed import weigh, weigh_unasked
+from agentopd.weights.weighed import weigh
 
 # N tokens of a synthetic step
 
@@ -86,21 +86,25 @@ def check_advice(mix: Mix, weights: Sequence[Weight]) -> None:
 
 
 def check_imitation(mix: Mix, weights: Sequence[Weight]) -> None:
-    """Whether weights under a likelihood can be known without asking a model.
+    """Whether weights under a likelihood can be known without asking a teacher.
 
     Raises:
         ValueError: one of them cannot.
     """
     if not mix.imitates:
         return
-    lessons = SyntheticStep.of(Shape()).lessons
+    known = SyntheticStep.of(Shape()).evidence()
+    said = UntaughtEvidence(known.student, known.tokens, known.lessons, 0)
     for weight in weights:
-        if weigh_unasked([without_models(weight)], lessons, 0) is None:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                without_models(weight).raw(said)
+        except NotYetAsked:
             raise ValueError(
-                f"weight: {_kind(weight)} looks at what student and teacher say of a token, and "
-                f"mix: {_kind(mix)} asks no teacher: use weights of where a token stands, such as "
-                "early_tokens, or the mix's own power"
-            )
+                f"weight: {_kind(weight)} looks at what the teacher says of a token, and "
+                f"mix: {_kind(mix)} asks none: use weights of where a token stands or of what the "
+                "student says of it, such as skip_first or likelihood_gate, or the mix's own power"
+            ) from None
 
 
 def _modulation(unit: Unit, weight_N: torch.Tensor, evidence: Evidence) -> torch.Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -37,6 +38,11 @@ class ViewBuilder(Part, family="view"):
     """
 
     separator: str = "\n\n"
+
+    @property
+    def tells_teacher(self) -> bool:
+        """Whether the teacher reads what is told."""
+        return True
 
     @abstractmethod
     def insertions(self, briefed: Briefed) -> list[tuple[int, str]]:
@@ -89,7 +95,39 @@ class ViewBuilder(Part, family="view"):
         return self.separator + "\n".join(texts)
 
 
-class SystemView(ViewBuilder, kind="system"):
+class TellingView(ViewBuilder):
+    """A view whose places are known before each turn, so that whoever acts can be told there too.
+
+    Args:
+        tells: whom, where the student acts told (`rollout: hinted`). `teacher`: both. `actor`: the
+            student alone, and the teacher reads its answers in the history without what was told,
+            of episodes that are kept in both (`learn_under: both`).
+    """
+
+    tells: Literal["teacher", "actor"] = "teacher"
+
+    @property
+    def tells_teacher(self) -> bool:
+        """See `ViewBuilder.tells_teacher`."""
+        return self.tells == "teacher"
+
+    def build(self, briefed: Sequence[Briefed], template: ChatTemplate) -> list[View]:
+        """See `ViewBuilder.build`."""
+        if self.tells_teacher:
+            return super().build(briefed, template)
+        plain = {
+            _attempt(b.trajectory): b.trajectory for b in briefed if _kind(b.trajectory) == "untold"
+        }
+        return [
+            _untold(b, plain[_attempt(b.trajectory)])
+            for b in briefed
+            if _kind(b.trajectory) == "played"
+            and b.trajectory.trainable.any()
+            and _attempt(b.trajectory) in plain
+        ]
+
+
+class SystemView(TellingView, kind="system"):
     """Everything at the end of the system message, or of the first user message without one.
 
     Text about one turn is marked with the turn's number, counted from 1.
@@ -103,7 +141,7 @@ class SystemView(ViewBuilder, kind="system"):
         return [(message.stop, self._joined(texts)) for message in _openings(briefed.trajectory)]
 
 
-class EveryTurnView(ViewBuilder, kind="every_turn"):
+class EveryTurnView(TellingView, kind="every_turn"):
     """At the end of the user message before each answer.
 
     What is about that turn goes there, and what is about the episode. Where history is rewritten,
@@ -152,6 +190,28 @@ class ReplaceView(ViewBuilder, kind="replace"):
 def in_words(privileges: Sequence[Privilege]) -> list[str]:
     """Each text, with the number of the turn that it is about."""
     return [p.text if p.turn is None else f"Turn {p.turn + 1}: {p.text}" for p in privileges]
+
+
+def _untold(briefed: Briefed, plain: Trajectory) -> View:
+    """The view of what was played told, whose ids are those of the same answers' other record."""
+    read = briefed.trajectory
+    position = np.full(len(read.ids), -1, dtype=np.int64)
+    for told, own in zip(read.turns, plain.turns, strict=True):
+        position[told.start : told.stop] = np.arange(own.start, own.stop)
+    kept = position >= 0
+    assert kept[read.trainable].all(), "the plain record lacks an answer"
+    assert np.array_equal(plain.ids[position[kept]], read.ids[kept]), "the answers are others"
+    return View(briefed=briefed, ids=plain.ids, position=position, segments=plain.segments)
+
+
+def _kind(trajectory: Trajectory) -> str:
+    return trajectory.attempt.kind if trajectory.attempt else ""
+
+
+def _attempt(trajectory: Trajectory) -> tuple[int, int]:
+    """By which the records of one attempt are found."""
+    own = trajectory.attempt
+    return (own.first, own.number) if own else (trajectory.episode, -1)
 
 
 def most_inserted(views: Sequence[View]) -> int:

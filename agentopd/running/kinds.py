@@ -12,6 +12,9 @@ import agentopd.mixes.modulating
 import agentopd.mixes.routing
 import agentopd.mixes.scored
 import agentopd.mixes.shared
+import agentopd.mixes.told.latent
+import agentopd.mixes.told.readers
+import agentopd.mixes.told.two_histories
 import agentopd.privilege.controls
 import agentopd.privilege.demonstrations
 import agentopd.privilege.environment

@@ -33,6 +33,10 @@ class Beside:
         watched: whether the probes look at what the models say.
         plainly_told: whether episodes are sampled by who is told something, and learnt as if
             nothing had been told.
+        both_histories: whether episodes are kept with what an actor was told and without it.
+        recomputes: whether tokens that were sampled under another history carry the student's own
+            log-probabilities in the one that is learnt under, and not those they were sampled with.
+        teacher_told: whether the teacher reads what the sources of privilege say.
     """
 
     mix: str
@@ -52,3 +56,6 @@ class Beside:
     looks_further: tuple[str, ...] = ()
     watched: bool = True
     plainly_told: bool = False
+    both_histories: bool = False
+    recomputes: bool = False
+    teacher_told: bool = True

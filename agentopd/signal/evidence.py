@@ -184,6 +184,16 @@ class UnaskedEvidence(Evidence):
         raise NotYetAsked(name)
 
 
+class UntaughtEvidence(UnaskedEvidence):
+    """The same, and what the student says: what is known where no teacher is asked."""
+
+    def __init__(
+        self, student: Opinion, tokens: Tokens, lessons: Sequence[Lesson], step: int
+    ) -> None:
+        super().__init__(tokens, lessons, step)
+        vars(self).update(student=student)
+
+
 class SignalError(ValueError):
     """A number that nothing can be learnt from; the message names the episode and the turn."""
 

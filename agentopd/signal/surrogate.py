@@ -54,6 +54,21 @@ def reference_kl(
     """(N,) estimates, never negative, of the divergence of student and reference, to differentiate;
     see `Advantage.kl_estimator`.
     """
-    gap_N = reference_N.detach() - logprob_N
-    k3_N = gap_N.expm1() - gap_N
+    k3_N = _k3(reference_N.detach() - logprob_N)
     return k3_N if estimator == "k3" else (logprob_N - behaviour_N).exp() * k3_N
+
+
+def sampled_forward_kl(logprob_N: torch.Tensor, sampled_N: torch.Tensor) -> torch.Tensor:
+    """(N,) estimates, never negative, of KL(q || p) at tokens that q has sampled, to differentiate.
+
+    On average over q their gradient is that of -log p, with less variance: none where q is p.
+
+    Args:
+        sampled_N: log q, of which nothing is differentiated.
+    """
+    return _k3(logprob_N - sampled_N.detach())
+
+
+def _k3(gap_N: torch.Tensor) -> torch.Tensor:
+    """(N,) exp(x) - 1 - x."""
+    return gap_N.expm1() - gap_N

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 
 from agentopd.base.rows.symbols import times
-from agentopd.signal.evidence import Evidence
+from agentopd.signal.evidence import Evidence, Opinion
 from agentopd.signal.groups import groups as groups_of
 from agentopd.signal.tokens import mean_by, sum_by
 from agentopd.weights.base import (
@@ -163,12 +163,17 @@ class Spike(SpanWeight, kind="spike"):
     def raw(self, evidence: Evidence) -> torch.Tensor:
         """See `Weight.raw`."""
         group_N, count = self.groups(evidence.tokens)
-        student = evidence.student
-        scaled_N = self.beta * (student.top_N - student.logprob_N).clamp(min=0)
-        top_G = scaled_N.new_zeros(count).scatter_reduce(0, group_N, scaled_N, "amax")
-        mean_G = mean_by((scaled_N - top_G[group_N]).exp(), group_N, count)
-        spread_N = (top_G + mean_G.log())[group_N]
-        return (-self.strength / self.beta * spread_N).exp()
+        return spike(evidence.student, group_N, count, self.strength, self.beta)[group_N]
+
+
+def spike(
+    said: Opinion, group_N: torch.Tensor, count: int, strength: float, beta: float
+) -> torch.Tensor:
+    """(G,) G_spike of each group of tokens, see `Spike`, by what a model says of them."""
+    scaled_N = beta * (said.top_N - said.logprob_N).clamp(min=0)
+    top_G = scaled_N.new_zeros(count).scatter_reduce(0, group_N, scaled_N, "amax")
+    mean_G = mean_by((scaled_N - top_G[group_N]).exp(), group_N, count)
+    return (-strength / beta * (top_G + mean_G.log())).exp()
 
 
 class EarlyTokens(Weight, kind="early_tokens"):

@@ -85,6 +85,31 @@ class EvidenceRatio(Weight, kind="evidence_ratio"):
         return ratio_N.clamp(1 - self.clip, 1 + self.clip)
 
 
+class LikelihoodGate(Weight, kind="likelihood_gate"):
+    """sigmoid(sharpness (log p(y) - threshold)) of the student: what it would hardly say counts
+    little (the imitation of Pedagogical RL, under `mix: nll`).
+
+    Over the step its mean is 1, as the source divides by the sum of its weights.
+
+    Args:
+        sharpness: kappa; 0 counts all tokens alike.
+        threshold: gamma, in nats, where a token counts half.
+    """
+
+    renormalise: Renormalise = "step"
+    sharpness: float = Field(default=2.0, ge=0)
+    threshold: float = Field(default=-3.5, le=0)
+
+    @property
+    def formula(self) -> str:
+        """See `Part.formula`."""
+        return f"sigmoid({times(self.sharpness, f'(log p(y) + {-self.threshold:g})')})"
+
+    def raw(self, evidence: Evidence) -> torch.Tensor:
+        """See `Weight.raw`."""
+        return torch.sigmoid(self.sharpness * (evidence.student.logprob_N - self.threshold))
+
+
 class TruncatedRatio(Weight, kind="truncated_ratio"):
     """min(p(y) / mu(y), cap), where mu is what the token was sampled from (IMPALA 1802.01561).
 

@@ -39,12 +39,15 @@ def costs(config: RunConfig) -> list[Cost]:
         found.append(Cost("student", "samples", "S"))
     if mix.distil_coefficient:
         found += config.teacher.costs or (Cost("teacher", "reads", "L"),)
-        if any(not isinstance(source, NoPrivilege) for source in config.privilege):
+        told = any(not isinstance(source, NoPrivilege) for source in config.privilege)
+        if told and config.view.tells_teacher:
             found.append(Cost("teacher", "reads", "P", where="P: what the teacher is told"))
     if mix.distil_coefficient or config.rollout.tells:
         found += [cost for source in config.privilege for cost in source.costs]
-    found += config.unit.costs
-    if mix.scored_by == "teacher" or any(weight.needs_step for weight in config.weight):
+    found += [*config.unit.costs, *mix.costs]
+    if mix.scored_by in ("teacher", "student") or any(
+        weight.needs_step for weight in config.weight
+    ):
         found.append(Cost("student", "reads", "L"))  # the survey before the step
     rl = mix.rl_channel
     aims = bool(mix.distil_coefficient) and config.divergence.needs_reference

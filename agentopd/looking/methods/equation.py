@@ -145,6 +145,7 @@ def _mask(config: RunConfig) -> str:
 def _teacher(config: RunConfig) -> str:
     """The teacher's probabilities."""
     told = any(not isinstance(source, NoPrivilege) for source in config.privilege)
+    told = told and config.view.tells_teacher
     return f"{config.teacher.formula}, given {'h~' if told else 'h'}"
 
 

@@ -18,7 +18,7 @@ def flow(config: RunConfig) -> Iterator[tuple[str, str]]:
     yield "acts", f"{named(config.rollout)}; {_episodes(config)}"
     if asks or config.rollout.tells:
         whom = [
-            *(["the teacher"] if asks else []),
+            *(["the teacher"] if asks and config.view.tells_teacher else []),
             *(["whoever acts"] if config.rollout.tells else []),
         ]
         for source in config.privilege:

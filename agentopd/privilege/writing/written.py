@@ -138,8 +138,9 @@ class WrittenSource(Source):
         self._texts[trajectory.episode] = told
         if (own := trajectory.attempt) is not None:
             self._attempts[own.first, own.number] = trajectory.episode
-        for privilege in told if self._chat else ():
-            self._counts += copied_phrases(self._chat, trajectory, privilege.text)
+        if self._chat is not None:
+            for privilege in told:
+                self._counts += copied_phrases(self._chat, trajectory, privilege.text)
 
 
 def copied_phrases(chat: ChatTemplate, trajectory: Trajectory, text: str) -> Counter[str]:

@@ -9,8 +9,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
+from pydantic import model_validator
+
 from agentopd.base.rows.costs import Cost
-from agentopd.base.types import EndReason, Trajectory
+from agentopd.base.types import Attempt, EndReason, Record, Trajectory
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.acting.attempts import APART
@@ -39,18 +41,32 @@ class HintedRollout(Directed, kind="hinted"):
             episodes that were played untold. One that failed to be played is never kept.
         learn_under: `hint`, the prompt that it was sampled under; or `plain`, as if it had been
             told nothing (HDPO, STaR 2203.14465). Under `plain` what was played again is a group of
-            its own, with which the untold are not compared.
-        ratio: under `plain`, where importance ratios begin: at 1, from the student's
-            log-probabilities without the hint (`recomputed`, as in RLTF 2602.02482), or at those
-            over the ones with it (`sampled`, which average to what it would do unhinted).
+            its own, with which the untold are not compared. `both`: as two records with the same
+            answers (pi-Distill 2602.04942), which `Trajectory.attempt` tells apart.
+        ratio: where importance ratios begin in a record without the hint: at 1, from the student's
+            log-probabilities without it (`recomputed`, as in RLTF 2602.02482), or at those over the
+            ones with it (`sampled`, which average to what it would do unhinted).
+
+    Raises:
+        ValueError: both records are asked for, and not every episode has two.
     """
 
     when: Literal["always", "group_failed", "beside"] = "always"
     again: Literal["all", "all_but_one"] = "all"
     rising: bool = False
     keep: Literal["all", "solved"] = "all"
-    learn_under: Literal["hint", "plain"] = "hint"
+    learn_under: Literal["hint", "plain", "both"] = "hint"
     ratio: Literal["recomputed", "sampled"] = "recomputed"
+
+    @model_validator(mode="after")
+    def _keeps_all_twice(self) -> HintedRollout:
+        if self.learn_under == "both" and self.when != "always":
+            raise ValueError(
+                f"rollout: hinted with when: {self.when} plays some episodes untold, which have no "
+                "second record, and learn_under: both keeps two of each: use when: always, or "
+                "learn_under: hint or plain"
+            )
+        return self
 
     @property
     def costs(self) -> tuple[Cost, ...]:
@@ -88,12 +104,18 @@ class HintedRollout(Directed, kind="hinted"):
     @property
     def foreign(self) -> bool:
         """See `Rollout.foreign`."""
-        return self.learn_under == "plain"
+        return self.learn_under != "hint"
 
     @property
     def recomputes(self) -> bool:
         """See `Rollout.recomputes`."""
-        return self.learn_under == "plain" and self.ratio == "recomputed"
+        return self.foreign and self.ratio == "recomputed"
+
+    @property
+    def records(self) -> frozenset[Record]:
+        """See `Rollout.records`."""
+        both: tuple[Record, ...] = ("played", "untold")
+        return frozenset(both if self.learn_under == "both" else ())
 
     def unread(self) -> dict[str, str]:
         """See `Settings.unread`."""
@@ -103,20 +125,23 @@ class HintedRollout(Directed, kind="hinted"):
         if self.when != "group_failed":
             found["rising"] = "when: group_failed"
         if self.learn_under == "hint":
-            found["ratio"] = "learn_under: plain"
+            found["ratio"] = "learn_under: plain or both"
         return found
 
     def direction(self, task: Task, seed: int, step: int) -> Direction:
         """See `Directed.direction`; at first attempts nobody is told, unless always."""
         if self.when != "always" and not task.attempt:
             return Direction()
-        return self._directed(self.cast.teller)
+        untold = task.episode + APART if self.learn_under == "both" else None
+        return self._directed(self.cast.teller, untold)
 
     def collect(
         self, env: EnvSettings, student: LanguageModel, sampler: Sampler, seed: int, step: int
     ) -> list[Trajectory]:
         """See `Rollout.collect`."""
         played = super().collect(env, student, sampler, seed, step)
+        if self.learn_under == "both":
+            return [replace(t, attempt=_record(t.episode)) for t in played]
         if self.when == "always":
             return played
         tasks = {task.episode: task for task in self.schedule(seed, step)}
@@ -157,11 +182,20 @@ class HintedRollout(Directed, kind="hinted"):
         """With which episodes one that is told something is compared."""
         return task.task if self.learn_under == "hint" else -1 - task.task
 
-    def _directed(self, teller: Teller | None) -> Direction:
+    def _directed(self, teller: Teller | None, untold: int | None = None) -> Direction:
         return Direction(
-            voices=(Voice(told=True),), teller=teller, told_history=self.learn_under == "hint"
+            voices=(Voice(told=True),),
+            teller=teller,
+            told_history=self.learn_under == "hint",
+            untold=untold,
         )
 
     def _kept(self, trajectory: Trajectory) -> bool:
         played = trajectory.end is not EndReason.ERROR
         return played and (trajectory.success or self.keep == "all")
+
+
+def _record(episode: int) -> Attempt:
+    """Which of the two records of an episode has this number."""
+    untold, first = divmod(episode, APART)
+    return Attempt(number=0, first=first, kind="untold" if untold else "played")

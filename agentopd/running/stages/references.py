@@ -48,10 +48,14 @@ class Left:
             return replace(found, branches={**branches, leg.stage.branch: student})
         return replace(found, student=student)
 
-    def student_of(self, stage: StageSettings) -> str:
-        """The path of the student that a stage starts with, which merges nothing."""
+    def student_of(self, stage: StageSettings) -> str | None:
+        """The path of the student that a stage starts with, which merges nothing; None of a stage
+        that has left none.
+        """
         if stage.start == PREVIOUS:
             return self.last(stage) or self.initial
+        if stage.start.startswith(STAGE):
+            return self.students.get(stage.start)
         return self.initial if stage.start == INITIAL else stage.start
 
     def last(self, stage: StageSettings) -> str | None:
@@ -84,7 +88,10 @@ def resolved(config: RunConfig, leg: Leg, left: Left, merged: str = "") -> RunCo
         ConfigError: one refers to nothing; the message names the stage.
     """
     data = config.model_dump(mode="json")
-    data["student"]["path"] = merged or left.student_of(leg.stage)
+    student = merged or left.student_of(leg.stage)
+    if student is None:
+        raise _refers_to_nothing(leg, leg.stage.start, " of that name", "trains")
+    data["student"]["path"] = student
     teachers = {PREVIOUS: left.last(leg.stage), INITIAL: left.initial, **left.students}
     episodes = {PREVIOUS: left.episodes}
     for source in _sources(data["teacher"]):
@@ -112,10 +119,14 @@ def _refer(group: dict[str, Any], paths: Mapping[str, str | None], leg: Leg, wha
     found = paths.get(named)
     if found is None:
         which = "" if named in paths else " of that name"
-        raise ConfigError(
-            f"stage {leg.folder}: {named} refers to nothing: no stage{which} before it {what}"
-        )
+        raise _refers_to_nothing(leg, named, which, what)
     group["path"] = found
+
+
+def _refers_to_nothing(leg: Leg, named: str, which: str, what: str) -> ConfigError:
+    return ConfigError(
+        f"stage {leg.folder}: {named} refers to nothing: no stage{which} before it {what}"
+    )
 
 
 def check_references(configs: Sequence[tuple[Leg, RunConfig]]) -> None:

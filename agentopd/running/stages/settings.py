@@ -57,7 +57,7 @@ class StageSettings(Settings):
 
     Args:
         start: which student it begins with: `previous`, that of the stage before; `initial`, the
-            run's own; or the folder of a model.
+            run's own; `stage:NAME`, that of the stage of that name; or the folder of a model.
         branch: the one that it belongs to; none if not given.
         merge: branches that end here: it begins with the mean of their students' weights, and takes
             no step unless `steps` says so.

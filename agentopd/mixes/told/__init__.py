@@ -1,0 +1,1 @@
+"""Mixes of episodes in which the student was told something."""
