@@ -14,6 +14,7 @@ from trajectories import played
 
 from agentopd.base.stopping import Interrupted
 from agentopd.base.types import EndReason
+from agentopd.looking.report.data import read_steps
 from agentopd.probes.rollout import depths
 from agentopd.running.reading import parse_config
 from agentopd.running.train import train
@@ -157,5 +158,7 @@ def test_a_run_that_goes_on_is_as_deep_as_if_it_had_not_stopped(tmp_path: Path) 
     train(config, tmp_path / "stopped", resume=True)
     assert_same_runs(tmp_path / "stopped", tmp_path / "whole")
     lines = lines_of(tmp_path / "whole")
-    reached = [len(line["train"]["depth"]["episodes"]) for line in lines[1:]]
+    reached = [len(line["depth"]["episodes"]) for line in lines[1:]]
     assert reached[1] == reached[2] < reached[0] == 6
+    shown = read_steps(tmp_path / "whole" / "metrics.jsonl")
+    assert [step.train["turns"] for step in shown[1:]] == [x["train"]["turns"] for x in lines[1:]]

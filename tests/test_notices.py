@@ -166,8 +166,9 @@ KEEPING = {
 def test_means_of_losses_are_said_to_be_the_tokens_own_where_they_are(
     scene: Scene, unit: str, reduce: str, normalise: str
 ) -> None:
-    found = f"unit={unit % reduce}", f"unit.normalise={normalise}"
-    own = f"unit={KEEPING[unit]}", f"unit.normalise={normalise}"
+    blend = ("schedule.blend={kind: constant, value: 0.5}",) if normalise == "blend" else ()
+    found = f"unit={unit % reduce}", f"unit.normalise={normalise}", *blend
+    own = f"unit={KEEPING[unit]}", f"unit.normalise={normalise}", *blend
     for divergence in (*LOSSES, SAMPLED):
         differ = _differ(_gradient(scene, *own, divergence), _gradient(scene, *found, divergence))
         told = [x for x in _config(*found, divergence).notices() if "its own gradient back" in x]

@@ -56,6 +56,7 @@ from agentopd.running.folder import (
 from agentopd.running.records import Records, Watch
 from agentopd.serving.http import ServerError
 from agentopd.signal.groups import dead_groups
+from agentopd.signal.schedules import looked_back_at
 
 _FREE = ("steps", "threads", "sampler")
 """What may be given anew to a run that goes on."""
@@ -232,7 +233,7 @@ class Run:
         line = self._line(step, trajectories, update)
         self.records.line(line)
         self.errors.update(line.get("failed", {}))
-        self.learner.history.append(line["train"])
+        self.learner.history.append(looked_back_at(line))
         if update.skipped:
             self.skipped[update.skipped] += 1
         if save.keeps(step):
@@ -344,7 +345,7 @@ class Run:
             "step": step,
             "episodes": self.step * self.config.rollout.episodes,
             "seconds": self.clock.seconds - self.clock.stages["evaluate"],
-            "train": self._seen(trajectories, update),
+            "train": {**rollout_probes(trajectories), "dead_groups": dead_groups(trajectories)},
             "loss": update.loss,
             "probes": {
                 **update.probes,
@@ -353,6 +354,8 @@ class Run:
             "stages": stages,
             "tokens": tokens,
         }
+        if any(schedule.reads_depth for schedule in self.config.schedule.values()):
+            line["depth"] = depths(trajectories, update.probes.get("by_turn", {}))
         if update.skipped:
             line["skipped"] = update.skipped
         if failed := failures(trajectories):
@@ -364,13 +367,6 @@ class Run:
         if warnings := [*first, *disagreement(gap, self.config.student.dtype)]:
             line["warnings"] = warnings
         return line | {"evaluation": self.evaluation} if self.evaluation else line
-
-    def _seen(self, trajectories: list[Trajectory], update: Update) -> dict[str, Any]:
-        """What schedules and baselines may look back at."""
-        seen = {**rollout_probes(trajectories), "dead_groups": dead_groups(trajectories)}
-        if any(schedule.reads_depth for schedule in self.config.schedule.values()):
-            seen["depth"] = depths(trajectories, update.probes.get("by_turn", {}))
-        return seen
 
     def _first_look(self, trajectories: list[Trajectory]) -> list[str]:
         """What the first step shows to be wrong with the whole run."""
@@ -403,7 +399,7 @@ class Run:
         self.clock = Clock(progress.stages, progress.student_tokens, progress.teacher_tokens)
         self.clock.since_last_line()
         self.records.begin_again(past)
-        self.learner.history += [line["train"] for line in past if line["step"] >= 0]
+        self.learner.history += [looked_back_at(line) for line in past if line["step"] >= 0]
         self.skipped.update(line["skipped"] for line in past if "skipped" in line)
         for line in past:
             self.errors.update(line.get("failed", {}))

@@ -15,11 +15,18 @@ from agentopd.base.parts import Part
 from agentopd.signal.beside import Beside
 
 History = Sequence[Mapping[str, Any]]
-"""What each finished step of the run was like, oldest first: `train` of its line of metrics."""
+"""What each finished step of the run was like, oldest first; see `looked_back_at`."""
 
 
 _TRIED = 1_000
 """Steps at which the bounds of a schedule are looked for."""
+
+
+def looked_back_at(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a step's line of metrics schedules and baselines look back at: `train`, and `depth`
+    where it is kept.
+    """
+    return {**line["train"], **({"depth": line["depth"]} if "depth" in line else {})}
 
 
 class Schedule(Part, family="schedule"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from agentopd.running.folder import METRICS, past_lines
 from agentopd.running.reading import load_stored
 from agentopd.signal.evidence import Measured, Opinion
 from agentopd.signal.payments import Payment
+from agentopd.signal.schedules import looked_back_at
 from agentopd.signal.scores import Scored
 from agentopd.stored.scores import load_scores
 from agentopd.stored.trajectories import load_payments, load_trajectories
@@ -66,7 +68,7 @@ class SavedStep:
         """The unit's verdicts, by episode number, and what they paid."""
         return load_payments(_file(self.run, "trajectories", self.number))
 
-    def history(self) -> list[dict[str, float | None]]:
+    def history(self) -> list[dict[str, Any]]:
         """What each earlier step was like, for schedules and baselines that look back.
 
         Raises:
@@ -75,7 +77,7 @@ class SavedStep:
         if not self.number:
             return []
         lines = past_lines(self.run / METRICS, self.number, "and steps up to {} come before this")
-        return [line["train"] for line in lines if line["step"] >= 0]
+        return [looked_back_at(line) for line in lines if line["step"] >= 0]
 
 
 def read_step(run: Path, number: int | None, scored: bool) -> SavedStep:

@@ -72,10 +72,8 @@ class HintedRollout(Directed, kind="hinted"):
     def costs(self) -> tuple[Cost, ...]:
         """See `Part.costs`."""
         first = Cost("student", "samples", "S")
-        if self.when == "always":
+        if self.when != "group_failed":  # beside others a told episode is one more
             return (first,)
-        if self.when == "beside":
-            return first, first
         where = "f: the share of episodes that are played again, as their whole group has failed"
         if self.rising:
             where += ", each as often as it is"
