@@ -138,7 +138,9 @@ class WrittenSource(Source):
         self._texts[trajectory.episode] = told
         if (own := trajectory.attempt) is not None:
             self._attempts[own.first, own.number] = trajectory.episode
-        for privilege in told if self._chat else ():
+        if self._chat is None:
+            return
+        for privilege in told:
             self._counts += copied_phrases(self._chat, trajectory, privilege.text)
 
 
