@@ -25,11 +25,8 @@ from agentopd.running.reading import parse_config
 from agentopd.running.run import Run
 from agentopd.signal.groups import groups
 
-RISING: dict[str, Any] = {
-    "attempts": 1,
-    "learn": ["first", "reflections"],
-    "disclosed": [0, 1, 2, 3],
-}
+ONE: dict[str, Any] = {"attempts": 1, "learn": ["first", "reflections"]}
+RISING: dict[str, Any] = {**ONE, "disclosed": [0, 1, 2, 3]}
 
 
 def _written(found: list[Trajectory]) -> dict[int, list[Trajectory]]:
@@ -58,9 +55,7 @@ def test_each_failure_is_reflected_on_at_every_level() -> None:
 
 def test_one_level_is_what_it_was() -> None:
     """RA-OPD A's, under the same numbers, and so with the same random ones."""
-    assert bits(collect(**RISING | {"disclosed": [1]})) == bits(
-        collect(attempts=1, learn=["first", "reflections"])
-    )
+    assert bits(collect(**ONE, disclosed=[1])) == bits(collect(**ONE))
 
 
 def test_the_next_attempt_is_told_the_last_reflection_and_pays_all() -> None:

@@ -26,6 +26,9 @@ from agentopd.running.reading import parse_config
 MESSAGES: dict[str, Any] = {"recalls": ["episode", "privilege"], "attempts": 3}
 
 
+_ALONE = ("rollout={kind: student, group: 8}",)
+
+
 class Numbered:
     """Says of each episode how long it was; of every third one nothing. It is an `Adviser`."""
 
@@ -169,6 +172,15 @@ def test_the_rows_say_what_the_papers_do() -> None:
     assert dumped[0] == dumped[1] and rl2f.rollout.group == 8
     assert rl2f.mix.rl.discount == sml.mix.rl.discount == 0.7  # type: ignore[union-attr]
     assert rl2f.rollout.consults and rl2f.rollout.needs_teacher and not rl2f.rollout.foreign
+
+
+@pytest.mark.parametrize("row", ["rl2f", "sage_hint"])
+def test_what_who_acts_is_told_is_not_told_to_change_nothing(row: str) -> None:
+    """Though no loss reads it; where nobody acts told, it is."""
+    about = ("privilege", "teacher", "view")
+    said = [parse_config(ENV, [f"method={row}", *more]).notices() for more in ((), _ALONE)]
+    ours, alone = ([x for x in found if x.startswith(about)] for found in said)
+    assert not ours and any(x.startswith("privilege") for x in alone)
 
 
 def test_in_a_run_the_first_student_writes_and_what_it_cost_is_told(

@@ -23,11 +23,8 @@ from agentopd.rollout.policies.base import Rollout
 from agentopd.running.config import RunConfig
 from agentopd.running.reading import parse_config, stage_configs
 
-REVISED: dict[str, Any] = {
-    "stop": "never",
-    "recalls": ["episode", "phrase"],
-    "learn": ["later", "joined"],
-}
+TWICE: dict[str, Any] = {"stop": "never", "recalls": ["episode", "phrase"], "learn": ["later"]}
+REVISED: dict[str, Any] = {**TWICE, "learn": ["later", "joined"]}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +66,7 @@ def test_both_attempts_are_one_answer_with_the_phrase_between() -> None:
         assert (t.success, t.reward) == (second[n].success, second[n].reward)
         assert set(t.owner[t.trainable]) == {Owner.DEMO} and np.isnan(t.logprob).all()
         assert not t.acts and not t.error and t.student_tokens == 0
-    assert bits([t for t in found if t.acts]) == bits(collect(**REVISED | {"learn": ["later"]}))
+    assert bits([t for t in found if t.acts]) == bits(collect(**TWICE))
 
 
 def test_three_attempts_are_joined_two_by_two() -> None:

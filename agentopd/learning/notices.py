@@ -86,7 +86,7 @@ def _unread_parts(near: Neighbourhood) -> Iterator[Finding]:
     method = near.method
     for axis, fields in _FIELDS.items():
         for name in fields:
-            if not (_usual(method, name) or _is_acted(method, name) or near.reads(axis)):
+            if not (_usual(method, name) or _serves_who_acts(method, name) or near.reads(axis)):
                 yield _unread(near, (name,), f"{name}: {_kinds(getattr(method, name))}", axis)
     for channel, axis in _CHANNELS.items():
         if channel in method.schedule and not near.reads(axis):
@@ -127,11 +127,13 @@ def _usual(method: Method, field: str) -> bool:
     return alike(value, default_of(method, field))
 
 
-def _is_acted(method: Method, field: str) -> bool:
-    """Whether a part is there for those who act, whatever the loss reads."""
-    if field == "teacher":
-        return method.rollout.needs_teacher
-    return field in ("privilege", "view") and method.rollout.tells
+def _serves_who_acts(method: Method, field: str) -> bool:
+    """Whether the rollout has a use for it, whatever the loss reads: who acts is told something,
+    or somebody beside the student acts or writes.
+    """
+    rollout = method.rollout
+    told = rollout.tells and field in ("privilege", "view")
+    return told or (rollout.needs_teacher and field == "teacher")
 
 
 def _silent_weights(near: Neighbourhood) -> Iterator[Finding]:
