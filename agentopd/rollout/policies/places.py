@@ -121,8 +121,9 @@ class JudgedRollout(Yielding, kind="judged"):
     """A judge grades every episode, and the teacher plays in the place of those that it rejects
     (OVD 2601.21968); the grades themselves enter no loss.
 
-    An episode that cannot be graded stays. That the grade is the reward instead is
-    `unit: graded` under `mix: {kind: reward, score: unit}`.
+    An episode that cannot be graded stays. A judge who rejects all that fails leaves, with a good
+    teacher, groups that are solved whole, in which GRPO has nothing to compare. That the grade is
+    the reward instead is `unit: graded` under `mix: {kind: reward, score: unit}`.
 
     Args:
         judge: who grades, from 0 to 9.
