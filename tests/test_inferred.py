@@ -141,7 +141,7 @@ def _head(tokens: int, constant: bool = False) -> Head:
 def test_values_that_never_change_are_explained_by_no_reward() -> None:
     """Q constant along the path, gamma 1: all differences are 0, and so is the mean at last."""
     tokens = tokens_of(played([1, 2, 3], [4, 5]), played([6, 7]))
-    posterior, head = _small(learning_rate=0.05), _head(7, constant=True)
+    posterior, head = _small(learning_rate=0.05, coefficient=1.0), _head(7, constant=True)
     furthest = list[float]()
     for _ in range(400):
         mean_N, _ = posterior.of(head.hidden_NH, head.weight_VH[tokens.ids_N])
@@ -194,3 +194,16 @@ def test_a_pass_that_is_not_finite_moves_nothing() -> None:
 def test_numbers_out_of_bounds_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         InferredReward.model_validate({name: value})
+
+
+def test_the_posterior_takes_the_same_steps_whatever_the_coefficient() -> None:
+    tokens, head = tokens_of(played([1, 2, 3, 4, 5, 6])), _head(6)
+    found = list[torch.Tensor]()
+    for coefficient in (1e-4, 1.0):
+        posterior = _small(coefficient=coefficient)
+        for _ in range(3):
+            posterior.term(head, tokens, torch.ones(6)).backward()
+            posterior.step(finite=True)
+        found.append(posterior.held[0].detach())
+    assert not torch.equal(found[0], _small().held[0])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)

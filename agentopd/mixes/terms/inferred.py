@@ -33,13 +33,14 @@ class InferredReward(Settings):
     tokens, as `unit.normalise` has it.
 
     Args:
-        coefficient: lambda; at 0 there is no such term, and nothing is inferred.
+        coefficient: lambda; at 0 there is no such term, and nothing is inferred. Raw logits lie ten
+            and more apart, so that at 0.1 the term is hundreds of times what a divergence is.
         discount: gamma.
         least_deviation: of f, without which it could explain a value by a point.
         learning_rate: of f, which has an AdamW of its own.
     """
 
-    coefficient: float = Field(default=0.1, ge=0)
+    coefficient: float = Field(default=1e-4, ge=0)
     discount: float = Field(default=1.0, ge=0, le=1)
     least_deviation: float = Field(default=0.1, gt=0, lt=1)
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -79,8 +80,13 @@ class RewardPosterior:
         self.settings = settings
         self._weight = torch.nn.Parameter(torch.zeros(2, 2 * size, device=device))
         self._bias = torch.nn.Parameter(torch.zeros(2, device=device))
+        # Whatever the coefficient, it takes the same steps.
         self._optimizer = torch.optim.AdamW(
-            self.held, lr=settings.learning_rate, weight_decay=0.0, foreach=False
+            self.held,
+            lr=settings.learning_rate,
+            eps=1e-8 * settings.coefficient,
+            weight_decay=0.0,
+            foreach=False,
         )
         self._unit = math.log(math.expm1(1 - settings.least_deviation))
 
