@@ -206,7 +206,7 @@ def test_gold_is_of_the_steps_own_tasks_where_there_is_some() -> None:
     ("settings", "told"),
     [
         (["mix={kind: nll, owners: []}"], "learns from nobody"),
-        ([NLL, "weight=gap_gate"], "asks no teacher"),
+        ([NLL, "weight=gap_gate"], "looks at what the teacher says"),
         (["mix=rl", "rollout={kind: demonstrations, path: d}"], "which these are not"),
         (["divergence.support=sampled", "rollout={kind: demonstrations, path: d}"], "mix: nll"),
         (["mix={kind: nll, keep: {drop_shortest: 1.0}}"], "less than 1"),

@@ -175,15 +175,18 @@ class _Only:
 def test_an_open_gate_is_plain_likelihood_and_another_is_not(scene: Scene) -> None:
     """kappa = 0 counts every token one half, over their mean: SFT, to the last bit."""
     plain = scene.gradient("mix=nll", lessons=[])
-    gated = "mix=nll", "weight=[{kind: likelihood_gate, sharpness: 0}]"
+    gated = "mix=nll", "weight=[{kind: likelihood_gate, renormalise: step, sharpness: 0}]"
     assert torch.equal(scene.gradient(*gated, lessons=[]), plain)
-    far = ("mix=nll", "weight=[{kind: likelihood_gate, threshold: -6}]")
+    far = ("mix=nll", "weight=[{kind: likelihood_gate, renormalise: step, threshold: -6}]")
     assert (scene.gradient(*far, lessons=[]) - plain).norm() > 1e-2 * plain.norm()
 
 
 def test_the_gates_average_is_over_the_whole_step(scene: Scene) -> None:
     """sum w CE / sum w, however the step is cut into micro-batches; by the models' own logits."""
-    gated = "mix=nll", "weight=[{kind: likelihood_gate, sharpness: 1.5, threshold: -6}]"
+    gated = (
+        "mix=nll",
+        "weight=[{kind: likelihood_gate, renormalise: step, sharpness: 1.5, threshold: -6}]",
+    )
     updates = [
         scene.learn(*gated, f"learner.tokens_per_batch={size}", lessons=[])[0]
         for size in (64, 4096)

@@ -151,7 +151,7 @@ def test_every_weight_is_known_once_a_configuration_can_be_read() -> None:
         *("label_confidence", "trust_decay", "kl_centroid"),
         *("depth_decay", "depth_curriculum", "skip_first", "phrase_mask"),
         *("teacher_perplexity", "student_perplexity", "spike", "early_tokens"),
-        *("told", "success_rate", "phased_mask"),
+        *("told", "success_rate", "phased_mask", "likelihood_gate"),
     }
 
 

@@ -241,7 +241,8 @@ class View:
 
     Attributes:
         ids: the student's ids, verbatim and in order, with privileged ids inserted; all that was
-            sampled, and of what was shown, what the view has not replaced.
+            sampled, and of what was shown, what the view has not replaced. Or those of the answers'
+            other record, see `TellingView.tells`.
         position: (T,) where student token `t` stands in `ids`, with the same id there; -1 where it
             was replaced.
         segments: the trajectory's segments, in positions of `ids`.

@@ -89,14 +89,13 @@ class LikelihoodGate(Weight, kind="likelihood_gate"):
     """sigmoid(sharpness (log p(y) - threshold)) of the student: what it would hardly say counts
     little (the imitation of Pedagogical RL, under `mix: nll`).
 
-    Over the step its mean is 1, as the source divides by the sum of its weights.
+    The source divides by the sum of its weights over the step: that is `renormalise: step`.
 
     Args:
         sharpness: kappa; 0 counts all tokens alike.
         threshold: gamma, in nats, where a token counts half.
     """
 
-    renormalise: Renormalise = "step"
     sharpness: float = Field(default=2.0, ge=0)
     threshold: float = Field(default=-3.5, le=0)
 

@@ -21,7 +21,7 @@ from agentopd.signal.evidence import Measured
 from agentopd.signal.tokens import Tokens, mean_by
 from agentopd.weights.episode import spike
 
-# N tokens of some lessons, L the lessons
+# N tokens of some lessons, K their turns, L the lessons
 
 
 class ReadByStudent(RlOnly):
@@ -145,11 +145,11 @@ class StudentSurprise(ReadByStudent, kind="student_surprise"):
 
 def _in_actions(tokens: Tokens, lessons: Sequence[Lesson]) -> torch.Tensor:
     """(N,) bool, the tokens behind their answer's thoughts."""
-    device, starts = tokens.place_N.device, tokens.turns
-    acts = [lessons[n].trajectory.turns for n in starts.lesson_K.tolist()]
-    depths = starts.depth_K.tolist()
-    act_K = torch.tensor([turns[k].act for turns, k in zip(acts, depths, strict=True)])
-    return tokens.place_N >= act_K.to(device)[starts.at_N]
+    spoken = tokens.turns
+    places = zip(spoken.lesson_K.tolist(), spoken.depth_K.tolist(), strict=True)
+    acts = [lessons[lesson].trajectory.turns[depth].act for lesson, depth in places]
+    act_K = torch.tensor(acts, device=tokens.place_N.device)
+    return tokens.place_N >= act_K[spoken.at_N]
 
 
 def _mean_and_worst(
