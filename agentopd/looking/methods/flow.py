@@ -52,6 +52,10 @@ def collected(leg: Leg) -> Iterator[tuple[str, str]]:
     yield "acts", f"{settings.player}; {settings.episodes} episodes"
     kept = settings.keep.model_dump(exclude_defaults=True)
     yield "keeps", ", ".join(f"{key}: {value}" for key, value in kept.items()) or "all of them"
+    if settings.label:
+        yield "labels", f"the {settings.label} answers in every state of what is kept"
+    if settings.onto:
+        yield "joins", f"the store {settings.onto}"
 
 
 def named(part: Part) -> str:

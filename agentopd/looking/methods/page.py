@@ -61,7 +61,7 @@ def _body(config: RunConfig) -> Iterator[str]:
         yield from ("", title.capitalize())
         if leg.stage.collect is not None:
             yield from _indented(played(leg))
-            yield from _cost(collected(leg.stage.collect.by))
+            yield from _cost(collected(leg.stage.collect))
             continue
         yield from _indented([("begins with", _start(leg))])
         yield from _explained(stage)

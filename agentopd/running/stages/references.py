@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentopd.running.checkpoint import latest, student_folder
+from agentopd.running.collecting.settings import CollectSettings
 from agentopd.running.config import ConfigError, RunConfig
 from agentopd.running.stages.settings import INITIAL, PREVIOUS, STAGE, Leg
 
@@ -21,26 +22,36 @@ class Left:
         student: of the last stage that has trained.
         episodes: the folder of the last stage, whichever it was.
         students: of each stage that has trained, by `stage:NAME`; of a repeated one, its last.
+        store: the folder of the last stage that has collected.
+        folders: of each stage, by `stage:NAME`; of a repeated one, its last.
     """
 
     initial: str
     student: str | None = None
     episodes: str | None = None
     students: Mapping[str, str] = field(default_factory=dict)
+    store: str | None = None
+    folders: Mapping[str, str] = field(default_factory=dict)
 
     def after(self, leg: Leg, folder: Path) -> Left:
         """The same after one more stage, which has ended."""
         if not leg.trains:
-            return replace(self, episodes=str(folder))
+            return self.collected(leg, str(folder))
         checkpoint = latest(folder / "checkpoints")
         if checkpoint is None:
             raise ConfigError(f"{folder} has ended and holds no checkpoint: put a copy of it back")
         return self.trained(leg, str(student_folder(checkpoint)), str(folder))
 
+    def collected(self, leg: Leg, folder: str) -> Left:
+        """The same after one more stage, which has left a store."""
+        folders = {**self.folders, f"{STAGE}{leg.name}": folder}
+        return replace(self, episodes=folder, store=folder, folders=folders)
+
     def trained(self, leg: Leg, student: str, folder: str) -> Left:
         """The same after one more stage, which has left a student."""
-        students = {**self.students, f"{STAGE}{leg.name}": student}
-        return Left(self.initial, student, folder, students)
+        name = f"{STAGE}{leg.name}"
+        students, folders = {**self.students, name: student}, {**self.folders, name: folder}
+        return replace(self, student=student, episodes=folder, students=students, folders=folders)
 
     def student_of(self, start: str) -> str:
         """The path of the student that a stage starts with."""
@@ -58,12 +69,30 @@ def resolved(config: RunConfig, leg: Leg, left: Left) -> RunConfig:
     data = config.model_dump(mode="json")
     data["student"]["path"] = left.student_of(leg.stage.start)
     teachers = {PREVIOUS: left.student, INITIAL: left.initial, **left.students}
-    episodes = {PREVIOUS: left.episodes}
+    episodes = {PREVIOUS: left.episodes, **left.folders}
     for source in _sources(data["teacher"]):
         _refer(source, teachers, leg, "trains")
-    for group in (data["rollout"], data["gold"] or {}):
+    for group in (data["rollout"], data["gold"] or {}, *_told(data["privilege"])):
         _refer(group, episodes, leg, "has episodes")
     return RunConfig.model_validate(data)
+
+
+def collecting(leg: Leg, left: Left) -> CollectSettings:
+    """What a stage collects, with a path in the place of the store that it begins with: none, where
+    the first of several stages names the store before.
+
+    Raises:
+        ConfigError: it refers to nothing; the message names the stage.
+    """
+    assert leg.stage.collect is not None
+    data = leg.stage.collect.model_dump(mode="json")
+    if data["onto"] == PREVIOUS:
+        data["onto"] = left.store
+    elif data["onto"] is not None:
+        named = {"path": data["onto"]}
+        _refer(named, left.folders, leg, "has episodes")
+        data["onto"] = named["path"]
+    return CollectSettings.model_validate(data)
 
 
 def _sources(teacher: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -73,6 +102,15 @@ def _sources(teacher: dict[str, Any]) -> Iterator[dict[str, Any]]:
     others = [*(teacher.get("teachers") or {}).values(), teacher.get("default")]
     for other in filter(None, others):
         yield from _sources(other)
+
+
+def _told(sources: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """The sources of privilege, and those that stand in or behind them."""
+    for source in sources:
+        if isinstance(source, dict):
+            yield source
+            inner = source.get("of")
+            yield from _told(inner if isinstance(inner, list) else [inner])
 
 
 def _refer(group: dict[str, Any], paths: Mapping[str, str | None], leg: Leg, what: str) -> None:
@@ -101,4 +139,5 @@ def check_references(configs: Sequence[tuple[Leg, RunConfig]]) -> None:
         if leg.trains:
             left = left.trained(leg, f"the student of {leg.folder}", leg.folder)
         else:
-            left = replace(left, episodes=leg.folder)
+            collecting(leg, left)
+            left = left.collected(leg, leg.folder)
