@@ -82,10 +82,19 @@ class WrittenSource(Source):
 
     def write(self, trajectories: Sequence[Trajectory], batch: Sequence[Trajectory]) -> None:
         """See `Source.write`."""
+        self.begin()
+        self.ask(trajectories, batch)
+
+    def begin(self) -> None:
+        """A step begins, in which nothing is written yet."""
         self._texts, self._counts = {}, Counter()
+        if self.writer is not None:
+            self.writer.begin()
+
+    def ask(self, trajectories: Sequence[Trajectory], batch: Sequence[Trajectory]) -> None:
+        """Have written what is asked about some episodes of a batch."""
         if self.writer is None or not self.writer.ready:
             return
-        self.writer.begin()
         spoken_of = [t for t in trajectories if t.turns and chosen(t, self.when)]
         form = Template.load(self.writer.template or self.asks_with)
         asked = [(t, [a for a in self.asks(t, batch) if form.can_ask(a.slots)]) for t in spoken_of]
