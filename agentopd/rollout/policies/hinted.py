@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from pydantic import Field, model_validator
+
 from agentopd.base.rows.costs import Cost
 from agentopd.base.types import EndReason, Trajectory
 from agentopd.environment.wrappers import EnvSettings
@@ -35,6 +37,10 @@ class HintedRollout(Directed, kind="hinted"):
         ratio: under `plain`, where importance ratios begin: at 1, from the student's
             log-probabilities without the hint (`recomputed`, as in RLTF 2602.02482), or at those
             over the ones with it (`sampled`, which average to what it would do unhinted).
+        blend: under `plain`, whoever is told writes with the untold student, each heard in every
+            token by how sure the told one is (hinted decoding, DDT 2602.12222): probabilities in
+            proportion to told^(1 - l) untold^l with l = min(blend H, 1), H the told one's entropy
+            over its largest. 0 hears the told one alone.
     """
 
     when: Literal["always", "group_failed"] = "always"
@@ -42,22 +48,47 @@ class HintedRollout(Directed, kind="hinted"):
     keep: Literal["all", "solved"] = "all"
     learn_under: Literal["hint", "plain"] = "hint"
     ratio: Literal["recomputed", "sampled"] = "recomputed"
+    blend: float | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _can_blend(self) -> HintedRollout:
+        if self.blend is not None and self.learn_under == "hint":
+            raise ValueError(
+                "rollout: hinted with blend has the student write told and untold at once, and "
+                "learn_under: hint keeps no history without what it is told: set learn_under: plain"
+            )
+        if self.blend is not None and (self.top_p < 1 or self.top_k):
+            raise ValueError(
+                "rollout: hinted with blend multiplies what two histories make likely, and under "
+                "top_p or top_k each may cut off all that the other keeps: leave them out"
+            )
+        return self
 
     @property
     def costs(self) -> tuple[Cost, ...]:
         """See `Part.costs`."""
-        first = Cost("student", "samples", "S")
+        both = 1.0 if self.blend is None else 2.0  # each history is read in every token
         if self.when == "always":
-            return (first,)
+            return (Cost("student", "samples", "S", both),)
         where = "f: the share of episodes that are played again, as their whole group has failed"
-        return first, Cost("student", "samples", "f S", where=where)
+        again = Cost("student", "samples", "f S", both, where=where)
+        return Cost("student", "samples", "S"), again
 
     @property
     def formula(self) -> str:
         """See `Part.formula`."""
+        told = "p given h~"
+        if self.blend is not None:
+            power = f"min({self.blend:g} H(p given h~) / log V, 1)"
+            told = f"(p given h~)^(1 - l) (p given h)^l / Z with l = {power}"
         if self.when == "always":
-            return "p given h~"
-        return "p given h; given h~ in groups that failed whole"
+            return told
+        return f"p given h; {told.removeprefix('p ')} in groups that failed whole"
+
+    @property
+    def blends(self) -> bool:
+        """See `Directed.blends`."""
+        return self.blend is not None
 
     @property
     def tells(self) -> bool:
@@ -88,7 +119,7 @@ class HintedRollout(Directed, kind="hinted"):
         if self.when == "group_failed" and not task.attempt:
             return Direction()
         return Direction(
-            voices=(Voice(told=True),),
+            voices=(Voice(told=True, blend=self.blend),),
             teller=self.cast.teller,
             told_history=self.learn_under == "hint",
         )
