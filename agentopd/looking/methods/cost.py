@@ -60,10 +60,12 @@ def costs(config: RunConfig) -> list[Cost]:
     return found
 
 
-def collected(settings: CollectSettings) -> list[Cost]:
+def collected(settings: CollectSettings, config: RunConfig) -> list[Cost]:
     """What an episode costs that is collected before anything is learnt."""
     who: dict[str, Who] = {"teacher": "teacher", "student": "student", "told": "student"}
     found = [Cost(who[settings.by], "samples", "S")] if settings.by in who else []
+    if settings.by == "rollout":
+        found += config.rollout_at(0).costs or (Cost("student", "samples", "S"),)
     if settings.label == "teacher" and settings.by != "teacher":
         where = "S*: what the teacher says in all states of an episode that it did not act in"
         found.append(Cost("teacher", "samples", "S*", where=where))

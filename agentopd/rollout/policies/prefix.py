@@ -29,8 +29,9 @@ _PLACE = 0x9EF1
 
 class PrefixRollout(Directed, kind="prefix"):
     """The first turns of an episode are a demonstration's, played again under the same seed; the
-    student writes the others, and learns from these alone. Or the teacher writes them, where the
-    demonstrations are the student's own episodes (DASD 2601.09088), and its tokens are learnt from.
+    student, or the teacher, writes the others, which alone are learnt from.
+
+    The teacher goes on where the demonstrations are the student's own episodes (DASD 2601.09088).
 
     How many of a demonstration's L turns are replayed says one of `left`, `decay` and `search`.
 
