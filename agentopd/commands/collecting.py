@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,12 @@ from agentopd.base.written import find_config, read_mapping
 
 
 def collect(
-    named: Path, overrides: Sequence[str], by: str, keep: str, episodes: int, out: Path
+    named: Path, overrides: Sequence[str], how: Mapping[str, Any], keep: str, out: Path
 ) -> None:
     """Collect, and say how much of it was kept.
+
+    Args:
+        how: of `CollectSettings`, all but what is kept.
 
     Raises:
         ValueError: see `agentopd.running.collecting.collect.collect`; or `keep` is unknown.
@@ -36,12 +39,12 @@ def collect(
 
         config = load_config(find_config(named), overrides)
         try:
-            settings = CollectSettings.model_validate(
-                {"by": by, "episodes": episodes, "keep": which}
-            )
+            settings = CollectSettings.model_validate({**how, "keep": which})
         except ValidationError as error:
-            said = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise ValueError(f"--by: {said}") from error
+            first = error.errors()[0]
+            option = str(first["loc"][0]) if first["loc"] else "label"
+            said = first["msg"].removeprefix("Value error, ")
+            raise ValueError(f"--{option}: {said}") from error
     try:
         found = make(config, settings, out, _told)
     except Interrupted as stopped:
@@ -69,7 +72,8 @@ def _told(found: dict[str, Any]) -> None:
 
 
 def _counts(found: dict[str, Any]) -> str:
+    behind = f", behind {found['earlier']:,} earlier ones" if found["earlier"] else ""
     return (
-        f"{found['played']:,} episodes, {found['solved']:,} solved; kept {found['kept']:,} with "
-        f"{found['tokens']:,} tokens to learn from"
+        f"{found['played']:,} episodes, {found['solved']:,} solved; kept {found['kept']:,}{behind} "
+        f"with {found['tokens']:,} tokens to learn from"
     )

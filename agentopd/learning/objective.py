@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from agentopd.base.types import EndReason, Lesson, Trajectory
-from agentopd.divergences.base import Divergence
+from agentopd.divergences.base import Divergence, from_samples
 from agentopd.learning.method import Method
 from agentopd.learning.survey import Survey, scores, turn_advantages
 from agentopd.mixes.base import Route
@@ -56,6 +56,8 @@ class Plan:
         balance: a factor on the credits of the whole step.
         weighed: the weights of each taught episode; None where they are made a micro-batch at a
             time, of what the models say.
+        settled: what the estimator credits each taught episode's tokens with, where that hangs on
+            the whole step; None where it is made a micro-batch at a time.
     """
 
     step: int
@@ -71,6 +73,7 @@ class Plan:
     spans: dict[int, list[Span]]
     balance: float
     weighed: Mapping[int, Weighed] | None = None
+    settled: Mapping[int, torch.Tensor] | None = None
 
     @classmethod
     def of(
@@ -118,7 +121,8 @@ class Plan:
             balance=unit.balance(list(spans.values())),
         )
         weighed = everyone if mix.imitates else taught
-        return replace(plan, weighed=plan._known_weights(method, weighed, survey))
+        plan = replace(plan, weighed=plan._known_weights(method, weighed, survey))
+        return replace(plan, settled=plan._known_credits(method, survey))
 
     def evidence(
         self,
@@ -184,6 +188,23 @@ class Plan:
         evidence = self.evidence(measured, tokens, survey.lessons, value_N)
         return weigh(method.weight, evidence).by_episode(survey.lessons)
 
+    def _known_credits(
+        self, method: Method, survey: Survey | None
+    ) -> dict[int, torch.Tensor] | None:
+        """See `settled`."""
+        estimator = from_samples(self.divergence)
+        if estimator is None or not estimator.needs_step or survey is None:
+            return None
+        measured, tokens = survey.measured, survey.tokens
+        value_N = _values(self.divergence, measured, tokens)
+        evidence = self.evidence(measured, tokens, survey.lessons, value_N)
+        kept_N = weigh(method.weight, evidence).weight_N != 0
+        own_N = self.divergence.estimated(measured, tokens)
+        credit_N = estimator.settled(estimator.credited(own_N, kept_N, tokens), kept_N)
+        trajectories = [x.trajectory for x in survey.lessons]
+        parts = credit_N.split([int(t.trainable.sum()) for t in trajectories])
+        return {t.episode: part for t, part in zip(trajectories, parts, strict=True)}
+
     def payments(self, unit: Unit, lessons: Sequence[Lesson]) -> dict[int, list[Payment]]:
         """The unit's verdicts by episode; where the teacher does not count, they paid nothing."""
         found: dict[int, list[Payment]] = {}
@@ -215,7 +236,9 @@ class Objective:
             return () if known else untaught
         if not taught:
             return ()
-        asked = mix.scored_by == "teacher" or need_survey(weights, taught, step)
+        estimator = from_samples(self.method.divergence)
+        settled = estimator is not None and estimator.needs_step
+        asked = settled or mix.scored_by == "teacher" or need_survey(weights, taught, step)
         return taught if asked else ()
 
     def learnt(self, plan: Plan) -> set[int]:
@@ -259,7 +282,7 @@ class Objective:
         method = self.method
         if not method.mix.distils:
             return None
-        if method.divergence.sampled or method.unit.returns(method.divergence) == "advantage":
+        if from_samples(method.divergence) or method.unit.returns(method.divergence) == "advantage":
             return None
         if plan.weighed is None or batch[0].trajectory.episode not in plan.spans:
             return None
@@ -294,12 +317,12 @@ class Objective:
         if estimator is not None:
             if estimator.gate:
                 gates[estimator.kind] = value_N.detach()
-            value_N = estimator.credited(value_N, weight_N != 0, tokens)
+            value_N = _credited(value_N, weight_N != 0, tokens, batch, plan)
         index = self._index(tokens, batch, plan)
         shared_N = unit.modulation(weight_N, index, evidence).detach() * plan.balance
         # What no span covers has no lesson, and keeps its advantage as it is.
         covered_N = index.covered(len(tokens))
-        return Distillation(
+        own = Distillation(
             credit_N=unit.credit(value_N * weight_N, index, evidence) * plan.balance,
             returns=unit.returns(divergence),
             estimator=estimator,
@@ -308,6 +331,14 @@ class Objective:
             scale_N=self._distil_scale(tokens, batch, plan),
             gates=gates,
         )
+        plus = divergence.plus
+        if plus is None:
+            return own
+        further_N = divergence.estimated(measured, tokens)
+        further_N = _credited(further_N, weight_N != 0, tokens, batch, plan) * weight_N
+        credit_N = unit.credit(further_N, index, evidence) * plan.balance
+        further = replace(own, credit_N=credit_N, returns=plus.returns, estimator=plus)
+        return replace(own, plus=further)
 
     def _planned(
         self, tokens: Tokens, batch: Sequence[Lesson], known: Mapping[int, Weighed]
@@ -354,6 +385,21 @@ def _values(divergence: Divergence, measured: Measured, tokens: Tokens) -> torch
 def _all(lessons: Sequence[Lesson], *_: object) -> Sequence[Lesson]:
     """The lessons that a channel is averaged over, where both are over all."""
     return lessons
+
+
+def _credited(
+    value_N: torch.Tensor,
+    kept_N: torch.Tensor,
+    tokens: Tokens,
+    batch: Sequence[Lesson],
+    plan: Plan,
+) -> torch.Tensor:
+    """(N,) what the estimator credits each token with, of its own value."""
+    if plan.settled is None:
+        estimator = from_samples(plan.divergence)
+        assert estimator is not None
+        return estimator.credited(value_N, kept_N, tokens)
+    return torch.cat([plan.settled[x.trajectory.episode] for x in batch]).to(value_N)
 
 
 def _other_attempts(played: Sequence[Trajectory], learnt: Sequence[Trajectory]) -> list[Trajectory]:

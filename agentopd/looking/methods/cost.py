@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from agentopd.base.rows.costs import Cost, Who
+from agentopd.divergences.base import from_samples
 from agentopd.privilege.base import NoPrivilege
+from agentopd.running.collecting.settings import CollectSettings
 from agentopd.running.config import RunConfig
 
 _OPD = (
@@ -45,9 +47,10 @@ def costs(config: RunConfig) -> list[Cost]:
     if mix.distil_coefficient or config.rollout.tells:
         found += [cost for source in config.privilege for cost in source.costs]
     found += [*config.unit.costs, *mix.costs]
-    if mix.scored_by in ("teacher", "student") or any(
-        weight.needs_step for weight in config.weight
-    ):
+    estimator = from_samples(config.divergence) if mix.distil_coefficient else None
+    settled = estimator is not None and estimator.needs_step
+    weighs = any(weight.needs_step for weight in config.weight)
+    if settled or weighs or mix.scored_by in ("teacher", "student"):
         found.append(Cost("student", "reads", "L"))  # the survey before the step
     rl = mix.rl_channel
     aims = bool(mix.distil_coefficient) and config.divergence.needs_reference
@@ -59,10 +62,16 @@ def costs(config: RunConfig) -> list[Cost]:
     return found
 
 
-def collected(by: str) -> list[Cost]:
+def collected(settings: CollectSettings, config: RunConfig) -> list[Cost]:
     """What an episode costs that is collected before anything is learnt."""
     who: dict[str, Who] = {"teacher": "teacher", "student": "student", "told": "student"}
-    return [Cost(who[by], "samples", "S")] if by in who else []
+    found = [Cost(who[settings.by], "samples", "S")] if settings.by in who else []
+    if settings.by == "rollout":
+        found += config.rollout_at(0).costs or (Cost("student", "samples", "S"),)
+    if settings.label == "teacher" and settings.by != "teacher":
+        where = "S*: what the teacher says in all states of an episode that it did not act in"
+        found.append(Cost("teacher", "samples", "S*", where=where))
+    return found
 
 
 def bills(found: Sequence[Cost]) -> Iterator[Bill]:

@@ -22,7 +22,7 @@ from agentopd.running.folder import SUMMARY, check_folder, ended, open_folder
 from agentopd.running.reading import stage_configs
 from agentopd.running.stages.curve import Curve
 from agentopd.running.stages.merging import merge
-from agentopd.running.stages.references import Left, check_references, resolved
+from agentopd.running.stages.references import Left, check_references, collecting, resolved
 from agentopd.running.stages.settings import STAGE, Leg
 
 Train = Callable[..., dict[str, Any]]
@@ -117,12 +117,11 @@ class _Through:
         return str(folder)
 
     def _collect(self, leg: Leg, config: RunConfig, folder: Path) -> dict[str, Any]:
-        assert leg.stage.collect is not None
         try:
-            found = collect(config, leg.stage.collect, folder, stop=self.asked)
+            found = collect(config, collecting(leg, self.left), folder, stop=self.asked)
         except Interrupted:
             raise Interrupted(self.curve.steps) from None
-        kept = ("played", "kept", "solved", "tokens", "student_tokens", "teacher_tokens")
+        kept = ("earlier", "played", "kept", "solved", "tokens", "student_tokens", "teacher_tokens")
         return {**{key: found[key] for key in kept}, "seconds": {"rollout": found["seconds"]}}
 
     def _train(self, leg: Leg, config: RunConfig, folder: Path) -> dict[str, Any]:
