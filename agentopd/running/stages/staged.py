@@ -14,9 +14,9 @@ from typing import Any
 
 from agentopd.base.files import make_folder, write_whole
 from agentopd.base.stopping import Interrupted, interruptible
-from agentopd.rollout.policies import Rollout
 from agentopd.running.collecting.collect import collect
 from agentopd.running.config import RunConfig
+from agentopd.running.evaluate import depends_on
 from agentopd.running.folder import SUMMARY, check_folder, ended, open_folder
 from agentopd.running.reading import stage_configs
 from agentopd.running.stages.curve import Curve
@@ -75,7 +75,10 @@ class _Through:
         self.left = Left(config.student.path)
         self.curve = Curve(out, watch)
         self.told: list[dict[str, Any]] = []
-        self.measured: tuple[dict[str, Any], dict[str, Any] | None] = (_tasks(config), untrained)
+        self.measured: tuple[dict[str, Any], dict[str, Any] | None] = (
+            depends_on(config),
+            untrained,
+        )
 
     def go(self, leg: Leg, config: RunConfig) -> None:
         """Go through one stage, or past one that has ended."""
@@ -110,7 +113,7 @@ class _Through:
             except Interrupted as stopped:
                 raise Interrupted(self.curve.steps + stopped.step) from None
         self.curve.end()
-        self.measured = (_tasks(config), summary["evaluation"])
+        self.measured = (depends_on(config), summary["evaluation"])
         return summary
 
     def _known(self, leg: Leg, config: RunConfig) -> dict[str, Any] | None:
@@ -118,7 +121,7 @@ class _Through:
         with it.
         """
         tasks, evaluation = self.measured
-        same = leg.stage.start == PREVIOUS and tasks == _tasks(config)
+        same = leg.stage.start == PREVIOUS and tasks == depends_on(config)
         return evaluation if same else None
 
     def summary(self, name: str) -> dict[str, Any]:
@@ -151,12 +154,3 @@ def _added(counts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         for key, number in count.items():
             found[key] = found.get(key, 0) + number
     return found
-
-
-def _tasks(config: RunConfig) -> dict[str, Any]:
-    """All that an evaluation depends on beside the student."""
-    rollout: Mapping[str, Any] = config.rollout.model_dump(mode="json")
-    shared = {k: rollout[k] for k in Rollout.model_fields if k not in ("tasks", "group")}
-    parts = config.model_dump(mode="json", include={"env", "evaluate", "threads", "student"})
-    parts["student"].pop("path")
-    return {**parts, "rollout": shared}
