@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from agentopd.base.rows.costs import Cost, Does
 from agentopd.base.types import Attempt, EndReason, Owner, Record, Trajectory
 from agentopd.environment.contract import without_reasoning
 from agentopd.environment.wrappers import EnvSettings
@@ -26,6 +27,11 @@ what the environment says of either."""
 
 _APART = 10**9
 """Parts the numbers of later attempts' episodes from those of all first ones of a run."""
+_SYMBOLS = {
+    "W": "W: what the student writes of an attempt",
+    "Q": "Q: an attempt as it is quoted, and what is said of it",
+}
+"""Of costs; see `Cost.where`."""
 _KINDS: tuple[Record, ...] = ("played", "written", "untold", "foreseen")
 
 
@@ -78,6 +84,28 @@ class RetryRollout(Directed, kind="retry"):
     def reflects(self) -> bool:
         """Whether the student writes reflections."""
         return "reflections" in self.learn or (self.attempts > 1 and "reflection" in self.recalls)
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """See `Part.costs`: of a first attempt, with all that follows it."""
+        learnt = {
+            "first": Cost("student", "learns", "L"),
+            "later": self._following("learns", "L", 1 + (self.learn_under == "both")),
+            "reflections": self._following("learns", "Q"),
+            "feedback": self._following("learns", "Q"),
+        }
+        again = [self._following("samples", "S")] if self.attempts > 1 else []
+        written = [self._following("samples", "W")] if self.reflects else []
+        first = Cost("student", "samples", "S")
+        return (first, *again, *written, *(learnt[what] for what in self.learn))
+
+    def _following(self, does: Does, of: str, times: float = 1.0) -> Cost:
+        """What the student does for each attempt, or question, that follows another attempt."""
+        where = _SYMBOLS.get(of, "")
+        if self.stop == "never":
+            return Cost("student", does, of, times * max(self.attempts - 1, 1), where)
+        few = "n: how many attempts at a task are followed by something, on average"
+        return Cost("student", does, f"n {of}", times, "; ".join(filter(None, (few, where))))
 
     @property
     def formula(self) -> str:
