@@ -18,7 +18,7 @@ from test_weights import SOME, VARIANTS
 
 from agentopd.base.types import Trajectory
 from agentopd.learning.equals import equals
-from agentopd.learning.neighbours import Neighbourhood
+from agentopd.learning.neighbours import Axis, Neighbourhood
 from agentopd.running.config import ConfigError, RunConfig
 from agentopd.running.reading import arm_config, load_config, parse_config
 from agentopd.signal.aggregate import Normalise
@@ -100,7 +100,7 @@ MIXES = {
     "dead_group_fallback": ("mix=dead_group_fallback",),
 }  # fmt: skip
 
-CHANGES = {
+CHANGES: dict[Axis, str] = {
     "teacher": "teacher=ema",
     "unit": "unit={kind: turn, use: weight}",
     "divergence": "divergence=jsd",
@@ -127,7 +127,7 @@ TRIED = [(mix, axis) for mix in MIXES for axis in CHANGES if (mix, axis) not in 
 
 @pytest.mark.parametrize(("mix", "axis"), TRIED)
 def test_an_axis_moves_the_gradient_unless_it_is_said_not_to(
-    scene: Scene, otherwise: Scene, mix: str, axis: str
+    scene: Scene, otherwise: Scene, mix: str, axis: Axis
 ) -> None:
     base, change = MIXES[mix], OTHER_CHANGES.get((mix, axis), CHANGES[axis])
     changed = (otherwise, base) if axis == "teacher" else (scene, (*base, change))
