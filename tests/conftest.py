@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports torch, transformers or matplotlib, which read these once. The tensors of
@@ -30,6 +31,16 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("agentopd")
+
+
+@pytest.fixture(scope="module")
+def warm_workers() -> Iterator[None]:
+    """Studies have workers that are forked where everything is imported; see `warm`."""
+    from warm import WARM
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agentopd.running.studies.workers.get_context", lambda _: WARM)
+        yield
 
 
 @pytest.fixture(scope="session")
