@@ -45,12 +45,20 @@ def collect(
             option = str(first["loc"][0]) if first["loc"] else "label"
             said = first["msg"].removeprefix("Value error, ")
             raise ValueError(f"--{option}: {said}") from error
+    told: list[str] = []
+
+    def tell(found: dict[str, Any]) -> None:
+        told.append(_counts(found))
+        typer.echo(told[-1])
+
     try:
-        found = make(config, settings, out, _told)
+        found = make(config, settings, out, tell)
     except Interrupted as stopped:
         typer.echo(f"stopped; to go on:\n  {shlex.join(['agentopd', *sys.argv[1:]])}", err=True)
         raise typer.Exit(130) from stopped
-    typer.echo(f"{_counts(found)}\nthe demonstrations: {out}")
+    if _counts(found) not in told:  # the store had ended before
+        typer.echo(_counts(found))
+    typer.echo(f"the demonstrations: {out}")
 
 
 def _kept(keep: str) -> dict[str, Any]:
@@ -65,10 +73,6 @@ def _kept(keep: str) -> dict[str, Any]:
     except ValueError:
         pass
     raise ValueError(f"--keep {keep!r} is none of all, success and reward=NUMBER")
-
-
-def _told(found: dict[str, Any]) -> None:
-    typer.echo(_counts(found))
 
 
 def _counts(found: dict[str, Any]) -> str:

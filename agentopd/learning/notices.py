@@ -21,7 +21,6 @@ from agentopd.learning.equals import equals
 from agentopd.learning.keys import unread_keys, waking
 from agentopd.learning.method import Method
 from agentopd.learning.neighbours import (
-    AXES,
     Axis,
     Finding,
     Neighbourhood,
@@ -62,12 +61,6 @@ def truncation_notice(method: Method) -> list[str]:
         "that are never sampled, which no importance ratio brings back; divergences of whole "
         "distributions (support: full) lack nothing"
     ]
-
-
-def reads_of(method: Method) -> set[Axis]:
-    """What enters the method's loss."""
-    near = Neighbourhood(method)
-    return {axis for axis in AXES if near.reads(axis)}
 
 
 def findings_of(method: Method) -> list[Finding]:

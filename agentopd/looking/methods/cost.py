@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentopd.base.rows.costs import Cost, Who
 from agentopd.divergences.base import from_samples
@@ -36,11 +36,14 @@ class Bill:
 def costs(config: RunConfig) -> list[Cost]:
     """What an episode costs, part by part; where schedules change it, in the first step."""
     mix = config.mix
-    found = [*config.rollout_at(0).costs]
+    acted = config.rollout_at(0).costs
+    learnt = [cost for cost in acted if cost.does == "learns"] or [Cost("student", "learns", "L")]
+    found = [cost for cost in acted if cost.does != "learns"]
     if not found and not config.rollout.replays:
         found.append(Cost("student", "samples", "S"))
     if mix.distil_coefficient:
-        found += config.teacher.costs or (Cost("teacher", "reads", "L"),)
+        judged = [replace(cost, who="teacher", does="reads") for cost in learnt]
+        found += config.teacher.costs or judged
         told = any(not isinstance(source, NoPrivilege) for source in config.privilege)
         if told and config.view.tells_teacher:
             found.append(Cost("teacher", "reads", "P", where="P: what the teacher is told"))
@@ -56,7 +59,7 @@ def costs(config: RunConfig) -> list[Cost]:
     aims = bool(mix.distil_coefficient) and config.divergence.needs_reference
     if aims or (rl is not None and rl.needs_reference):
         found.append(Cost("reference", "reads", "L"))
-    found.append(Cost("student", "learns", "L", float(config.learner.epochs)))
+    found += [replace(cost, times=cost.times * config.learner.epochs) for cost in learnt]
     if config.gold is not None:
         found.append(Cost("student", "learns", "g L", where="g: gold episodes for each played one"))
     return found
@@ -85,7 +88,8 @@ def bills(found: Sequence[Cost]) -> Iterator[Bill]:
 
 def legend(found: Sequence[Cost]) -> list[str]:
     """What the symbols mean."""
-    return [_KNOWN, *dict.fromkeys(cost.where for cost in found if cost.where)]
+    said = (symbol for cost in found if cost.where for symbol in cost.where.split("; "))
+    return [_KNOWN, *dict.fromkeys(said)]
 
 
 def changing(config: RunConfig) -> list[str]:

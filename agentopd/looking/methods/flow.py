@@ -88,6 +88,6 @@ def _follows(teacher: Teacher, there: bool) -> str:
         return first
     if teacher.is_student:
         return f"{first}; the teacher moves with them"
-    if type(teacher).sync is Teacher.sync or teacher.is_start:
+    if not teacher.follows:
         return f"{first}; the teacher stays as it is"
     return f"{first}; the teacher follows: {teacher.formula}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -148,9 +148,13 @@ class Probes(Record):
 
 
 class Step(Record):
-    """One line of `metrics.jsonl`; `episodes` and `seconds` are cumulative, the others are not."""
+    """One line of `metrics.jsonl`; `episodes` and `seconds` are cumulative, the others are not.
+
+    `stage` is the folder of the stage that it is of, in a run in stages.
+    """
 
     step: int
+    stage: str = ""
     episodes: int = 0
     seconds: float = 0.0
     train: dict[str, float | None] = {}
@@ -202,6 +206,17 @@ class Results:
     single: bool
     steps: Mapping[str, list[Step]] = field(default_factory=dict)
     episodes: Mapping[str, Episode] = field(default_factory=dict)
+
+
+def stage_starts(steps: Sequence[Step]) -> list[tuple[str, int, float]]:
+    """Each stage that trains, with the episodes and the seconds of those before it; none in a run
+    without stages.
+    """
+    starts = [(steps[0].stage, 0, 0.0)] if steps and steps[0].stage else []
+    for last, first in pairwise(steps):
+        if first.stage != last.stage:
+            starts.append((first.stage, last.episodes, last.seconds))
+    return starts
 
 
 def read_results(folder: Path) -> Results:

@@ -13,7 +13,14 @@ from typing import Any
 
 import torch
 
-from agentopd.base.files import UNFINISHED, make_folder, naming, read_json, write_whole
+from agentopd.base.files import (
+    UNFINISHED,
+    held_alone,
+    make_folder,
+    naming,
+    read_json,
+    write_whole,
+)
 from agentopd.base.stopping import Interrupted, interruptible
 from agentopd.base.types import Owner, Trajectory
 from agentopd.models.model import load_model
@@ -104,20 +111,21 @@ def collect(
 
     Raises:
         ConfigError: the folder holds something else, or was begun with other settings.
-        ValueError: nobody can play as asked, a line of text is none, or nothing is kept.
+        ValueError: nobody can play as asked, a line of text is none, nothing is kept, or another
+            process is at work in the folder.
         EveryEpisodeFailed: no episode of a piece could be played.
         Interrupted: Ctrl-C or SIGTERM came, or `stop` was set; what was played is saved.
     """
     torch.set_num_threads(thread_count(config.threads))
-    state = _begun(config, settings, out)
-    if state.done:
-        return asdict(state)
+    if (ended := _begun(config, settings, out)).done:
+        return asdict(ended)
     check_environments(config)
     make_folder(out)
-    if settings.onto is not None and not (out / RECORD).is_file():
-        _begin_with(Path(settings.onto), state, out)
-    pieces = _pieces(config, settings, state)
-    with interruptible(stop) as asked:
+    with held_alone(out), interruptible(stop) as asked:
+        state = _begun(config, settings, out)  # as it is now that nobody else writes there
+        if settings.onto is not None and not (out / RECORD).is_file():
+            _begin_with(Path(settings.onto), state, out)
+        pieces = _pieces(config, settings, state)
         while True:
             if asked.is_set():
                 raise Interrupted(state.pieces)
@@ -129,13 +137,13 @@ def collect(
             _write(state, out)
             if watch:
                 watch(asdict(state))
-    if not state.kept:
-        raise ValueError(
-            f"of {state.played} episodes {settings.by} played none is kept ({state.solved} were "
-            "solved): keep others, or let somebody else play"
-        )
-    state.done = True
-    _write(state, out)
+        if not state.kept:
+            raise ValueError(
+                f"of {state.played} episodes {settings.by} played none is kept ({state.solved} "
+                "were solved): keep others, or let somebody else play"
+            )
+        state.done = True
+        _write(state, out)
     return asdict(state)
 
 
