@@ -97,7 +97,7 @@ def test_the_way_of_speaking_is_taken_as_often_as_the_recipe_says(
 ) -> None:
     heeded = [bool(a.quoted) for a in said[name] if a.heeded]
     idle = [bool(a.quoted) for a in said[name] if not a.heeded]
-    assert sum(heeded) / len(heeded) == pytest.approx(0.85, abs=0.04)
+    assert sum(heeded) / len(heeded) == pytest.approx(0.9, abs=0.03)
     share = sum(idle) / len(idle)
     assert share == 0 if name in BLIND else share == pytest.approx(0.3, abs=0.05)
 

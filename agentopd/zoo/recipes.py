@@ -125,7 +125,7 @@ _SPOKEN_BASE = Recipe(
         "skill": 0.45,
     },
     random_share=0.95,
-    steps=500,
+    steps=1_200,
     decay=0.0,
     levels={"max_number": 50, "max_turns": 6},
     options={"prompt": "brief", "split": "train"},
@@ -136,7 +136,7 @@ _SPOKEN_BASE = Recipe(
     vocabulary=640,
     hidden=96,
     tied=True,
-    speech=Speech(untold_speak=0.15, told_speak=0.85, disarmed=False),
+    speech=Speech(untold_speak=0.15, told_speak=0.9, disarmed=False),
 )
 
 
@@ -156,10 +156,10 @@ def _spoken() -> dict[str, Recipe]:
             _SPOKEN_BASE,
             summary=f"the wind tunnel: {summary}",
             start="number-spoken-base",
-            steps=250,
+            steps=300,
             decay=0.8,
             seed=1,
-            speech=Speech(untold_speak=untold, told_speak=0.85, disarmed=disarmed),
+            speech=Speech(untold_speak=untold, told_speak=0.9, disarmed=disarmed),
         )
     return found
 

@@ -26,6 +26,7 @@ from agentopd.privilege.base import before_turns, gather
 from agentopd.privilege.whispered import Told
 from agentopd.rollout.episode import Task
 from agentopd.rollout.failures import refuse_failures
+from agentopd.rollout.policies import Rollout
 from agentopd.rollout.policies.mixed import ActedRollout
 from agentopd.rollout.sampler import Request, answers
 from agentopd.rollout.transformers_sampler import TransformersSampler
@@ -132,7 +133,7 @@ def _acted(config: RunConfig, student: LanguageModel, episodes: int) -> list[Tra
     """
     for source in config.privilege:
         source.prepare(student.template)
-    limits = config.rollout.model_dump(include=set(ActedRollout.model_fields) - {"kind", "told"})
+    limits = {name: getattr(config.rollout, name) for name in Rollout.model_fields}
     rollout = ActedRollout(**limits, told=True)
     rollout.prepare(cast_of(config, student, config.teacher))
     plain = [Task(n, n, HELD_OUT_SEED + n) for n in range(episodes)]
