@@ -198,7 +198,7 @@ def test_every_pathology_has_a_sick_arm_and_a_control_student() -> None:
 
 def test_a_study_prints_the_causes_beside_the_outcome_and_goes_on(tmp_path: Path) -> None:
     words = [
-        "study", "blind", "steps=1", "rollout.tasks=2", "evaluate.episodes=4", "evaluate.every=1",
+        "study", "blind", "steps=1", "rollout.tasks=2", "evaluate.episodes=4", "evaluate.every=0",
         "study.seeds=[0]", "study.arms={seen: {student.path: 'zoo:number-disarmed'}, sick: {}}",
         "--out", str(tmp_path), "--workers", "1",
     ]  # fmt: skip

@@ -24,7 +24,7 @@ _NOTED: dict[str, Any] = {
     "none": "none",
     "skill_summary": {"kind": "skill_summary"},
     "other_skill": {"kind": "text", "text": _ELSEWHERE},
-    "other_solution": {"kind": "shuffled", "of": {"kind": "ground_truth"}},
+    "other_solution": {"kind": "text", "text": "Solution: 25 38 31 28"},
     "filler": {"kind": "filler", "of": {"kind": "skill_summary"}},
 }
 """What the wind tunnel's students are told, each with a note behind it; most is not to be heeded.

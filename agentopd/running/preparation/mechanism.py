@@ -66,7 +66,8 @@ class Mechanism:
 
     Attributes:
         alone: the student, told nothing.
-        told: the teacher acting, told what the sources say; None where it cannot be told in time.
+        told: the teacher acting, told what the sources say; None where it cannot be told in time,
+            as with another task's text.
         opening: the geometric mean of the probability that the student gives, told nothing, to the
             first tokens of the teacher's answers: near 1 where it speaks alike, near 0 where it is
             blind to how the teacher speaks.
@@ -109,14 +110,12 @@ def measure_mechanism(config: RunConfig, episodes: int) -> Mechanism:
         return Mechanism(alone)
     config.teacher.prepare(student)
     acted = _acted(config, student, episodes)
-    if not acted:
-        return Mechanism(alone)
     questions = list(_questions(config, student, played))[:_ASKED]
     thoughts = _thoughts(config, questions)
     teacher = config.teacher.model
     return Mechanism(
         alone=alone,
-        told=Rate.of(acted),
+        told=Rate.of(acted) if acted else None,
         opening=_opening(student, acted),
         own=_mean(_logprobs(teacher, [q.behind(q.own) for q in questions])),
         other=_mean(

@@ -12,12 +12,12 @@ from agentopd.running.preparation.mechanism import measure_mechanism
 from agentopd.running.reading import arm_config
 
 RECORD = "mechanisms.json"
-_EPISODES = 128
 _CAUSES = {"student", "env", "privilege", "view", "teacher", "evaluate"}
 
 
 def study_mechanisms(config: RunConfig, out: Path) -> dict[str, Any]:
-    """Measure each student and teacher of a study, once, and leave them in the study's folder.
+    """Measure each student and teacher of a study once, on as many tasks as its evaluations, and
+    leave that in the study's folder.
 
     Returns:
         `Mechanism.described()` by the first arm that has this student, teacher and privilege; read
@@ -35,7 +35,10 @@ def study_mechanisms(config: RunConfig, out: Path) -> dict[str, Any]:
     for arm, run in arms.items():
         if run.mix.distil_coefficient:
             first.setdefault(_cause(run), arm)
-    found = {arm: measure_mechanism(arms[arm], _EPISODES).described() for arm in first.values()}
+    found = {
+        arm: measure_mechanism(arms[arm], arms[arm].evaluate.episodes).described()
+        for arm in first.values()
+    }
     write_whole(path, json.dumps(found, indent=2) + "\n")
     return found
 
