@@ -55,6 +55,7 @@ def write_report(folder: Path) -> Path:
             success=[_svg(plot) for plot in success],
             staged=any(stage_starts(steps) for steps in results.steps.values()),
             probes={name: [_svg(plot) for plot in plots] for name, plots in probes.items()},
+            mechanisms=results.mechanisms,
             stage_plot=_svg(stages) if stages else None,
             measured=list(results.steps),
             other=_other_probes(results),
