@@ -14,7 +14,8 @@ from trajectories import played, tokens_of
 from agentopd.divergences.base import from_samples
 from agentopd.divergences.future import RewardToGo
 from agentopd.divergences.kl import JensenShannon, ReverseKL
-from agentopd.learning.objective import Objective, Plan
+from agentopd.learning.objective import Objective
+from agentopd.learning.plan import Plan
 from agentopd.learning.survey import Survey
 from agentopd.running.reading import parse_config
 from agentopd.signal.evidence import Measured, Opinion

@@ -17,8 +17,8 @@ from scenes import ENV, Scene, disturbed, scene_of, taught
 from test_weights import SOME, VARIANTS
 
 from agentopd.base.types import Trajectory
-from agentopd.learning.equals import equals
-from agentopd.learning.neighbours import Axis, Neighbourhood
+from agentopd.learning.idle.equals import equals
+from agentopd.learning.idle.neighbours import Axis, Neighbourhood
 from agentopd.running.config import ConfigError, RunConfig
 from agentopd.running.reading import arm_config, load_config, parse_config
 from agentopd.signal.aggregate import Normalise

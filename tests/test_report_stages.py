@@ -10,8 +10,9 @@ import pytest
 from test_report import write_study
 
 from agentopd.looking.report import write_report
-from agentopd.looking.report.data import Results, Step, read_results, stage_starts
+from agentopd.looking.report.data import read_results, stage_starts
 from agentopd.looking.report.plots import success_plots
+from agentopd.looking.report.shape import Results, Step
 
 
 @pytest.fixture

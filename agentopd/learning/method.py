@@ -26,7 +26,7 @@ from agentopd.divergences.kl import ReverseKL
 from agentopd.learning.controls import ControlName, controlled_sources, controlled_teacher
 from agentopd.mixes.base import Mix
 from agentopd.mixes.modulating import Multiplicative
-from agentopd.mixes.refusals import check_advice, check_imitation, check_modulation
+from agentopd.mixes.refusals import check_advice, check_imitation, check_modulation, check_replay
 from agentopd.mixes.scored import Scoring
 from agentopd.mixes.shared import DistilOnly
 from agentopd.privilege.base import Source
@@ -230,7 +230,7 @@ class Method(Settings):
         self._check_actors()
         if "target" in self.schedule:
             self.divergence.aimed(1.0)
-        self._check_replay()
+        check_replay(self.mix, self.weight, self.rollout, self.learns_from_samples)
         check_blend(self.unit.normalise, "blend" in self.schedule)
         for name, schedule in self.schedule.items():
             schedule.check(name, self.beside)
@@ -261,23 +261,6 @@ class Method(Settings):
         distils = bool(self.mix.distil_coefficient) and self.mix.distils
         sampled = from_samples(self.divergence) is not None
         return self.mix.learns_from_samples or (distils and sampled)
-
-    def _check_replay(self) -> None:
-        """What others have written is no sample of the student, and has no ratio to it."""
-        given = self.rollout.replays or (self.rollout.imitates and not self.mix.completes)
-        if given and self.learns_from_samples:
-            name = "divergence.support: sampled" if not self.mix.learns_from_samples else "mix"
-            raise ValueError(
-                f"rollout: {self.rollout.kind} gives what others wrote, and {name} as it is set "
-                f"(mix: {self.mix.kind}) learns from tokens as samples of the student, which these "
-                "are not: use mix: nll, or mix: distil with divergence.support: full"
-            )
-        readers = [weight.kind for weight in self.weight if weight.reads_behaviour]
-        if readers and (self.rollout.replays or self.rollout.imitates):
-            raise ValueError(
-                f"weight: {readers[0]} looks at the probability with which a token was drawn, and "
-                f"rollout: {self.rollout.kind} gives tokens that nobody drew: leave the weight out"
-            )
 
     def check_schedules(self, steps: int) -> None:
         """What the schedules of the rollout and of the average come to in a run of so many steps.

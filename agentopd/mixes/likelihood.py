@@ -68,7 +68,7 @@ class Likelihood(Mix, kind="nll"):
     keep: Selection = Selection()
     power: Annotated[float, Field(ge=0)] | Discriminant = 0.0
 
-    imitates = True
+    imitation = "all"
     distils = False
 
     @property

@@ -74,7 +74,7 @@ def _gradient(config: RunConfig) -> str:
     formula = re.sub(r"\bW\b", _spanned(config, "w"), formula)
     formula = formula if config.weight else re.sub(r"\bw ", "", formula)
     summed = f"({formula})" if _is_sum(formula) else formula
-    whole = f"mean {summed}" if config.mix.imitates else f"mean m {summed}"
+    whole = f"mean {summed}" if config.mix.imitation == "all" else f"mean m {summed}"
     beside = [term.formula for term in (config.gold, config.inferred_reward) if term is not None]
     return " + ".join([whole, *beside])
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from agentopd.looking.report.data import Arm, Point, Results, Step, stage_starts
+from agentopd.looking.report.data import stage_starts
 from agentopd.looking.report.figure import (
     ARM_COLOURS,
     GRID,
@@ -25,6 +25,7 @@ from agentopd.looking.report.figure import (
     panel,
     styled,
 )
+from agentopd.looking.report.shape import Arm, Point, Results, Step
 
 PROBES: Mapping[str, str] = {
     "divergence": "Divergence",
