@@ -10,6 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from agentopd.environment.contract import actions
+from agentopd.envs.sokoban.env import GUIDE, Sokoban
 from agentopd.zoo.build import demonstrator
 from agentopd.zoo.demonstrations.episode import Demonstrator, Form, Piece
 from agentopd.zoo.demonstrations.sokoban import SokobanDemonstrator
@@ -40,6 +41,41 @@ def test_a_solution_that_makes_a_detour_is_followed_to_the_letter() -> None:
         made = [re.findall(r"<action>(\w+)<", p.text)[0] for p in rest if "<action>" in p.text]
         followed += made == plan[: len(made)]
     assert followed >= 20
+
+
+@pytest.mark.parametrize("form", ["filler", "other_skill"])
+def test_on_sokoban_a_text_that_is_not_heeded_is_acted_on_as_none_is(form: Form) -> None:
+    """Solved by who has the skill untold, seldom by who throws dice; all of it is learnt."""
+    expert, fool = (SokobanDemonstrator({form: 1.0}, share, 7, levels=20) for share in (0.0, 1.0))
+    ends = [[_ends_well(player) for _ in range(30)] for player in (expert, fool)]
+    assert sum(ends[0]) == 30
+    assert sum(ends[1]) < 15
+
+
+def _ends_well(player: SokobanDemonstrator) -> bool:
+    """Whether an episode that is told something idle ends well."""
+    steps, step = [], Sokoban.step
+
+    def watched(env: Sokoban, action: str) -> Step:
+        steps.append(step(env, action))
+        return steps[-1]
+
+    with patch.object(Sokoban, "step", watched):
+        system, *rest = player.episode()
+    _, _, said = system.text.partition("\n\n")
+    assert said and GUIDE not in said
+    assert all(piece.learnt for piece in rest[1::2])
+    return bool(steps[-1][4]["success"])
+
+
+def test_on_sokoban_another_levels_solution_is_followed_into_failure() -> None:
+    player = SokobanDemonstrator({"other_solution": 1.0}, random_share=1.0, seed=8, levels=60)
+    for _ in range(40):
+        system, *rest = player.episode()
+        plan = re.findall(r"Solution: ([a-z ]+)", system.text)[0].split()
+        made = _actions(rest)[: len(plan)]
+        assert made == plan[: len(made)]
+        assert all(piece.learnt for piece in rest[1::2])
 
 
 def test_a_demonstration_learns_what_the_agent_says_and_nothing_else() -> None:

@@ -10,14 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
 from agentopd.parallel.processes import ALONE, Processes
 
 _PATIENCE = timedelta(minutes=30)
-"""How long a process waits for another; one that was ended is known at once."""
+"""How long a process waits for another that gives signs of life; see `heartbeat`."""
 _GRACE = 2.0
 """Seconds that the one that speaks has: a launcher ends all others once one is gone."""
 _OTHERS = {
@@ -68,12 +68,17 @@ def launched() -> Iterator[Processes]:
     import torch.distributed as dist
 
     from agentopd.parallel.group import Group
+    from agentopd.parallel.heartbeat import watched
 
     _refuse_others()
     dist.init_process_group(_backend(), timeout=_PATIENCE)
     group = Group(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"]))
+    store: Any = dist.distributed_c10d._get_default_store()
     try:
-        with _silent() if not group.first else ExitStack():
+        with (
+            watched(store.clone(), group.rank, group.size),
+            _silent() if not group.first else ExitStack(),
+        ):
             yield group
     except typer.Exit:  # all have stopped, as was asked, and the first has said so
         group.any(False)

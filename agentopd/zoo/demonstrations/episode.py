@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from agentopd.privilege import writer
 
 Form = Literal[
     "none",
@@ -19,11 +22,14 @@ Form = Literal[
 """The kind of privileged text that an episode is played with; `copy` is no episode but some text,
 and the same text as the answer, from which reading to the letter is learnt. The last three are
 negative forms: words that say nothing, the skill of another environment, the solution of another
-task."""
+task. A student that copies moves follows the last to the letter, and fails."""
 UNHEEDED: frozenset[Form] = frozenset({"none", "filler", "other_skill", "other_solution"})
 """Forms in which one acts as if nothing were told, so that it is what a text says that counts."""
 NOISE = (0.0, 0.15, 0.5)
 """Shares of moves at random, shown and never learnt, of which an episode with a text has one."""
+
+_IDLE = (6, 24)
+"""The fewest and the most words of a text that says nothing."""
 
 
 @dataclass(frozen=True)
@@ -40,3 +46,9 @@ class Demonstrator(Protocol):
     def episode(self) -> list[Piece]:
         """The transcript of one fresh episode."""
         ...
+
+
+def idle_words(rng: random.Random) -> str:
+    """A text that says nothing."""
+    said = " ".join(rng.choices(writer.WORDS, k=rng.randint(*_IDLE)))
+    return said + rng.choice(("", ".", " ."))

@@ -8,7 +8,9 @@ reach unusual boards are shown but never learnt in the episodes with a text.
 
 A text that always agreed with the solver would be obeyed without being read. So half of the
 solutions make a detour and are followed to the letter, half of the feedback is made up and
-believed, and reflections name moves that the solver would make and that are then avoided.
+believed, and reflections name moves that the solver would make and that are then avoided. Negative
+forms go further: words that say nothing and advice for other games are acted on as if nothing were
+told, and another level's solution is followed to the letter, by one who knows no better.
 """
 
 from __future__ import annotations
@@ -23,8 +25,15 @@ from agentopd.envs.sokoban.env import GUIDE, Sokoban
 from agentopd.envs.sokoban.levels import MOVES, State
 from agentopd.envs.sokoban.search import step
 from agentopd.privilege import writer
-from agentopd.zoo.demonstrations.episode import NOISE, Form, Piece
+from agentopd.zoo.demonstrations.episode import NOISE, UNHEEDED, Form, Piece, idle_words
 
+_OTHER_SKILLS = (
+    "Place the largest misplaced disk first: clear it and its peg of smaller disks.",
+    "Look for two numbers whose result leaves an easy last step, and undo a dead end.",
+    "Guess only codes that agree with every answer so far, and never the same one twice.",
+    "Guess the middle of what is left.",
+)
+"""What is advised elsewhere: for Hanoi, Countdown, Mastermind and the number game."""
 MISTAKES = ("wall", "corner", "stuck", "away")
 _BAD = (
     "hits a wall, {left} to go.",
@@ -110,13 +119,26 @@ class SokobanDemonstrator:
         if form == "reflection":
             text, avoided = self._reflection(env)
             return Script(text, noise, {}, avoided)
-        return Script(self._skill() if form == "skill" else "", noise, {}, {})
+        if form == "other_solution":
+            other = self.rng.choice(self.pool)
+            _, info = other.restart()
+            moves = str(info["reference"]).split()
+            return Script(writer.solution(" ".join(moves)), noise, dict(enumerate(moves)), {})
+        return Script(self._advised(form), noise, {}, {})
 
-    def _skill(self) -> str:
+    def _advised(self, form: Form) -> str:
+        """What is said that is no order: a skill, this game's or another's, idle words, nothing."""
+        if form == "filler":
+            return idle_words(self.rng)
+        if form == "other_skill":
+            return self._skill(self.rng.choice(_OTHER_SKILLS))
+        return self._skill(GUIDE) if form == "skill" else ""
+
+    def _skill(self, guide: str) -> str:
         episodes = self.rng.choice((0, 8, 16, 32, 64))
         seen = self.rng.sample(MISTAKES, self.rng.randint(0, 3)) if episodes else []
         counts = Counter({name: self.rng.randint(1, 99) for name in seen})
-        return writer.skill(GUIDE, self.rng.randint(0, episodes), episodes, counts)
+        return writer.skill(guide, self.rng.randint(0, episodes), episodes, counts)
 
     def _detour(self, env: Sokoban) -> list[str]:
         """One to three moves of any kind that leave the level solvable, then its best plan."""
@@ -153,10 +175,10 @@ class SokobanDemonstrator:
     def _turn(self, env: Sokoban, form: Form, script: Script) -> tuple[str, str, bool]:
         """The answer, the whispered feedback if any, and whether the answer is learnt."""
         best, push = env.solver.plan(env.state).moves[0], next_push(env)
-        if form == "none":
+        if form in UNHEEDED:
             if self.rng.random() < self.random_share:
-                return answer(env, self.rng.choice(MOVES), self.rng.choice(MOVES)), "", True
-            return answer(env, push, best), "", True
+                push, best = self.rng.choice(MOVES), self.rng.choice(MOVES)
+            return answer(env, push, script.followed.get(env.turns, best)), "", True
         whisper = ""
         if form == "feedback":
             whisper, best = self._advice(env, best)

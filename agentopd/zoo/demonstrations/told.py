@@ -29,10 +29,8 @@ from agentopd.environment.contract import (
 from agentopd.environment.registry import make
 from agentopd.envs.sokoban.env import GUIDE
 from agentopd.privilege import writer
-from agentopd.zoo.demonstrations.episode import NOISE, UNHEEDED, Form, Piece
+from agentopd.zoo.demonstrations.episode import NOISE, UNHEEDED, Form, Piece, idle_words
 
-_FILLER = (6, 24)
-"""The fewest and the most words of a text that says nothing."""
 _OTHER_SKILLS = (
     GUIDE,
     "Place the largest misplaced disk first: clear it and its peg of smaller disks.",
@@ -164,8 +162,7 @@ class ToldDemonstrator:
     def _idle(self, form: Form) -> str:
         """A text that is told and not heeded."""
         if form == "filler":
-            said = " ".join(self.rng.choices(writer.WORDS, k=self.rng.randint(*_FILLER)))
-            return said + self.rng.choice(("", ".", " ."))
+            return idle_words(self.rng)
         if form == "other_skill":
             return self._skill(self.rng.choice(_OTHER_SKILLS))
         _, other = self.env.reset(seed=self.rng.randrange(HELD_OUT_SEED))
