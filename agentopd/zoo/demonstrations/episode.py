@@ -28,8 +28,8 @@ UNHEEDED: frozenset[Form] = frozenset({"none", "filler", "other_skill", "other_s
 NOISE = (0.0, 0.15, 0.5)
 """Shares of moves at random, shown and never learnt, of which an episode with a text has one."""
 
-_IDLE = (6, 24)
-"""The fewest and the most words of a text that says nothing."""
+_MOST_IDLE = 24
+"""The most words of a text that says nothing."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Demonstrator(Protocol):
         ...
 
 
-def idle_words(rng: random.Random) -> str:
+def idle_words(rng: random.Random, fewest: int = 6) -> str:
     """A text that says nothing."""
-    said = " ".join(rng.choices(writer.WORDS, k=rng.randint(*_IDLE)))
+    said = " ".join(rng.choices(writer.WORDS, k=rng.randint(fewest, _MOST_IDLE)))
     return said + rng.choice(("", ".", " ."))

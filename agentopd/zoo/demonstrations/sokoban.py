@@ -32,8 +32,19 @@ _OTHER_SKILLS = (
     "Look for two numbers whose result leaves an easy last step, and undo a dead end.",
     "Guess only codes that agree with every answer so far, and never the same one twice.",
     "Guess the middle of what is left.",
+    "Read the card before you pay, and say which of them you took.",
+    "Take the longest word that fits, and keep the vowels for the end.",
+    "Ask for the name first, then look it up in the list.",
+    "Hold the corners of the table, and give up the middle early.",
+    "Keep one move in hand, and let the other side run out of them.",
+    "Sort what you were given, then cross off what is twice there.",
+    "Go north until the river, and follow it to the old mill.",
+    "Put the heavy things at the bottom and close the lid.",
+    "Play the low cards first, and never the last of a suit.",
+    "Write down each price, and buy when it falls.",
 )
-"""What is advised elsewhere: for Hanoi, Countdown, Mastermind and the number game."""
+"""What is advised elsewhere: for Hanoi, Countdown, Mastermind, the number game, and for games that
+are not here."""
 MISTAKES = ("wall", "corner", "stuck", "away")
 _BAD = (
     "hits a wall, {left} to go.",
@@ -129,7 +140,7 @@ class SokobanDemonstrator:
     def _advised(self, form: Form) -> str:
         """What is said that is no order: a skill, this game's or another's, idle words, nothing."""
         if form == "filler":
-            return idle_words(self.rng)
+            return idle_words(self.rng, fewest=1)
         if form == "other_skill":
             return self._skill(self.rng.choice(_OTHER_SKILLS))
         return self._skill(GUIDE) if form == "skill" else ""
