@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from agentopd import make
 from agentopd.environment.check import check_env
 from agentopd.envs.adapters import arena_survey
-from agentopd.envs.adapters.arena import game_names
+from agentopd.envs.adapters.arena_library import game_names
 from agentopd.envs.adapters.arena_survey import withstood
 
 textarena = pytest.importorskip("textarena")

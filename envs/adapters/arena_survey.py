@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from agentopd.environment.checks.subject import Caught
-from agentopd.envs.adapters.arena import Arena, game_names
+from agentopd.envs.adapters.arena import Arena
+from agentopd.envs.adapters.arena_library import game_names
 
 _MOVES = ("1 1", "up", "5", "A C", "red", "1 2 3", "hit", "continue", "a", "1 2 3 4")
 """Some that one game or another takes; a refused move is a step too."""
