@@ -173,9 +173,9 @@ class ScriptedOpponent(Opponent, kind="scripted"):
 
     def sit(self, seat: Seat) -> Player:
         """See `Opponent.sit`."""
-        return _Drawing(self._choose, random.Random(seat.seed))
+        return _Drawing(self._pick, random.Random(seat.seed))
 
-    def _choose(self, asked: Asked, chance: random.Random) -> str:
+    def _pick(self, asked: Asked, chance: random.Random) -> str:
         if chance.random() < self.slips:
             return _any(asked, chance)
         policy = asked.policy(self.depth)

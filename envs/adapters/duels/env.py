@@ -66,6 +66,7 @@ class Duel(TextEnv):
 
     stochastic = True
     """Best play does not win for certain, if the opponent plays well."""
+    action_between = None
 
     def __init__(
         self,
@@ -229,11 +230,11 @@ class Duel(TextEnv):
             if not complaint:
                 return
             self._refused += 1
-        legal = self._legal()
-        if not legal:
-            raise OpponentFailed(f"{self._who} was refused {self.opponent.attempts} times: {complaint}")
-        if self._table.move(legal[self._chance.randrange(len(legal))]):
-            raise OpponentFailed(f"{self._who} has no move that the game takes: {complaint}")
+        legal = list(self._legal())
+        self._chance.shuffle(legal)
+        if all(self._table.move(move) for move in legal):
+            tries = f"{self.opponent.attempts} answers of one move"
+            raise OpponentFailed(f"{self._who} was refused {tries}, the last: {complaint}")
 
     @property
     def _who(self) -> str:

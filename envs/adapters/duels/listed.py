@@ -16,6 +16,8 @@ _ALWAYS = {
     "IteratedRockPaperScissors": ("rock", "paper", "scissors"),
 }
 """Moves that are legal whenever one is asked for, of games that say so in their rules alone."""
+_IN_PART = ("Golf", "SpiteAndMalice")
+"""Games whose lists leave out what must be done, or hold moves that change nothing for ever."""
 
 
 def listed(skill: str, messages: Sequence[str]) -> tuple[str, ...]:
@@ -27,7 +29,7 @@ def listed(skill: str, messages: Sequence[str]) -> tuple[str, ...]:
     """
     if skill in _ALWAYS:
         return _ALWAYS[skill]
-    for message in reversed(messages):
+    for message in reversed(messages if skill not in _IN_PART else ()):
         found = [*_HEADING.finditer(message)]
         if found:
             line = message[found[-1].end() :].lstrip().partition("\n")[0]

@@ -75,17 +75,18 @@ class BoardLore(Lore):
         super().__init__(game)
         self._before = self._position
         self._mover = 0
-        self._scored: tuple[Position, dict[str, int]] | None = None
+        self._scored: tuple[Position, int | None, dict[str, int]] | None = None
 
     @property
     def _position(self) -> Position:
         return self.read(int(self.game.state.current_player_id))
 
-    def _scores(self, position: Position) -> dict[str, int]:
+    def _scores(self, position: Position, depth: int | None = None) -> dict[str, int]:
         """Those of the last position that was asked for are kept."""
-        if self._scored is None or self._scored[0] != position:
-            self._scored = position, scores(position, self.depth)
-        return self._scored[1]
+        depth = depth or self.depth
+        if self._scored is None or self._scored[:2] != (position, depth):
+            self._scored = position, depth, scores(position, depth)
+        return self._scored[2]
 
     @abstractmethod
     def read(self, mover: int) -> Position:
@@ -97,7 +98,9 @@ class BoardLore(Lore):
 
     def policy(self, depth: int | None) -> Mapping[str, float]:
         """See `Lore.policy`: of several best moves each is as likely."""
-        found = best(self._position, depth or self.depth)
+        position = self._position
+        exact = (depth or self.depth) is None
+        found = best(position, self._scores(position, depth), exact)
         return dict.fromkeys(found, 1 / len(found))
 
     def facts(self) -> dict[str, Any]:

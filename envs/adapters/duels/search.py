@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import lru_cache
 
 WON = 1_000
@@ -55,14 +56,17 @@ def scores(position: Position, depth: int | None) -> dict[str, int]:
     }
 
 
-def best(position: Position, depth: int | None) -> list[str]:
+def best(position: Position, found: Mapping[str, int], exact: bool) -> list[str]:
     """The moves of the highest score; of these, those first that leave the other player more ways
     to go wrong.
+
+    Args:
+        found: the scores of all moves.
+        exact: whether they are those of a search to the end: then the replies are looked at too.
     """
-    found = scores(position, depth)
     most = max(found.values())
     equal = [move for move, score in found.items() if score == most]
-    if len(equal) == 1 or depth is not None:
+    if len(equal) == 1 or not exact:
         return equal
     return sorted(equal, key=lambda move: -_pitfalls(position.after(move)))
 

@@ -14,8 +14,8 @@ from agentopd.envs.adapters.isolation import Isolation
 
 _REFUSAL = re.compile(r"Reason: (.*?) Please resubmit", re.DOTALL)
 """The part of a refusal that says what was wrong."""
-_GAME, _BOARD, _SAID = -1, "GAME_BOARD", "PLAYER_ACTION"
-"""How TextArena numbers itself as a speaker, and calls two kinds of messages."""
+_GAME, _BOARD = -1, "GAME_BOARD"
+"""How TextArena numbers itself as a speaker, and calls what shows the state."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Table:
         # Refused answers are ours to count.
         self.game.state.error_allowance = math.inf
         self._heard: dict[int, list[Message]] = {0: [], 1: []}
+        self._listed: dict[int, tuple[str, ...]] = {0: (), 1: ()}
 
     @property
     def mover(self) -> int:
@@ -94,10 +95,12 @@ class Table:
         return found[1] if found and not caught.error else f"{content[:20]!r} is refused."
 
     def listed(self) -> tuple[str, ...]:
-        """The legal moves, if the game tells them to who is to move."""
+        """The legal moves, if the game tells them to who is to move; it need not repeat them."""
         self._listen()
-        told = [m.text for m in self._heard[self.mover] if m.source == _GAME and m.kind == _BOARD]
-        return listed(self.skill, told)
+        mover = self.mover
+        told = [m.text for m in self._heard[mover] if m.source == _GAME and m.kind == _BOARD]
+        self._listed[mover] = listed(self.skill, told) or self._listed[mover]
+        return self._listed[mover]
 
     def heard(self, seat: int) -> str:
         """What a player was told since its last move, in words; of several boards the last."""
