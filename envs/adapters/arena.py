@@ -70,7 +70,7 @@ def _options(name: str, query: str) -> dict[str, Any]:
         ValueError: it is no list of KEY=VALUE, or a value is no YAML.
     """
     try:
-        pairs = parse_qsl(query, strict_parsing=True) if query else []
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
         found = {key: yaml.safe_load(value) for key, value in pairs}
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(

@@ -98,7 +98,8 @@ class Duel(TextEnv):
         known = self._knows.limit(self._table.game) if self._knows else 0
         self.max_turns = self.turn_limit = max_turns or known or own or _LONGEST
         self.system_prompt = self._prompt()
-        self.seat, self.turns = 0, 0
+        self.seat: int = 0
+        self.turns = 0
         self._host: Host | None = None
         self._player: Player | None = None
         self._playing = False
@@ -152,7 +153,7 @@ class Duel(TextEnv):
             raise ValueError(f"a game of TextArena takes no options at reset, got {options}")
         number = int(self.np_random.integers(2**31)) if seed is None else seed
         self.close()
-        self.seat = number % 2 if self.seats == "both" else self.seats
+        self.seat = number % 2 if self.seats == "both" else int(self.seats)
         self.task_id = f"{self.name}/{self.opponent.label}/{self.seat}/{number}"
         self._table = self._set_up(number)
         self._chance = random.Random(f"{self.name}/{number}")
@@ -184,7 +185,7 @@ class Duel(TextEnv):
         over, score = self._table.over, self._table.reward(self.seat)
         truncated = not over and self.turns >= self.turn_limit
         self._playing = not (over or truncated)
-        info = self._info() | {"action_valid": not outcome.problem}
+        info: Info = self._info() | {"action_valid": not outcome.problem}
         if self._lore:
             info["facts"] |= {**self._lore.unread, **outcome.facts}
         info["facts"]["well_formed"] = not outcome.problem
@@ -290,4 +291,3 @@ class Duel(TextEnv):
             info["facts"] |= self._lore.facts()
             info["oracle"] = next(iter(self._lore.policy(None)))
         return info
-

@@ -127,7 +127,7 @@ class BoardLore(Lore):
         kept = after == before
         facts = {"best": made in right, "kept": kept}
         if made in right:
-            return Outcome(feedback=f"{made} is the best there was.", facts=facts)
+            return Outcome(feedback=f"Nothing was better than {made}.", facts=facts)
         better = f"{right[0]} was better"
         if kept:
             mistake = "detour"

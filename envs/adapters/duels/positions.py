@@ -10,7 +10,7 @@ from operator import xor
 
 from agentopd.envs.adapters.duels.search import HOPE, WON, Position
 
-_SEARCHED = 20_000
+_SEARCHED = 2_000
 """Positions of piles that are looked at one by one."""
 
 _LINES = (
