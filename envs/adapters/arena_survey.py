@@ -112,8 +112,8 @@ def page(rows: list[Row], answers: int) -> str:
     lines = [
         f"Of {len(rows)} games {len(run)} run with one player, {len(two)} with two, {len(more)} "
         f"are for more players, {len(fail)} cannot be played here. A step is an answer, refused or "
-        f"not. The last column says how many of {answers:,} answers of chance were refused; one that raised, or ended "
-        "the episode although it was refused, would be named there.",
+        f"not. The last column says how many of {answers:,} answers of chance were refused; one "
+        "that raised, or ended the episode although it was refused, would be named there.",
         "",
         "| game | resets a second | steps a second | turns | refused |",
         "|---|---:|---:|---:|---:|",

@@ -179,7 +179,8 @@ class Duel(TextEnv):
         self.turns += 1
         content = parse_action(action)
         if content is None:
-            shown, outcome = _MISSING, Outcome(_MISSING, mistake="unreadable action")
+            outcome = Outcome(_MISSING, mistake="unreadable action")
+            shown = self._complained(_MISSING)
         else:
             shown, outcome = self._play(content)
         over, score = self._table.over, self._table.reward(self.seat)
@@ -207,10 +208,16 @@ class Duel(TextEnv):
         if self._lore:
             self._lore.expect()
         if problem := self._table.move(content):
-            return problem, Outcome(problem, mistake="refused action")
+            return self._complained(problem), Outcome(problem, mistake="refused action")
         outcome = self._lore.judge(content) if self._lore else Outcome()
         self._answered()
         return self._shown(), outcome
+
+    def _complained(self, problem: str) -> str:
+        """What the student reads after an answer that changed nothing."""
+        if self._brief and self._lore:
+            return f"{problem}\n{self._lore.show(self.seat)}"
+        return problem
 
     def _answered(self) -> None:
         """Let the opponent play until it is the student's turn, or the game is over."""
