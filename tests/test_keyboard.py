@@ -1,4 +1,4 @@
-"""A person at the keyboard: answers, questions beside the game, the end; piped and on a terminal."""
+"""A person at the keyboard: answers, questions beside the game, the end; on a terminal too."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ sys.exit(f"imported {{sorted(late)}}" if late else 0)
 
 
 def on_a_terminal(*keys: bytes) -> tuple[int, str]:
-    """The exit code and all that a terminal shows, keys pressed each time it waits for an answer."""
+    """The exit code and all that a terminal shows, keys pressed when it waits for an answer."""
     own, theirs = pty.openpty()
     command = [sys.executable, "-m", "agentopd", "play", SOKOBAN, "--as-human"]
     child = subprocess.Popen(

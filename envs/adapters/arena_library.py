@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import inspect
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from agentopd.base.objects import load_object
@@ -90,7 +91,9 @@ def foreign(isolation: Isolation) -> Iterator[Caught]:
 
 
 def reason(error: BaseException | None) -> str:
-    """What was raised, in a line."""
+    """What was raised, in a line, without this machine's folders."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{type(error).__name__}: {error.strerror}: {Path(str(error.filename)).name}"
     lines = [line.strip(" *") for line in str(error).splitlines()]
     said = next(filter(None, lines), "")
     return f"{type(error).__name__}: {said}"
