@@ -14,7 +14,7 @@ import torch
 from http_servers import Asked, answering, free_port
 from safetensors.torch import load_file
 
-from agentopd import make
+import agentopd
 from agentopd.base.stopping import Interrupted
 from agentopd.base.types import EndReason, Owner
 from agentopd.environment.opponents import OpponentFailed, read_opponent
@@ -31,6 +31,10 @@ from agentopd.running.train import train
 pytest.importorskip("textarena")
 
 NIM = "textarena:Nim-v0"
+
+
+def make(name: str, options: dict[str, Any] | None = None) -> Any:
+    return agentopd.make(name, options)
 
 
 @pytest.fixture(scope="module")

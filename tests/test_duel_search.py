@@ -164,7 +164,7 @@ def test_four_in_a_line_is_found_as_by_looking_at_every_move(moves: list[int], d
         assert (score > HOPE) - (score < -HOPE) == found
 
 
-Policy = Mapping[str, Mapping[str, float]]
+Policy = Mapping[str, Mapping[str, Mapping[str, float]]]
 PAY = {"J": 0, "Q": 1, "K": 2}
 
 
@@ -198,7 +198,7 @@ def pure(choices: Mapping[str, tuple[str, str]]) -> Iterator[Policy]:
         policy: dict[str, dict[str, dict[str, float]]] = {place: {} for place in choices}
         for (place, card), n in zip(places, picked, strict=True):
             policy[place][card] = {choices[place][n]: 1.0}
-        yield policy  # type: ignore[misc]
+        yield policy
 
 
 def test_nobody_wins_more_against_the_equilibrium_of_kuhn_s_poker_than_its_value() -> None:

@@ -209,7 +209,7 @@ def read_opponent(written: Any) -> Opponent:
         raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
-def _described(written: Any) -> Mapping[str, Any]:
+def _described(written: Any) -> dict[str, Any]:
     """The kind and the settings that `written` stands for."""
     if isinstance(written, Mapping):
         return {str(key): value for key, value in written.items()}
