@@ -68,7 +68,7 @@ class Lore(ABC):
 class BoardLore(Lore):
     """A game in which both see all and nothing is left to chance."""
 
-    depth: ClassVar[int | None] = None
+    depth: int | None = None
     """How many moves are looked ahead; None for to the end."""
 
     def __init__(self, game: Any) -> None:
@@ -224,11 +224,14 @@ class Nim(BoardLore):
 
 
 class ConnectFour(BoardLore):
-    """Searched some moves ahead."""
+    """Searched four moves ahead, of wide boards three."""
 
     example = "3"
     guide = "Win if you can, else stop three in a line; the middle columns make more lines."
-    depth = 4
+
+    def __init__(self, game: Any) -> None:
+        super().__init__(game)
+        self.depth = 4 if game.num_cols < 10 else 3
 
     @staticmethod
     def rules(game: Any) -> str:
