@@ -195,6 +195,16 @@ def test_a_server_that_fails_costs_the_episode_by_name(student: LanguageModel) -
         make(f"{NIM}?opponent={url}&seat=1").reset(seed=0)
 
 
+def test_a_server_is_shown_the_examples() -> None:
+    seen: list[Mapping[str, Any]] = []
+    with answering(chat(lambda body: "<action>0 1</action>", seen)) as url:
+        env = make(f"{NIM}?opponent={url}&seat=1&prompt=fewshot")
+        env.reset(seed=0)
+    roles = [message["role"] for message in seen[0]["messages"]]
+    assert roles == ["system", *["user", "assistant"] * len(env.examples), "user"]
+    assert seen[0]["messages"][2]["content"] == env.examples[0][1]
+
+
 def test_an_empty_message_is_a_refused_answer() -> None:
     with answering(chat(lambda body: None, [])) as url:
         _, info = make(f"{NIM}?opponent={url}&seat=1").reset(seed=0)

@@ -272,6 +272,17 @@ def test_no_text_raises_and_every_answer_keeps_the_contract(name: str, texts: li
             env.reset(seed=1)
 
 
+def test_turns_of_another_game_are_shown_to_both_sides() -> None:
+    env, player = against("<action>4</action>", seat=1, prompt="fewshot")
+    shown, _ = env.reset(seed=0)
+    assert len(env.examples) >= 2 and "You may think" not in env.system_prompt
+    asked, answer = env.examples[0]
+    assert asked == build("TicTacToe-v0?opponent=random&seat=0").reset(seed=1_000_003)[0]
+    assert answer == "<action>0</action>"
+    assert PLAYERS[-1].seat.examples == tuple(env.examples)
+    assert shown.startswith("You are Player 1") and player.seat.rules == env.system_prompt
+
+
 def test_the_blind_game_shows_no_board() -> None:
     env = build("ConnectFour-v0-blind?opponent=random&prompt=brief&seat=0")
     assert env.reset(seed=0)[0] == "You are X.\nThe board is hidden."
@@ -296,7 +307,8 @@ def test_the_blind_game_shows_no_board() -> None:
         ("Nim-v0", {"opponent": {"kind": "scripted", "slips": 2}}, "opponent.slips: Input should"),
         ("Breakthrough-v0?opponent=random", {}, "does not say which moves are legal"),
         ("Othello-v0?opponent=scripted", {}, "of that game no exact player is known"),
-        ("Othello-v0?opponent=random&prompt=brief", {}, "has no brief prompt"),
+        ("Othello-v0?opponent=random&prompt=brief", {}, "has no brief prompt and no example"),
+        ("Nim-v0?opponent=random&prompt=long", {}, "prompt is one of full, brief, fewshot"),
         ("Debate-v0?opponent=random", {}, "cannot be played here"),
         ("Nim-v0?opponent=zoo:nobody", {}, "no embedded model is called 'zoo:nobody'"),
         ("Nim-v0?opponent=not/there", {}, "'not/there' is not a model folder"),

@@ -56,10 +56,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class Seat:
-    """Where an opponent sits down: the rules that it is told, and what fixes its chance."""
+    """Where an opponent sits down: the rules that it is told, what fixes its chance, and worked
+    examples as a student reads them.
+    """
 
     rules: str
     seed: int
+    examples: tuple[tuple[str, str], ...] = ()
 
 
 class Player(Protocol):

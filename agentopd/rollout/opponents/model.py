@@ -147,7 +147,7 @@ class _ModelPlayer:
     def _begin(self, observation: str) -> Conversation:
         model = self._speaker.model
         talk = Conversation(model.template, model.stop_ids)
-        talk.begin(self._seat.rules, observation)
+        talk.begin(self._seat.rules, observation, self._seat.examples)
         return talk
 
     def _fits(self, talk: Conversation) -> bool:

@@ -76,8 +76,7 @@ class _ServedPlayer:
     messages: list[dict[str, str]] = field(default_factory=list)
 
     def answer(self, asked: Asked) -> str:
-        if not self.messages and self.seat.rules:
-            self.messages.append({"role": "system", "content": self.seat.rules})
+        self.messages += [] if self.messages else self._opening()
         self.messages.append({"role": "user", "content": asked.observation})
         try:
             said = self._said(self.client.json(_PATH, self.client.post(_PATH, self._body())))
@@ -88,6 +87,15 @@ class _ServedPlayer:
 
     def leave(self) -> None:
         """Nothing is held there."""
+
+    def _opening(self) -> list[dict[str, str]]:
+        """The rules and the examples, as a student would be told them."""
+        rules = [{"role": "system", "content": self.seat.rules}] if self.seat.rules else []
+        shown = (
+            ({"role": "user", "content": seen}, {"role": "assistant", "content": answer})
+            for seen, answer in self.seat.examples
+        )
+        return [*rules, *(message for pair in shown for message in pair)]
 
     def _body(self) -> dict[str, Any]:
         return {

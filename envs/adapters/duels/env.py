@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from agentopd.environment.contract import Info, TextEnv, parse_action
 from agentopd.environment.opponents import (
@@ -32,7 +32,15 @@ from agentopd.envs.adapters.arena_library import find_game
 from agentopd.envs.adapters.duels.known import KNOWN
 from agentopd.envs.adapters.duels.lore import Lore
 from agentopd.envs.adapters.duels.table import Table
-from agentopd.envs.puzzle import Outcome, Prompt, check_choice, check_number
+from agentopd.envs.puzzle import (
+    EXAMPLE_FIRST,
+    MAY_THINK,
+    Outcome,
+    Rules,
+    check_choice,
+    check_number,
+    worked_example,
+)
 
 _LONGEST = 1_000
 """Answers where neither the game nor what is known of it has a limit."""
@@ -55,8 +63,9 @@ class Duel(TextEnv):
             the episode's seed.
         max_turns: answers of the student before the episode is truncated; what is known of the
             game, or its own number, if not given.
-        prompt: the game's own rules as first observation; or, of games that `KNOWN` knows, one line
-            as system prompt and the state in few words.
+        prompt: the game's own rules as first observation; or, of games that `KNOWN` knows, `brief`:
+            one line as system prompt and the state in few words; or `fewshot`: the game's own
+            rules, and turns of another game, played well.
         game: options of the game itself.
 
     Raises:
@@ -75,10 +84,10 @@ class Duel(TextEnv):
         opponent: Any = None,
         seat: Literal[0, 1, "both"] = "both",
         max_turns: int | None = None,
-        prompt: Prompt = "full",
+        prompt: Rules = "full",
         **game: Any,
     ) -> None:
-        check_choice("prompt", prompt, ("full", "brief"))
+        check_choice("prompt", prompt, get_args(Rules))
         check_choice("seat", seat, (0, 1, "both"))
         self.name, self.skill = name, name.partition("-v")[0]
         self._type, self._options = find_game(name, game, players=2)
@@ -88,6 +97,7 @@ class Duel(TextEnv):
         if self.opponent.blocking:
             self.metadata = {**self.metadata, "blocking": True}
         self.seats, self._brief = seat, prompt == "brief"
+        self._shows = prompt == "fewshot"
         takes_limit = "max_turns" in inspect.signature(self._type).parameters
         if max_turns is not None:
             check_number("max_turns", max_turns, 1)
@@ -98,6 +108,9 @@ class Duel(TextEnv):
         known = self._knows.limit(self._table.game) if self._knows else 0
         self.max_turns = self.turn_limit = max_turns or known or own or _LONGEST
         self.system_prompt = self._prompt()
+        if self._shows:
+            twin = Duel(name, opponent="random", seat=0, max_turns=max_turns, **game)
+            self.examples = worked_example(twin)
         self.seat: int = 0
         self.turns = 0
         self._host: Host | None = None
@@ -129,15 +142,19 @@ class Duel(TextEnv):
                 f"opponent {self.opponent.label} cannot play {self.name}: the game does not say "
                 "which moves are legal; let a model play, as in opponent=zoo:NAME"
             )
-        if self._brief and self._lore is None:
-            raise ValueError(f"{self.name} has no brief prompt: leave prompt out")
+        if (self._brief or self._shows) and self._lore is None:
+            raise ValueError(
+                f"{self.name} has no brief prompt and no example: nobody knows how it is played "
+                "well; leave prompt out"
+            )
 
     def _prompt(self) -> str:
         if self._knows is None:
             return _ANSWER
         if self._brief:
             return self._knows.rules(self._table.game)
-        return _ANSWER + _EXAMPLE.format(self._knows.example)
+        told = _ANSWER + _EXAMPLE.format(self._knows.example)
+        return told.replace(MAY_THINK, "") + EXAMPLE_FIRST if self._shows else told
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -157,7 +174,8 @@ class Duel(TextEnv):
         self.task_id = f"{self.name}/{self.opponent.label}/{self.seat}/{number}"
         self._table = self._set_up(number)
         self._chance = random.Random(f"{self.name}/{number}")
-        sitting = Seat(self.system_prompt, self._chance.randrange(2**31))
+        chance = self._chance.randrange(2**31)
+        sitting = Seat(self.system_prompt, chance, tuple(self.examples))
         host = self._host if self.opponent.is_student else None
         self._player = host.sit(self.opponent, sitting) if host else self.opponent.sit(sitting)
         self.turns, self._refused, self._playing = 0, 0, True
