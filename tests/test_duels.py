@@ -156,6 +156,18 @@ def test_whoever_is_refused_costs_nobody_else() -> None:
     assert "Player 0: [0]" not in player.asked[2].observation
 
 
+@pytest.mark.parametrize(
+    ("move", "complaint"),
+    [("4]" + "x" * 4_000, "Your move has more than 4,000 char"), ("[4]\ud800", "no Unicode text")],
+)
+def test_what_the_student_could_not_read_is_no_move(move: str, complaint: str) -> None:
+    env, player = against(f"<action>{move}</action>", "<action>4</action>", seat=0)
+    shown, _, _, _, info = act(env, "0")[0]
+    assert complaint in player.asked[1].observation
+    assert info["metrics"]["opponent_refused"] == 1.0
+    assert "Player 1: [4]" in shown and len(shown.encode()) < 500
+
+
 def test_an_opponent_without_a_move_costs_the_episode_by_its_name() -> None:
     env, _ = against(game="Breakthrough-v0-tiny", seat=0)
     with pytest.raises(OpponentFailed, match="opponent lines: it has none left"):

@@ -18,6 +18,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from agentopd.base.text import is_unicode
 from agentopd.environment.contract import Info, TextEnv, parse_action
 from agentopd.environment.opponents import (
     Asked,
@@ -42,6 +43,8 @@ from agentopd.envs.puzzle import (
     worked_example,
 )
 
+_MOST_SAID = 4_000
+"""Characters of an opponent's move, which the student reads."""
 _LONGEST = 1_000
 """Answers where neither the game nor what is known of it has a limit."""
 _ANSWER = """You play a game against another player, one move a turn; its rules follow.
@@ -252,7 +255,7 @@ class Duel(TextEnv):
         for _ in range(self.opponent.attempts):
             asked = Asked(complaint or self._shown(1 - self.seat), self._legal(), self._policy)
             content = parse_action(self._player.answer(asked))
-            complaint = _MISSING if content is None else self._table.move(content)
+            complaint = _unfit(content) or self._table.move(content or "")
             if not complaint:
                 return
             self._refused += 1
@@ -316,3 +319,14 @@ class Duel(TextEnv):
             info["facts"] |= self._lore.facts()
             info["oracle"] = next(iter(self._lore.policy(None)))
         return info
+
+
+def _unfit(content: str | None) -> str:
+    """Why the move in an opponent's answer cannot be handed on: the student would have to read it.
+    Empty where it can.
+    """
+    if content is None:
+        return _MISSING
+    if len(content) > _MOST_SAID:
+        return f"Your move has more than {_MOST_SAID:,} characters."
+    return "" if is_unicode(content) else "Your move is no Unicode text."
