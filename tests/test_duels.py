@@ -257,10 +257,13 @@ def test_the_oracle_of_nim_wins_what_can_be_won() -> None:
 def test_the_turn_limit_counts_the_answers_of_the_student() -> None:
     env = build("TicTacToe-v0?opponent=random", max_turns=2)
     env.reset(seed=0)
-    assert [result[2:4] for result in (*act(env, "x"), env.step(""))] == [
-        (False, False),
-        (False, True),
-    ]
+    results = [*act(env, "x"), env.step("")]
+    assert [result[2:4] for result in results] == [(False, False), (False, True)]
+    # no game is no better than a lost one, or it would be learnt
+    assert [result[1] for result in results] == [0.0, -1.0]
+    assert results[1][4]["outcome"] == "unfinished" and results[1][4]["success"] is False
+    assert results[1][4]["metrics"]["unfinished"] == 1.0
+    assert env.reset(seed=0)[1]["outcome"] == ""
     assert build("TicTacToe-v0?opponent=random").max_turns == 9
     assert build("PigDice-v0-50?opponent=random").max_turns == 50
 

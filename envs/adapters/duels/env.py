@@ -7,8 +7,10 @@ episode fixes its chance as it does the game's. What an opponent thinks is told 
 The reward is the game's own at its end: 1 for a win, 0 for a draw, -1 for a loss; a win is success,
 and `info["outcome"]` tells all three apart. An answer of the student that the game refuses costs a
 turn and never ends the episode, as in `agentopd.envs.adapters.arena`; the turn limit counts the
-student's answers. Whose fault what is: `info["metrics"]["opponent_refused"]` counts the answers of
-the opponent that were refused, and an opponent that cannot go on raises `OpponentFailed`.
+student's answers, and a game that is `unfinished` by then is paid as a loss: else whoever loses
+would learn not to play. Whose fault what is: `info["metrics"]["opponent_refused"]` counts the
+answers of the opponent that were refused, and an opponent that cannot go on raises
+`OpponentFailed`.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ You may think first inside <think></think>. End your answer with your move insid
 _EXAMPLE = " For example\n<action>{}</action>."
 _MISSING = "No <action></action> in the answer."
 _OUTCOMES = {1: "win", 0: "draw", -1: "loss"}
+_UNFINISHED = "unfinished"
 _ENDED = {"win": "won", "draw": "drawn", "loss": "lost"}
 
 
@@ -181,7 +184,7 @@ class Duel(TextEnv):
         sitting = Seat(self.system_prompt, chance, tuple(self.examples))
         host = self._host if self.opponent.is_student else None
         self._player = host.sit(self.opponent, sitting) if host else self.opponent.sit(sitting)
-        self.turns, self._refused, self._playing = 0, 0, True
+        self.turns, self._refused, self._playing, self._late = 0, 0, True, False
         self._answered()
         told: Info = {"skill": self.skill}
         if self._knows:
@@ -204,15 +207,15 @@ class Duel(TextEnv):
             shown = self._complained(_MISSING)
         else:
             shown, outcome = self._play(content)
-        over, score = self._table.over, self._table.reward(self.seat)
-        truncated = not over and self.turns >= self.turn_limit
-        self._playing = not (over or truncated)
+        over = self._table.over
+        self._late = not over and self.turns >= self.turn_limit
+        self._playing = not (over or self._late)
         info: Info = self._info() | {"action_valid": not outcome.problem}
         if self._lore:
             info["facts"] |= {**self._lore.unread, **outcome.facts}
         info["facts"]["well_formed"] = not outcome.problem
         info |= {"mistake": outcome.mistake, "feedback": outcome.problem or self._told(outcome)}
-        return shown, score, over, truncated, info
+        return shown, self._score, over, self._late, info
 
     def legal_actions(self) -> Sequence[str] | None:
         """The legal moves, where the game or what is known of it tells them."""
@@ -295,9 +298,16 @@ class Duel(TextEnv):
         return " ".join(filter(None, (outcome.feedback, ended)))
 
     @property
+    def _score(self) -> float:
+        """What the game gives; to who lets the turns run out as much as to who loses."""
+        return -1.0 if self._late else self._table.reward(self.seat)
+
+    @property
     def _outcome(self) -> str:
-        """win, draw or loss; empty while the game goes on."""
-        score = self._table.reward(self.seat)
+        """win, draw or loss, or unfinished; empty while the game goes on."""
+        if self._late:
+            return _UNFINISHED
+        score = self._score
         return _OUTCOMES[(score > 0) - (score < 0)] if self._table.over else ""
 
     def _info(self) -> Info:
@@ -310,8 +320,8 @@ class Duel(TextEnv):
             "facts": {"seat": self.seat, "outcome": outcome},
             "metrics": {
                 "turns": float(self.turns),
-                "score": self._table.reward(self.seat),
-                **{name: float(outcome == name) for name in _OUTCOMES.values()},
+                "score": self._score,
+                **{name: float(outcome == name) for name in (*_OUTCOMES.values(), _UNFINISHED)},
                 "opponent_refused": float(self._refused),
             },
         }
