@@ -28,6 +28,7 @@ from agentopd.commands.called.methods import methods
 from agentopd.commands.called.prepare import prepare
 from agentopd.commands.called.study import study
 from agentopd.commands.called.zoo import zoo
+from agentopd.commands.keyboard import person
 from agentopd.commands.place import place
 from agentopd.environment.contract import HELD_OUT_SEED
 from agentopd.parallel.launched import refuse_several
@@ -184,6 +185,8 @@ def play(
     episodes: given.Episodes = 1,
     seed: given.Seed = 0,
     delay: given.Delay = 0.6,
+    as_human: given.AsHuman = False,
+    save: given.SaveText = None,
     raw: given.Raw = False,
     temperature: given.Temperature = None,
     top_p: given.TopP = None,
@@ -199,8 +202,20 @@ def play(
 
     agentopd play zoo:sokoban-easy --env agentopd/Sokoban-v0 -o prompt=brief
 
-    agentopd play human --env agentopd/Sokoban-v0
+    agentopd play agentopd/Sokoban-v0 --as-human
+
+    A person types an answer a line; ?oracle, ?facts, ?feedback and others, which
+    ?help lists, tell what a teacher would be told. Ctrl-D ends the game.
     """
+    if as_human or model == "human":
+        where = model if as_human and model != "human" else env
+        if as_human and env and model != "human":
+            raise ValueError(f"{model} and {env} are two environments: leave out --env")
+        options = acting.parse_options(option or [])
+        person.play(place(where, options, wrapper or []), seed, episodes, raw, save)
+        return
+    if save is not None:
+        raise ValueError("--save keeps what a person plays: say --as-human, or collect episodes")
     settings = acting.Acting(
         model=model, env=place(env, acting.parse_options(option or []), wrapper or [], run=model),
         episodes=episodes, seed=seed, device=device, sampler=sampler, held_out=False,
@@ -208,10 +223,7 @@ def play(
         max_turn_tokens=max_turn_tokens, max_turns=max_turns, max_context=max_context,
         template_options=acting.parse_options(template_option or []),
     )  # fmt: skip
-    if model == "human":
-        acting.play_yourself(settings, raw)
-    else:
-        acting.watch(settings, delay)
+    acting.watch(settings, delay)
 
 
 @app.command(rich_help_panel=_LOOK)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from agentopd import make
 from agentopd.environment.check import check_env
 from agentopd.envs.adapters import arena_survey
-from agentopd.envs.adapters.arena import game_names
+from agentopd.envs.adapters.arena_library import game_names
 from agentopd.envs.adapters.arena_survey import withstood
 
 textarena = pytest.importorskip("textarena")
@@ -304,7 +304,7 @@ def test_without_a_seed_the_next_task_follows_from_the_last_seed() -> None:
 def test_the_survey_times_what_runs_and_says_why_the_rest_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    names = ["GuessTheNumber-v0", "KuhnPoker-v0", "GuessWho-v0"]
+    names = ["GuessTheNumber-v0", "Poker-v0", "GuessWho-v0", "KuhnPoker-v0", "Othello-v0", "Tak-v0"]
     monkeypatch.setattr(arena_survey, "game_names", lambda: names)
     rows = list(
         arena_survey.survey(["", "<action>1</action>", "<action>up</action>"], seconds=0.01)
@@ -312,15 +312,22 @@ def test_the_survey_times_what_runs_and_says_why_the_rest_does_not(
     assert [row.name for row in rows] == names
     assert rows[0].resets > 1 and rows[0].steps > 1 and rows[0].limit == 10
     assert [row.reason for row in rows[1:]] == [
-        "is no game for one player",
+        "is no game for one player, nor for two",
         "cannot be played here: it asks a language model over the network",
+        "",
+        "",
+        "",
     ]
+    assert [row.opponents for row in rows[3:]] == [("random", "scripted"), ("random",), ()]
     assert rows[0].garbage == "2"
     page = arena_survey.page(rows, 3)
     assert "how many of 3 answers" in page
-    assert "Of 3 games 1 run with one player, 1 are for more players, 1 cannot" in page
+    assert "Of 6 games 1 run with one player, 3 with two, 1 are for more players, 1 cannot" in page
+    assert "- for two, also against random and scripted: KuhnPoker-v0.\n" in page
+    assert "- for two, also against random: Othello-v0.\n" in page
+    assert "- for two, against models alone: Tak-v0.\n" in page
     assert "| GuessWho-v0 | it asks a language model over the network |" in page
-    assert page.endswith("For more players: KuhnPoker-v0.\n")
+    assert page.endswith("For more players: Poker-v0.\n")
 
 
 def test_the_survey_names_an_answer_that_a_game_does_not_withstand(

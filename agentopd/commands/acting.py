@@ -1,4 +1,4 @@
-"""`agentopd eval` and `agentopd play`: agents, or people, in an environment."""
+"""`agentopd eval` and `agentopd play`: agents in an environment."""
 
 from __future__ import annotations
 
@@ -220,48 +220,12 @@ def watch(acting: Acting, delay: float) -> None:
             show_text(console, turn.observation)
             time.sleep(pause)
             show_answer(console, turn.index, turn.action)
-            _show_outcome(console, turn.reward, turn.info)
+            feedback = str(turn.info.get("feedback", ""))
+            show_outcome(console, turn.reward, turn.info, feedback)
             time.sleep(pause)
         if trajectory.error:
             console.print(trajectory.error, style="bold red")
         show_end(console, trajectory.success, len(trajectory.turns), trajectory.end.value)
-
-
-def play_yourself(acting: Acting, raw: bool) -> None:
-    """Let the person at the keyboard play; the end of the input ends the game.
-
-    Args:
-        raw: send what is typed as it stands, not in the environment's form of an action.
-
-    Raises:
-        ValueError: there is no such environment, or it refuses the options.
-    """
-    from agentopd.environment.contract import TextEnv, declared, system_prompt
-
-    console = stdout()
-    for seed in range(acting.seed, acting.seed + acting.episodes):
-        env = acting.env.build()
-        form = declared(env, "action_form", TextEnv.action_form)
-        observation, info = env.reset(seed=seed)
-        console.rule(str(info.get("task_id", f"seed {seed}")))
-        console.print(system_prompt(env), style="dim", soft_wrap=True)
-        turns, over = 0, ""
-        while not over:
-            show_text(console, observation)
-            try:
-                typed = console.input("> ").strip()
-            except EOFError:
-                console.print("stopped")
-                return
-            written = form.partition("{}")[0]
-            answer = typed if raw or (written and written in typed) else form.replace("{}", typed)
-            observation, reward, terminated, truncated, info = env.step(answer)
-            turns += 1
-            _show_outcome(console, float(reward), info)
-            over = "terminated" if terminated else "truncated" if truncated else ""
-        show_text(console, observation)
-        show_end(console, bool(info.get("success")), turns, over)
-        env.close()
 
 
 def parse_options(given: Sequence[str]) -> dict[str, Any]:
@@ -369,11 +333,14 @@ def show_answer(console: Console, index: int, action: str) -> None:
     console.print(f"{index + 1}> {said.strip()}", style="bold", soft_wrap=True)
 
 
-def _show_outcome(console: Console, reward: float, info: Mapping[str, Any]) -> None:
+def show_outcome(
+    console: Console, reward: float, info: Mapping[str, Any], feedback: str = ""
+) -> None:
+    """What became of an answer, with what may be said of it, if anything."""
     parts = [
         "" if info.get("action_valid", True) else "not understood",
         f"reward {reward:g}" if reward else "",
-        str(info.get("feedback", "")),
+        feedback,
     ]
     told = "; ".join(part for part in parts if part)
     if told:
@@ -381,6 +348,7 @@ def _show_outcome(console: Console, reward: float, info: Mapping[str, Any]) -> N
 
 
 def show_end(console: Console, success: bool, turns: int, end: str) -> None:
+    """How an episode ended, in a line."""
     counted = "1 turn" if turns == 1 else f"{turns} turns"
     if success:
         console.print(f"solved in {counted}", style="bold green")

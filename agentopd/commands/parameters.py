@@ -52,7 +52,8 @@ Model = Annotated[
 Player = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A model's folder, zoo:NAME, a run's folder, or human: you play."
+        metavar="MODEL",
+        help="A model's folder, zoo:NAME, a run's folder; with --as-human an environment.",
     ),
 ]
 Environment = Annotated[
@@ -154,6 +155,16 @@ Habits = Annotated[
 SplitName = Annotated[str | None, typer.Option(metavar="NAME", help="Short for -o split=NAME.")]
 Delay = Annotated[
     float, typer.Option(min=0, metavar="S", help="Seconds between what is shown on a terminal.")
+]
+AsHuman = Annotated[
+    bool, typer.Option("--as-human", help="Play it yourself; MODEL is the environment.")
+]
+SaveText = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.jsonl",
+        help="Add what you play to a file, a line an episode, which agentopd collect reads.",
+    ),
 ]
 Raw = Annotated[
     bool, typer.Option("--raw", help="Do not put what you type into <action></action>.")

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import gymnasium
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SerializeAsAny, field_validator, model_validator
 
 from agentopd.base.objects import load_object
 from agentopd.base.parts import Part, Settings
@@ -32,6 +32,7 @@ from agentopd.environment.contract import (
     system_prompt,
     without_reasoning,
 )
+from agentopd.environment.opponents import Host
 from agentopd.environment.registry import make
 from agentopd.environment.tools import Syntax, Tool, ToolError
 
@@ -369,9 +370,22 @@ class EnvSettings(Settings):
     options: dict[str, Any] = Field(default_factory=dict)
     wrappers: list[SerializeAsAny[Wrapper]] = Field(default_factory=list)
 
+    _host: Host | None = PrivateAttr(default=None)
+
+    @property
+    def host(self) -> Host | None:
+        """Who brings an opponent that is the student; None where nobody does."""
+        return self._host
+
+    def face(self, host: Host) -> None:
+        """Let every environment that is built from now on know who brings its opponent."""
+        self._host = host
+
     def build(self, **more: Any) -> Env:
         """A fresh environment in its wrappers."""
         env = make(self.id, {**self.options, **more})
+        if self._host and (face := declared(env, "face", None)):
+            face(self._host)
         for wrapper in self.wrappers:
             env = wrapper.wrap(env)
         return env

@@ -28,6 +28,9 @@ import agentopd.privilege.writing.experience
 import agentopd.privilege.writing.hindsight
 import agentopd.privilege.writing.hints
 import agentopd.privilege.writing.skills
+import agentopd.rollout.opponents.model
+import agentopd.rollout.opponents.rival
+import agentopd.rollout.opponents.served
 import agentopd.rollout.policies.bridged
 import agentopd.rollout.policies.demonstrations
 import agentopd.rollout.policies.hinted

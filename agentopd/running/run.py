@@ -31,6 +31,7 @@ from agentopd.rollout.failures import (
     refuse_failures,
     unopened,
 )
+from agentopd.rollout.opponents.rival import rival_of
 from agentopd.rollout.policies.base import Rollout
 from agentopd.rollout.sampler import SamplerFailed
 from agentopd.running.cast import cast_of
@@ -101,6 +102,7 @@ class Run:
                 source.meet(self.student, self.config.teacher)
         self.gold = self.config.gold.store(self.student) if self.config.gold else []
         refuse_unmoved(self.student.name, self.student.module)
+        self.rival = rival_of(self.config.env, self.student)
         self.config.rollout.join(processes)
         inferred = self.config.inferred_reward
         posterior = inferred.posterior(self.student) if inferred else None
@@ -216,6 +218,8 @@ class Run:
         self.sampler.moved()
         if self.taking_part:
             self.config.teacher.sync(self.student, step)
+        if self.rival:
+            self.rival.sync(self.student, step)
         self.step = step + 1
         return update
 
@@ -263,6 +267,7 @@ class Run:
         teacher = self.config.teacher.tensors() if self.taking_part else {}
         unit, posterior = self.config.unit, self.learner.posterior
         beside = {"unit": unit.tensors(), "inferred": posterior.tensors() if posterior else {}}
+        beside["rival"] = self.rival.tensors() if self.rival else {}
         folder, optimizer = self.out / "checkpoints", self.learner.optimizer
         save_checkpoint(folder, self.student, optimizer, teacher, progress, beside)
 
@@ -377,6 +382,8 @@ class Run:
             self.config.teacher.restore(teacher)
         if self.learner.posterior:
             self.learner.posterior.restore(tensors_beside(checkpoint, "inferred", self.student))
+        if self.rival:
+            self.rival.restore(tensors_beside(checkpoint, "rival", self.student))
         for source, state in zip(self.config.privilege, progress.sources, strict=True):
             source.restore(state)
         self.config.unit.restore(progress.unit)

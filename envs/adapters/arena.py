@@ -13,21 +13,21 @@ The reward is the game's own, given at its end; the whole of it, 1, is success.
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import inspect
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
+from urllib.parse import parse_qsl
 
-from agentopd.base.objects import load_object
-from agentopd.environment.checks.subject import Caught
+import yaml
+
 from agentopd.environment.contract import Info, TextEnv, parse_action
 from agentopd.environment.splits import split_of
-from agentopd.envs.adapters import library
+from agentopd.envs.adapters.arena_library import find_game, foreign, reason
 from agentopd.envs.adapters.arena_oracles import KNOWN
+from agentopd.envs.adapters.duels.env import Duel
 from agentopd.envs.adapters.isolation import Isolation
 from agentopd.envs.puzzle import SPLITS, Outcome, Prompt, Split, check_choice, check_number
 
@@ -42,18 +42,44 @@ You may think first inside <think></think>. End your answer with your move insid
 _EXAMPLE = " For example\n<action>{}</action>."
 _BRIEF = "Play the game: one move inside <action></action>."
 _MISSING = "No <action></action> in the answer."
-_ONLINE = ("GuessWho", "TwentyQuestions")
-"""Games that ask a language model over the network."""
 _COUNTING = ("LightsOut",)
 """Games that count the turns themselves: an end on the last one is the limit's."""
 _REFUSAL = re.compile(r"Reason: (.*?) Please resubmit", re.DOTALL)
 """The part of a refusal that says what was wrong."""
-_VERSIONS = ("-raw", "-train")
 
 
-def build(name: str, **options: Any) -> Arena:
-    """The environment of `textarena:NAME`; see `Arena`."""
-    return Arena(name, **options)
+def build(name: str, **options: Any) -> Arena | Duel:
+    """The environment of `textarena:NAME`; see `Arena`, and with an `opponent` see `Duel`.
+
+    Options may stand in the name too: `textarena:Nim-v0?opponent=random&seat=0`.
+
+    Raises:
+        ValueError: an option there is not written KEY=VALUE, or is given twice; or see the classes.
+    """
+    name, asked, query = name.partition("?")
+    given = {**_options(name, query), **options} if asked else options
+    if clash := sorted({*options} & {*_options(name, query)}):
+        raise ValueError(f"{name} is given {clash[0]!r} in its name and as an option: leave one")
+    return Duel(name, **given) if {"opponent", "seat"} & {*given} else Arena(name, **given)
+
+
+def _options(name: str, query: str) -> dict[str, Any]:
+    """What stands behind the question mark of a name; values are YAML.
+
+    Raises:
+        ValueError: it is no list of KEY=VALUE, or a value is no YAML.
+    """
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+        found = {key: yaml.safe_load(value) for key, value in pairs}
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"textarena:{name}?{query}: write options as KEY=VALUE, with & between them, as in "
+            f"textarena:{name}?opponent=random&seat=0"
+        ) from error
+    if len(found) < len(pairs):
+        raise ValueError(f"textarena:{name}?{query}: an option stands there twice, leave one")
+    return found
 
 
 class Arena(TextEnv):
@@ -104,9 +130,9 @@ class Arena(TextEnv):
         self._playing = False
 
     def _make(self, isolation: Isolation) -> Any:
-        with _foreign(isolation) as caught:
+        with foreign(isolation) as caught:
             return self._type(**self._options)
-        raise ValueError(f"{self.name} cannot be played here: {_reason(caught.error)}")
+        raise ValueError(f"{self.name} cannot be played here: {reason(caught.error)}")
 
     def _prompt(self, game: Any) -> str:
         if self._brief:
@@ -155,10 +181,10 @@ class Arena(TextEnv):
     def _start(self, seed: int) -> None:
         self._isolation = Isolation(seed)
         self._game = self._make(self._isolation)
-        with _foreign(self._isolation) as caught:
+        with foreign(self._isolation) as caught:
             self._game.reset(num_players=1, seed=seed)
         if caught.error:
-            raise ValueError(f"{self.name} cannot be played here: {_reason(caught.error)}")
+            raise ValueError(f"{self.name} cannot be played here: {reason(caught.error)}")
         # Invalid answers and the turn limit are ours to count.
         self._game.state.error_allowance = self._game.state.max_turns = math.inf
         self._knowledge = self._knows(self._game) if self._knows else None
@@ -195,7 +221,7 @@ class Arena(TextEnv):
 
     def _play(self, content: str) -> tuple[str, Outcome]:
         """What the game says to a move, and what became of it."""
-        with _foreign(self._isolation) as caught:
+        with foreign(self._isolation) as caught:
             self._game.step(content if "[" in content else f"[{content}]")
         shown = self._heard()
         state = self._game.state
@@ -235,64 +261,3 @@ class Arena(TextEnv):
             if not over and (plan := self._knowledge.plan()):
                 info["oracle"] = " ".join(plan)
         return info
-
-
-def game_names() -> list[str]:
-    """What TextArena registers, without its own wrappings.
-
-    Raises:
-        ValueError: TextArena is not installed.
-    """
-    games = library("textarena.envs.registration", "textarena").ENV_REGISTRY
-    return [name for name in games if not name.endswith(_VERSIONS)]
-
-
-def find_game(name: str, options: Mapping[str, Any]) -> tuple[type[Any], dict[str, Any]]:
-    """The class of a game, and the options it is built with.
-
-    Raises:
-        ValueError: there is no such game or option, or it cannot be played here; with the reason.
-    """
-    games = library("textarena.envs.registration", "textarena").ENV_REGISTRY
-    for ending in _VERSIONS:
-        if name.endswith(ending) and (plain := name.removesuffix(ending)) in games:
-            raise ValueError(f"{name} is TextArena's own wrapping: write textarena:{plain}")
-    if name not in games:
-        close = difflib.get_close_matches(name, game_names(), n=1, cutoff=0.4)
-        hint = f"did you mean {close[0]}?" if close else "docs/textarena.md lists those that run"
-        raise ValueError(f"TextArena has no game {name!r}; {hint}")
-    if name.partition("-v")[0] in _ONLINE:
-        raise ValueError(f"{name} cannot be played here: it asks a language model over the network")
-    with _foreign(Isolation(0)) as caught:
-        found = load_object(games[name].entry_point)
-    if caught.error:
-        raise ValueError(f"{name} cannot be played here: {_reason(caught.error)}")
-    # Every game for one player makes this state in reset(); the others refuse or need opponents.
-    if "SinglePlayerState" not in found.reset.__code__.co_names:
-        raise ValueError(f"{name} is no game for one player")
-    known = [key for key in inspect.signature(found).parameters if key != "max_turns"]
-    if unknown := sorted(set(options) - set(known)):
-        raise ValueError(f"{name} has no option {unknown[0]!r}; it takes: {', '.join(known)}")
-    return found, {**games[name].kwargs, **options}
-
-
-@contextlib.contextmanager
-def _foreign(isolation: Isolation) -> Iterator[Caught]:
-    """Where code of TextArena runs: isolated, without downloads; what it raises is kept."""
-    corpora, caught = library("nltk", "textarena"), Caught()
-    download = corpora.download
-    with isolation:
-        # Some games fetch word lists when they are imported.
-        corpora.download = lambda *_, **__: False
-        try:
-            with caught:
-                yield caught
-        finally:
-            corpora.download = download
-
-
-def _reason(error: BaseException | None) -> str:
-    """What was raised, in a line."""
-    lines = [line.strip(" *") for line in str(error).splitlines()]
-    said = next(filter(None, lines), "")
-    return f"{type(error).__name__}: {said}"

@@ -1,4 +1,4 @@
-"""Which games of TextArena run here with one player, how fast, and why the others do not."""
+"""Which games of TextArena run here with one player or two, how fast, and why others do not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from agentopd.environment.checks.subject import Caught
-from agentopd.envs.adapters.arena import Arena, game_names
+from agentopd.envs.adapters.arena import Arena
+from agentopd.envs.adapters.arena_library import game_names
+from agentopd.envs.adapters.duels.env import Duel
 
 _MOVES = ("1 1", "up", "5", "A C", "red", "1 2 3", "hit", "continue", "a", "1 2 3 4")
 """Some that one game or another takes; a refused move is a step too."""
@@ -17,7 +19,8 @@ _MOVES = ("1 1", "up", "5", "A C", "red", "1 2 3", "hit", "continue", "a", "1 2 
 class Row:
     """One game: how many resets and steps a second, or the reason why it does not run.
 
-    `garbage` says how many answers of chance it refused, or what one of them did to it.
+    `garbage` says how many answers of chance it refused, or what one of them did to it. Of a game
+    for two, `opponents` are those that can play it without a model.
     """
 
     name: str
@@ -26,6 +29,8 @@ class Row:
     limit: int = 0
     garbage: str = ""
     reason: str = ""
+    players: int = 1
+    opponents: tuple[str, ...] = ()
 
 
 def survey(answers: Sequence[str], seconds: float = 0.2) -> Iterator[Row]:
@@ -42,7 +47,20 @@ def survey(answers: Sequence[str], seconds: float = 0.2) -> Iterator[Row]:
         caught, row = Caught(), None
         with caught:
             row = replace(_timed(name, seconds), garbage=withstood(name, answers))
-        yield row or Row(name, reason=str(caught.error).removeprefix(f"{name} "))
+        said = str(caught.error).removeprefix(f"{name} ")
+        yield row or (_for_two(name) if "but for two" in said else Row(name, reason=said))
+
+
+def _for_two(name: str) -> Row:
+    """A game for two, and who can play it without a model."""
+    limit, opponents, said = 0, list[str](), ""
+    for opponent in ("random", "scripted"):
+        with Caught() as caught:
+            limit = Duel(name, opponent=opponent).turn_limit
+            opponents.append(opponent)
+        said = said or str(caught.error or "").removeprefix(f"{name} ")
+    reason = said if "cannot be played here" in said else ""
+    return Row(name, limit=limit, reason=reason, players=2, opponents=tuple(opponents))
 
 
 def _timed(name: str, seconds: float) -> Row:
@@ -87,14 +105,15 @@ def withstood(name: str, answers: Sequence[str]) -> str:
 
 def page(rows: list[Row], answers: int) -> str:
     """The rows as a page in Markdown; `answers` says how many of chance each game was given."""
-    run = [row for row in rows if not row.reason]
+    run = [row for row in rows if not row.reason and row.players == 1]
+    two = [row for row in rows if not row.reason and row.players == 2]
     fail = [row for row in rows if row.reason and "one player" not in row.reason]
     more = [row.name for row in rows if "one player" in row.reason]
     lines = [
-        f"Of {len(rows)} games {len(run)} run with one player, {len(more)} are for more players, "
-        f"{len(fail)} cannot be played here. A step is an answer, refused or not. The last column "
-        f"says how many of {answers:,} answers of chance were refused; one that raised, or ended "
-        "the episode although it was refused, would be named there.",
+        f"Of {len(rows)} games {len(run)} run with one player, {len(two)} with two, {len(more)} "
+        f"are for more players, {len(fail)} cannot be played here. A step is an answer, refused or "
+        f"not. The last column says how many of {answers:,} answers of chance were refused; one "
+        "that raised, or ended the episode although it was refused, would be named there.",
         "",
         "| game | resets a second | steps a second | turns | refused |",
         "|---|---:|---:|---:|---:|",
@@ -104,9 +123,25 @@ def page(rows: list[Row], answers: int) -> str:
         "|---|---|",
         *(f"| {row.name} | {_short_reason(row.reason)} |" for row in fail),
         "",
+        *_pages_of_two(two),
+        "",
         f"For more players: {', '.join(more)}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _pages_of_two(rows: Sequence[Row]) -> list[str]:
+    """Which games for two there are, by who can play them besides models."""
+    heads = {
+        "for two, also against random and scripted": ("random", "scripted"),
+        "for two, also against random": ("random",),
+        "for two, against models alone": (),
+    }
+    names = {
+        head: ", ".join(row.name for row in rows if row.opponents == known)
+        for head, known in heads.items()
+    }
+    return [f"- {head}: {listed}." for head, listed in names.items() if listed]
 
 
 def _line(row: Row) -> str:

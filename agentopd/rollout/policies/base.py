@@ -16,6 +16,7 @@ from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.parallel.processes import ALONE, Processes
 from agentopd.rollout.acting.roles import STUDENTS, Adviser, Recall, Teller
+from agentopd.rollout.opponents.rival import Mirror
 from agentopd.rollout.pool import EpisodePool, Limits, Task
 from agentopd.rollout.sampler import Sampler
 from agentopd.signal.truncation import WHOLE, Truncation
@@ -238,6 +239,9 @@ class Rollout(Conduct, family="rollout"):
     ) -> EpisodePool:
         """The pool that plays with these limits; no context outgrows the student's positions."""
         context = int(min(self.max_context, student.positions))
+        if env.host is None:
+            env = env.model_copy()
+            env.face(Mirror(student))
         return EpisodePool(
             env_id=env.id,
             make_env=lambda: env.build(**options),

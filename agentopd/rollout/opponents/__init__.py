@@ -1,0 +1,1 @@
+"""Language models that play against the student inside an environment for two."""
