@@ -107,6 +107,8 @@ class Run:
         inferred = self.config.inferred_reward
         posterior = inferred.posterior(self.student) if inferred else None
         self.learner = Learner(self.student, self.config.teacher, self.config, processes, posterior)
+        beside = {"inferred": posterior, "rival": self.rival}
+        self._beside = {name: model for name, model in beside.items() if model}
         self._start = self.student.digest() if self._needs_start() else ""
         teacher = self.config.teacher if self.taking_part else None
         self.config.rollout.prepare(cast_of(self.config, self.student, teacher))
@@ -265,9 +267,8 @@ class Run:
             start=self._start,
         )
         teacher = self.config.teacher.tensors() if self.taking_part else {}
-        unit, posterior = self.config.unit, self.learner.posterior
-        beside = {"unit": unit.tensors(), "inferred": posterior.tensors() if posterior else {}}
-        beside["rival"] = self.rival.tensors() if self.rival else {}
+        beside = {name: model.tensors() for name, model in self._beside.items()}
+        beside["unit"] = self.config.unit.tensors()
         folder, optimizer = self.out / "checkpoints", self.learner.optimizer
         save_checkpoint(folder, self.student, optimizer, teacher, progress, beside)
 
@@ -343,10 +344,7 @@ class Run:
             "seconds": self.clock.seconds - self.clock.stages["evaluate"],
             "train": {**rollout_probes(trajectories), "dead_groups": dead_groups(trajectories)},
             "loss": update.loss,
-            "probes": {
-                **update.probes,
-                "scalars": {**update.scalars, **numbers, **told},
-            },
+            "probes": {**update.probes, "scalars": {**update.scalars, **numbers, **told}},
             "stages": stages,
             "tokens": tokens,
         }
@@ -380,10 +378,8 @@ class Run:
         teacher = restore_weights(checkpoint, self.student, self.learner.optimizer)
         if teacher:
             self.config.teacher.restore(teacher)
-        if self.learner.posterior:
-            self.learner.posterior.restore(tensors_beside(checkpoint, "inferred", self.student))
-        if self.rival:
-            self.rival.restore(tensors_beside(checkpoint, "rival", self.student))
+        for name, model in self._beside.items():
+            model.restore(tensors_beside(checkpoint, name, self.student))
         for source, state in zip(self.config.privilege, progress.sources, strict=True):
             source.restore(state)
         self.config.unit.restore(progress.unit)
