@@ -21,8 +21,7 @@ from agentopd.envs.adapters.played.jvm import Machine
 from agentopd.envs.puzzle import SPLITS, Outcome, Prompt, Split, check_choice, check_number
 
 GAMES = (
-    "cookingworld", "twc", "coin", "mapreader", "arithmetic", "sorting", "simonsays",
-    "simonsays-memory", "peckingorder",
+    "cookingworld", "twc", "coin", "mapreader", "arithmetic", "sorting", "simonsays", "peckingorder",
 )  # fmt: skip
 _ENDLESS = 10**9
 """Steps that the package is to allow: the limit is ours."""
@@ -48,7 +47,6 @@ _GUIDES = {
     "says into the box.",
     "sorting": "Put the things into the box, the least first; mind the units.",
     "simonsays": "Do what Simon says at once.",
-    "simonsays-memory": "Do what Simon said, in order.",
     "peckingorder": "Read the instructions again after each step and do what they say.",
 }
 
@@ -65,6 +63,8 @@ class Express(Played):
         name: of `GAMES`.
         split: the published fold of seeds (dev is `validation`); seed n plays the fold's seed n
             modulo their number.
+        oracle: whether the way is told, which each start of the game draws anew (the task it does
+            not): without it equal seeds give equal episodes to the last fact.
         max_turns: answers before the episode is truncated.
         prompt: the forms of commands, or one line.
         show_commands: whether each observation lists the commands that do something.
@@ -88,6 +88,7 @@ class Express(Played):
         name: str,
         *,
         split: Split = "train",
+        oracle: bool = True,
         max_turns: int = 50,
         prompt: Prompt = "full",
         show_commands: bool = False,
@@ -110,6 +111,7 @@ class Express(Played):
             check_number(key, value, 0)
         package = library("textworld_express", "express")
         self.split, self._kind, self._lists = split, name, show_commands
+        self._tells = oracle
         self._parameters = ",".join(f"{key}={value}" for key, value in sorted(parameters.items()))
         self._machine = Machine(
             lambda: package.TextWorldExpressEnv(envStepLimit=_ENDLESS), memory, "TextWorldExpress"
@@ -129,8 +131,9 @@ class Express(Played):
             }
             self._seeds = listed[self.split]()
         seed = int(self._seeds[number % len(self._seeds)])
-        text, said = game.reset(seed=seed, gameFold=_FOLDS[self.split], generateGoldPath=True)
-        self._path, self._said = Path(game.getGoldActionSequence()), said
+        fold = _FOLDS[self.split]
+        text, said = game.reset(seed=seed, gameFold=fold, generateGoldPath=self._tells)
+        self._path, self._said = Path(game.getGoldActionSequence() if self._tells else ()), said
         named = "/".join(filter(None, (self._kind, self._parameters)))
         return Begun(
             task_id=f"express/{self.split}/{named}/{seed}",

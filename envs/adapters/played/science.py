@@ -58,6 +58,8 @@ class Science(Played):
             variation n modulo their number.
         simplifications: of the simulator, with commas: `easy` for all of them, `teleportAction`,
             `openDoors`, `openContainers`, `selfWateringFlowerPots`, `noElectricalAction`; or none.
+        oracle: whether the way is told, which each start of the game draws anew (the task it does
+            not): without it equal seeds give equal episodes to the last fact.
         max_turns: answers before the episode is truncated.
         prompt: the forms of commands, or one line.
         admissible: whether `info` lists the commands that do something, hundreds of them, which
@@ -81,6 +83,7 @@ class Science(Played):
         *,
         split: Split = "train",
         simplifications: str = "",
+        oracle: bool = True,
         max_turns: int = 100,
         prompt: Prompt = "full",
         admissible: bool = False,
@@ -96,7 +99,8 @@ class Science(Played):
         package = library("scienceworld", "science")
         tasks = sorted(set(library("scienceworld.constants", "science").ID2TASK.values()))
         check_choice("the task", name, (ALL, *tasks))
-        self.split, self._lists, self._simplifications = split, admissible, simplifications
+        self.split, self._lists, self._tells = split, admissible, oracle
+        self._simplifications = simplifications
         self._tasks = tasks if name == ALL else [name]
         self._machine = Machine(
             lambda: package.ScienceWorldEnv("", envStepLimit=_ENDLESS), memory, "ScienceWorld"
@@ -111,8 +115,8 @@ class Science(Played):
         task = self._tasks[number % len(self._tasks)]
         variations = self._variations(game, task)
         variation = variations[number // len(self._tasks) % len(variations)]
-        game.load(task, variation, self._simplifications, generateGoldPath=True)
-        self._path = Path(game.get_gold_action_sequence())
+        game.load(task, variation, self._simplifications, generateGoldPath=self._tells)
+        self._path = Path(game.get_gold_action_sequence() if self._tells else ())
         self._score = 0
         self._list(game)
         told = str(game.get_task_description()).removeprefix("Task Description:").strip()
