@@ -1,4 +1,4 @@
-"""Small games in ALFWorld's format: a room, a thing to move, its domain and grammar as published."""
+"""Small games in ALFWorld's format: a thing to move in a room, with its domain and grammar."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def write_game(folder: Path, package: Path, thing: int, target: int, solvable: b
     return path
 
 
-def write_split(folder: Path, package: Path, games: int) -> None:
-    """Write so many games, each in a folder named as ALFWorld's are."""
-    for number in range(games):
+def write_games(folder: Path, package: Path, numbers: range) -> None:
+    """Write the games of those numbers, twelve of which differ, in folders named as ALFWorld's."""
+    for number in numbers:
         thing, target = number % len(_THINGS), number // len(_THINGS) % len(_PLACES)
         kind = f"pick_and_place_simple-{_THINGS[thing]}-None-{_PLACES[target]}-{number}"
         write_game(folder / kind / "trial_0", package, thing, target)

@@ -46,7 +46,7 @@ You may think first inside <think></think>. End your answer with one command ins
 <action></action>, for example
 <action>go to desk 1</action>."""
 _BRIEF = "Household: one command inside <action></action>."
-_GUIDES = dict(
+_GUIDES: dict[str, str] = dict(
     zip(
         TYPES,
         (

@@ -21,11 +21,12 @@ from agentopd.envs.adapters.played.jvm import Machine
 from agentopd.envs.puzzle import SPLITS, Outcome, Prompt, Split, check_choice, check_number
 
 GAMES = (
-    "cookingworld", "twc", "coin", "mapreader", "arithmetic", "sorting", "simonsays", "peckingorder",
+    "cookingworld", "twc", "coin", "mapreader", "arithmetic", "sorting", "simonsays",
+    "peckingorder",
 )  # fmt: skip
 _ENDLESS = 10**9
 """Steps that the package is to allow: the limit is ours."""
-_FOLDS = dict(zip(SPLITS, ("train", "dev", "test"), strict=True))
+_FOLDS: dict[str, str] = dict(zip(SPLITS, ("train", "dev", "test"), strict=True))
 _UNKNOWN = "Unknown action:"
 _FREE = ("look around", "inventory", "task", "help")
 """Commands after which the game is as it was."""

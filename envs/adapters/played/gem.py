@@ -1,9 +1,9 @@
 """GEM's environments: `agentopd.make("gem:game:Mastermind-v0-easy")`.
 
 What is mapped: the student reads what GEM's own prompts do, the board (`suffix`) behind the text,
-and answers as they say, in `\\boxed{}`; an answer without one never reaches the game. An answer in a
-form that the game refuses, which ends a game of GEM's, costs a turn here: the game is put back to
-where it was. GEM's turn limit, which it calls terminated and truncated at once, is a truncation.
+and answers as they say, in `\\boxed{}`; an answer without one never reaches the game. One that
+the game refuses, which ends a game of GEM's, costs a turn here: the game is put back to where it
+was. GEM's turn limit, which it calls terminated and truncated at once, is a truncation.
 Draws come from a random state of the episode's own (GEM seeds the process's). The reward is GEM's
 but for refusals, which are paid nothing; an end paid 1 or more is a success.
 
@@ -88,9 +88,7 @@ class Gem(Played):
         if self._form is _TAGGED:
             rules = {key: text.replace("\\boxed{}", form) for key, text in rules.items()}
             rules = {key: text.replace("{}", "") for key, text in rules.items()}
-        super().__init__(
-            f"GEM's {name}", max_turns=limit, prompt=prompt, rules=rules, shown=shown
-        )
+        super().__init__(f"GEM's {name}", max_turns=limit, prompt=prompt, rules=rules, shown=shown)
         self._id, self._score = name, 0.0
 
     @staticmethod
@@ -152,9 +150,7 @@ class Gem(Played):
             over=over,
             truncated=bool(terminated or truncated) and not over,
             success=solved,
-            outcome=Outcome(
-                mistake="" if solved or not feedback else "fails", feedback=feedback
-            ),
+            outcome=Outcome(mistake="" if solved or not feedback else "fails", feedback=feedback),
         )
 
     def _read(self, answer: str) -> str | None:

@@ -29,9 +29,9 @@ _UNKNOWN = "No known action matches that input."
 _AMBIGUOUS = "Ambiguous request"
 _RULES = """You do an experiment in a house with laboratories, one command a turn.
 Commands are: look around, look at OBJ, look in OBJ, inventory, task, open OBJ, close OBJ, go to \
-LOC, teleport to LOC, pick up OBJ, put down OBJ, move OBJ to OBJ, pour OBJ in OBJ, dunk OBJ in OBJ, \
-mix OBJ, activate OBJ, deactivate OBJ, use OBJ on OBJ, read OBJ, eat OBJ, flush OBJ, connect OBJ \
-to OBJ, disconnect OBJ, examine OBJ, focus on OBJ, wait, wait1; a number where one is asked for.
+LOC, teleport to LOC, pick up OBJ, put down OBJ, move OBJ to OBJ, pour OBJ in OBJ, \
+dunk OBJ in OBJ, mix OBJ, activate OBJ, deactivate OBJ, use OBJ on OBJ, read OBJ, eat OBJ, \
+flush OBJ, connect OBJ to OBJ, disconnect OBJ, examine OBJ, focus on OBJ, wait, wait1; a number where one is asked for.
 focus on OBJ says that OBJ is the thing the task asks for: a wrong one fails it. wait1 lets one \
 moment pass, wait ten.
 You may think first inside <think></think>. End your answer with one command inside \

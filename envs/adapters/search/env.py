@@ -24,8 +24,8 @@ _PASSAGE = 1_000
 """Characters of a passage that are shown."""
 _FORM = "Write search WORDS or answer TEXT inside <action></action>."
 _RULES = """You answer a question with the help of a search over a collection of passages.
-Each turn either search, which shows the passages found, or answer, which ends the task; the answer \
-is a few words, no sentence.
+Each turn either search, which shows the passages found, or answer, which ends the task; the \
+answer is a few words, no sentence.
 You may think first inside <think></think>. End each turn with one of these inside \
 <action></action>, for example
 <action>search height of the Eiffel Tower</action> or

@@ -34,8 +34,8 @@ Hungary|Budapest|Europe|forint
 Iceland|Reykjavík|Europe|króna
 India|New Delhi|Asia|rupee
 Indonesia|Jakarta|Asia|rupiah
-Israel|Jerusalem|Asia|shekel
 Japan|Tokyo|Asia|yen
+Jordan|Amman|Asia|dinar
 Kazakhstan|Astana|Asia|tenge
 Kenya|Nairobi|Africa|shilling
 Laos|Vientiane|Asia|kip
@@ -47,6 +47,7 @@ Nepal|Kathmandu|Asia|rupee
 New Zealand|Wellington|Oceania|dollar
 Nigeria|Abuja|Africa|naira
 Norway|Oslo|Europe|krone
+Oman|Muscat|Asia|rial
 Papua New Guinea|Port Moresby|Oceania|kina
 Paraguay|Asunción|South America|guaraní
 Peru|Lima|South America|sol
@@ -56,7 +57,6 @@ Romania|Bucharest|Europe|leu
 Samoa|Apia|Oceania|tālā
 Sweden|Stockholm|Europe|krona
 Thailand|Bangkok|Asia|baht
-Tonga|Nukuʻalofa|Oceania|paʻanga
 Turkey|Ankara|Asia|lira
 Ukraine|Kyiv|Europe|hryvnia
 Uruguay|Montevideo|South America|peso
@@ -104,5 +104,7 @@ def _questions() -> Iterator[Mapping[str, Any]]:
             }  # fmt: skip
 
 
-def _states() -> Iterator[list[str]]:
-    return (line.split("|") for line in _STATES.strip().splitlines())
+def _states() -> Iterator[tuple[str, str, str, str]]:
+    for line in _STATES.strip().splitlines():
+        name, capital, continent, money = line.split("|")
+        yield name, capital, continent, money
