@@ -109,7 +109,7 @@ def dies_alone(env: Any) -> None:
     _, info = env.reset(seed=0)
     first = info["oracle"].splitlines()[0]
     kill(env)
-    with pytest.raises(Exception, match="(?i)java|network|connect|send"):
+    with pytest.raises(Exception, match=r"(?i)java|network|connect|send"):
         env.step(f"<action>{first}</action>")
     assert follow(env, 0)[1]["success"]
     kill(env)

@@ -5,8 +5,9 @@ TextWorld; a folder of TextWorld's compiled games (`.z8`) is played in the same 
 
 What is mapped: the banner is cut off; the reward is 1 for a won game (of compiled games what the
 score rose by, as a share of the highest); success is a won game. The oracle is TextWorld's plan
-from the state as it is, made anew after each command. Commands that the game cannot carry out are
-answered by `Nothing happens.` and are no valid actions.
+from the state as it is, made anew after each command. Commands that do nothing here are answered by
+`Nothing happens.`, as ALFWorld's games do, without being given to the game: the interpreter of
+compiled games ends the whole process over some texts.
 
 Source: arXiv 2010.03768; the packages `alfworld`, 0.4, and `textworld`, 1.7.
 """
@@ -36,6 +37,7 @@ _SPLITS: tuple[Published, ...] = ("train", "valid_seen", "valid_unseen")
 _UNSOLVABLE = re.compile(r'"solvable":\s*false')
 _LEFT_OUT = ("movable", "Sliced")
 """Parts of folders' names whose games ALFWorld leaves out too."""
+_NOTHING = "Nothing happens."
 _BANNER = re.compile(r"\s*-= Welcome to TextWorld, ALFRED! =-\s*")
 _RULES = """You do a household task, one command a turn; the task is told first.
 Commands are: look, inventory, go to PLACE, open PLACE, close PLACE, take THING from PLACE, move \
@@ -145,7 +147,11 @@ class AlfWorld(Played):
         known = {given.lower(): given for given in self._admissible()}
         wanted = " ".join(command.lower().split())
         before, plan = self._score, self._plan()
-        self._state, _, _ = self._game.step(known.get(wanted, wanted))
+        if wanted not in known:
+            problem = f"{command[:60]!r} cannot be done here."
+            outcome = Outcome(feedback=problem, mistake="impossible action")
+            return Heard(self._listing(_NOTHING), valid=False, outcome=outcome)
+        self._state, _, _ = self._game.step(known[wanted])
         won, lost = bool(self._state.get("won")), bool(self._state.get("lost"))
         text = _said(self._state)
         return Heard(
@@ -153,15 +159,11 @@ class AlfWorld(Played):
             reward=self._score - before,
             over=won or lost,
             success=won,
-            valid=wanted in known,
-            outcome=self._judged(command[:60], wanted in known, plan),
+            outcome=self._judged(command[:60], plan),
         )
 
-    def _judged(self, command: str, possible: bool, plan: Sequence[str]) -> Outcome:
+    def _judged(self, command: str, plan: Sequence[str]) -> Outcome:
         """What became of a command, by the plans before and after it."""
-        if not possible:
-            problem = f"{command!r} cannot be done here."
-            return Outcome(feedback=problem, mistake="impossible action")
         if self._state.get("won"):
             return Outcome(feedback=f"{command!r} completes the task.", facts={"nearer": True})
         if self._state.get("lost"):

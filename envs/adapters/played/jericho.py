@@ -28,6 +28,8 @@ _LEAVES = re.compile(
     r"tw-|random|showobj|trace|tree|purloin|abstract|gonear)\b"
 )
 _SEVERAL = re.compile(r"[.;\n]\s*\w|\bthen\b")
+_PLAIN = re.compile(r"[a-z0-9][a-z0-9 ,.'\"?!-]*")
+"""What the interpreter is given: over other signs it may end the whole process."""
 _ENDED = re.compile(r"^\s*\*\*\*\s*(.+?)\s*\*\*\*\s*$", re.MULTILINE)
 _SCORED = re.compile(r"You scored (\d+) out of a possible (\d+)")
 _LONGEST = 190
@@ -105,7 +107,8 @@ class Jericho(Played):
 
     def _act(self, command: str) -> Heard:
         command = " ".join(command.lower().split())
-        if _LEAVES.match(command) or _SEVERAL.search(command) or len(command) > _LONGEST:
+        refused = _LEAVES.match(command) or _SEVERAL.search(command) or len(command) > _LONGEST
+        if refused or not _PLAIN.fullmatch(command):
             problem = "Write one short command that is part of the story."
             return Heard(problem, valid=False, outcome=Outcome(problem, mistake="refused action"))
         before, known = self._score, bool(self._path.left)

@@ -31,7 +31,8 @@ _RULES = """You do an experiment in a house with laboratories, one command a tur
 Commands are: look around, look at OBJ, look in OBJ, inventory, task, open OBJ, close OBJ, go to \
 LOC, teleport to LOC, pick up OBJ, put down OBJ, move OBJ to OBJ, pour OBJ in OBJ, \
 dunk OBJ in OBJ, mix OBJ, activate OBJ, deactivate OBJ, use OBJ on OBJ, read OBJ, eat OBJ, \
-flush OBJ, connect OBJ to OBJ, disconnect OBJ, examine OBJ, focus on OBJ, wait, wait1; a number where one is asked for.
+flush OBJ, connect OBJ to OBJ, disconnect OBJ, examine OBJ, focus on OBJ, wait, wait1; \
+a number where one is asked for.
 focus on OBJ says that OBJ is the thing the task asks for: a wrong one fails it. wait1 lets one \
 moment pass, wait ten.
 You may think first inside <think></think>. End your answer with one command inside \
@@ -64,6 +65,8 @@ class Science(Played):
         prompt: the forms of commands, or one line.
         admissible: whether `info` lists the commands that do something, hundreds of them, which
             takes longer than a step.
+        fresh: whether each episode has a machine of its own: one that has played before lists some
+            things in another order, and tells another way.
         shown: characters of an observation.
         memory: of the Java machine's heap at most, in megabytes.
 
@@ -87,6 +90,7 @@ class Science(Played):
         max_turns: int = 100,
         prompt: Prompt = "full",
         admissible: bool = False,
+        fresh: bool = False,
         shown: int = SHOWN,
         memory: int = 1_024,
     ) -> None:
@@ -100,7 +104,9 @@ class Science(Played):
         tasks = sorted(set(library("scienceworld.constants", "science").ID2TASK.values()))
         check_choice("the task", name, (ALL, *tasks))
         self.split, self._lists, self._tells = split, admissible, oracle
-        self._simplifications = simplifications
+        self._simplifications, self._fresh = simplifications, fresh
+        if fresh:
+            self.metadata = {**self.metadata, "reusable": False}
         self._tasks = tasks if name == ALL else [name]
         self._machine = Machine(
             lambda: package.ScienceWorldEnv("", envStepLimit=_ENDLESS), memory, "ScienceWorld"
@@ -111,6 +117,8 @@ class Science(Played):
         self._listed: Sequence[str] | None = None
 
     def _begin(self, number: int) -> Begun:
+        if self._fresh:
+            self.drop()
         game = self._machine.game
         task = self._tasks[number % len(self._tasks)]
         variations = self._variations(game, task)
