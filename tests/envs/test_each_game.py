@@ -95,7 +95,8 @@ def test_machines_are_bounded_started_once_and_dropped(build: Any) -> None:
 
     before = os.environ.get("JAVA_TOOL_OPTIONS")
     machine = Machine(Game, 300, "A game")
-    assert machine.game is machine.game and found == [f"{before or ''} -Xmx300m".strip()]
+    assert machine.game is machine.game and len(found) == 1
+    assert found[0].startswith(before or "") and "-Xmx300m" in found[0]
     assert os.environ.get("JAVA_TOOL_OPTIONS") == before
     machine.drop()
     machine.drop()
@@ -225,9 +226,3 @@ def test_jericho_lists_commands_where_it_is_asked_to(build: Any) -> None:
     _, info = env.reset(seed=0)
     assert info["admissible"] == ["eat poison", "go to kitchen"]
     assert env.legal_actions() == ["eat poison", "go to kitchen", WAY[0]]
-
-
-def test_science_may_play_each_episode_in_a_machine_of_its_own(build: Any) -> None:
-    env = build("science:boil", fresh=True)
-    assert tasks(env, range(3)) and (Broken.started, Broken.closed) == (3, 2)
-    assert not env.metadata["reusable"] and build("science:boil").metadata["reusable"]

@@ -123,6 +123,29 @@ def test_scienceworld() -> None:
 
 
 @needs("scienceworld")
+def test_a_machine_that_has_played_plays_as_a_new_one() -> None:
+    """Of things without an order of their own too: this is what `reusable` promises."""
+
+    def told(env: Any, seed: int) -> list[Any]:
+        heard = [env.reset(seed=seed)]
+        for command in ("teleport to art studio", "look around", "teleport to kitchen"):
+            heard.append(env.step(f"<action>{command}</action>")[::4])
+        return heard
+
+    def fresh() -> Any:
+        return make("science:find-animal", {"simplifications": "easy", **JAVA})
+
+    used = fresh()
+    for seed in (1, 0):
+        told(used, seed)
+    for seed in (0, 1):
+        other = fresh()
+        assert told(used, seed) == told(other, seed)
+        other.close()
+    used.close()
+
+
+@needs("scienceworld")
 def test_scienceworld_s_machine_may_die() -> None:
     dies_alone(make("science:find-animal", {"simplifications": "easy", **JAVA}))
 

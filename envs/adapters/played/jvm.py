@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from agentopd.environment.checks.subject import Caught
+
+
+_EXACT = "-XX:+IgnoreUnrecognizedVMOptions -XX:+UnlockExperimentalVMOptions -XX:hashCode=2"
+"""Objects without a hash of their own get one and the same, so that the order of sets does not
+depend on what a machine has done before: otherwise ScienceWorld lists things in another order, and
+finds another way, in a machine that has played."""
 
 
 class Machine:
@@ -53,11 +59,11 @@ class Machine:
                 game.close()
 
     @contextmanager
-    def _bounded(self) -> Any:
-        """Where machines that are started have a bound; Java alone reads it."""
+    def _bounded(self) -> Iterator[None]:
+        """Where machines that are started are bounded and exact; Java alone reads the variable."""
         with self._starting:
             key, before = "JAVA_TOOL_OPTIONS", os.environ.get("JAVA_TOOL_OPTIONS")
-            os.environ[key] = f"{before or ''} -Xmx{self._memory}m".strip()
+            os.environ[key] = f"{before or ''} -Xmx{self._memory}m {_EXACT}".strip()
             try:
                 yield
             finally:

@@ -59,14 +59,11 @@ class Science(Played):
             variation n modulo their number.
         simplifications: of the simulator, with commas: `easy` for all of them, `teleportAction`,
             `openDoors`, `openContainers`, `selfWateringFlowerPots`, `noElectricalAction`; or none.
-        oracle: whether the way is told, which each start of the game draws anew (the task it does
-            not): without it equal seeds give equal episodes to the last fact.
+        oracle: whether the way is told.
         max_turns: answers before the episode is truncated.
         prompt: the forms of commands, or one line.
         admissible: whether `info` lists the commands that do something, hundreds of them, which
             takes longer than a step.
-        fresh: whether each episode has a machine of its own: one that has played before lists some
-            things in another order, and tells another way.
         shown: characters of an observation.
         memory: of the Java machine's heap at most, in megabytes.
 
@@ -90,7 +87,6 @@ class Science(Played):
         max_turns: int = 100,
         prompt: Prompt = "full",
         admissible: bool = False,
-        fresh: bool = False,
         shown: int = SHOWN,
         memory: int = 1_024,
     ) -> None:
@@ -104,9 +100,7 @@ class Science(Played):
         tasks = sorted(set(library("scienceworld.constants", "science").ID2TASK.values()))
         check_choice("the task", name, (ALL, *tasks))
         self.split, self._lists, self._tells = split, admissible, oracle
-        self._simplifications, self._fresh = simplifications, fresh
-        if fresh:
-            self.metadata = {**self.metadata, "reusable": False}
+        self._simplifications = simplifications
         self._tasks = tasks if name == ALL else [name]
         self._machine = Machine(
             lambda: package.ScienceWorldEnv("", envStepLimit=_ENDLESS), memory, "ScienceWorld"
@@ -117,8 +111,6 @@ class Science(Played):
         self._listed: Sequence[str] | None = None
 
     def _begin(self, number: int) -> Begun:
-        if self._fresh:
-            self.drop()
         game = self._machine.game
         task = self._tasks[number % len(self._tasks)]
         variations = self._variations(game, task)
