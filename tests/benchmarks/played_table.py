@@ -39,6 +39,7 @@ ROWS: tuple[tuple[str, str, str, dict[str, Any], bool], ...] = (
     ("skyrl-gym", "skyrl_gym", "skyrl:gsm8k", {"data": "MADE/sums.jsonl"}, True),
     ("skyrl-gym", "skyrl_gym", "skyrl:gsm8k_multi_turn", {"data": "MADE/sums.jsonl"}, True),
     ("jericho", "textworld", "jericho:MADE/made.z8", {"varied": True}, True),
+    ("nle", "nle", "nethack:NetHackStaircase-v0", {}, True),
     ("bm25s", "bm25s", "search:small", {}, True),
 )
 """Distribution, module, environment, options, whether it is checked here, which in Java takes

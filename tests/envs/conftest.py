@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 import stand_ins
 from stand_ins import Broken
@@ -57,6 +58,8 @@ def standing_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The stand-ins in the packages' places, and a program `java` that is never run."""
     for name, module in stand_ins.installed().items():
         monkeypatch.setitem(sys.modules, name, module)
+    for key, spec in stand_ins.registered().items():
+        monkeypatch.setitem(gymnasium.registry, key, spec)
     monkeypatch.setattr("shutil.which", lambda name: f"bin/{name}")
     monkeypatch.delenv("ALFWORLD_DATA", raising=False)
     caches = (alfworld.found_games, index.index, index.questions)

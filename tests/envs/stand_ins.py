@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from enum import IntEnum
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
+import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 WAY = ("open door to kitchen", "go to kitchen", "focus on water", "activate stove")
 
@@ -325,6 +328,55 @@ class FrotzEnv:
         Broken.closed += 1
 
 
+class CompassDirection(IntEnum):
+    """Some of NLE's actions, by the keys that they press."""
+
+    N = ord("k")
+    E = ord("l")
+
+
+class CompassDirectionLonger(IntEnum):
+    """Going on until something is of interest."""
+
+    N = ord("K")
+
+
+class Command(IntEnum):
+    """Others."""
+
+    EAT = ord("e")
+
+
+class NetHackTask(gymnasium.Env[Any, Any]):
+    """A task as NLE's are: seeded by `seed`, won by going north, then far north."""
+
+    def __init__(self) -> None:
+        self.actions = (*CompassDirection, *CompassDirectionLonger, *Command)
+
+    def seed(self, core: int, disp: int, reseed: bool) -> None:
+        assert core == disp and not reseed
+        self._place = core
+
+    def reset(self, **_: Any) -> tuple[Any, dict[str, Any]]:
+        random.random()
+        self._done: list[int] = []
+        return self._screen(f"You are at {self._place}."), {}
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        pressed = int(self.actions[action])
+        text = Broken.hear(chr(pressed), f"You press {chr(pressed)}.")
+        self._done.append(pressed)
+        won = self._done[-2:] == [ord("k"), ord("K")]
+        dead = self._done[-1] == ord("e")
+        names = "TASK_SUCCESSFUL" if won else "DEATH" if dead else "RUNNING"
+        told = {"end_status": SimpleNamespace(name=names), "is_ascended": False}
+        return self._screen(text), float(won), won or dead, False, told
+
+    def _screen(self, text: str) -> dict[str, Any]:
+        rows = [text.ljust(80), " " * 80, "  |.@|".ljust(80)]
+        return {"tty_chars": np.array([list(row.encode("latin-1", "replace")) for row in rows])}
+
+
 class BM25:
     """`bm25s.BM25`, scoring by the words that passages share with a query."""
 
@@ -371,5 +423,13 @@ def installed() -> dict[str, ModuleType]:
         skyrl_gym__envs__registration={"registry": envs, "register": None},
         omegaconf={"OmegaConf": SimpleNamespace(create=dict)},
         jericho={"FrotzEnv": FrotzEnv},
+        nle={},
+        nle__env={},
         bm25s={"BM25": BM25, "tokenize": tokenize, "__version__": "0"},
     )
+
+
+def registered() -> dict[str, EnvSpec]:
+    """What NLE registers with Gymnasium, as it stands in its registry."""
+    name = "NetHackNorth-v0"
+    return {name: EnvSpec(name, entry_point=NetHackTask, order_enforce=False)}

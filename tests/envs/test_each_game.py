@@ -226,3 +226,21 @@ def test_jericho_lists_commands_where_it_is_asked_to(build: Any) -> None:
     _, info = env.reset(seed=0)
     assert info["admissible"] == ["eat poison", "go to kitchen"]
     assert env.legal_actions() == ["eat poison", "go to kitchen", WAY[0]]
+
+
+def test_nethack_s_commands_are_words_or_keys(build: Any) -> None:
+    env = build("nethack:NetHackNorth-v0", max_turns=9)
+    assert "Commands are: north, east, far north, eat." in env.system_prompt
+    shown, info = env.reset(seed=5)
+    assert shown == "You are at 5.\n  |.@|" and info["task_id"] == "nethack/NetHackNorth-v0/5"
+    assert env.legal_actions() == ["north", "east", "far north", "eat"]
+    for command, pressed in (("North", "k"), ("k", "k"), ("l", "l"), ("K", "K")):
+        assert act(env, command)[0].startswith(f"You press {pressed}.")
+    shown, *_, info = act(env, "fly")
+    assert shown.startswith("'fly' is no command of this game.\nYou press K.")
+    assert not info["action_valid"]
+    _, reward, terminated, _, info = act(env, "north", "far  north")
+    assert (reward, terminated, info["success"]) == (1.0, True, True)
+    env.reset(seed=5)
+    _, _, terminated, _, info = act(env, "eat")
+    assert terminated and not info["success"] and info["mistake"] == "dies"

@@ -35,11 +35,13 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
 ]
 OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("gem:game:Guess-v0", {}),
+    ("nethack:NetHackNorth-v0", {"prompt": "brief"}),
     ("jericho:FILES/unknown.z8", {}),
     ("jericho:FILES/known.z5", {"varied": True}),
 ]
 EXPECTED = {
     "gem:game:Guess-v0": {"no-oracle"},
+    "nethack:NetHackNorth-v0": {"no-oracle"},
     "jericho:FILES/known.z5": {"one-task", "no-oracle"},
     "jericho:FILES/unknown.z8": {"one-task", "no-oracle"},
 }
@@ -211,6 +213,7 @@ def test_an_oracle_is_told_where_the_turns_suffice(build: Any) -> None:
             "there is no game of pick_two_obj_and_place",
         ),
         ("jericho:FILES/zork.z5", {}, "there is no story"),
+        ("nethack:NetHackSouth-v0", {}, "NetHackSouth-v0 cannot be made"),
         ("gem:rg:sums", {}, "GEM has no environment 'rg:sums'; did you mean gem:rg:sum?"),
         ("skyrl:gsm", {"data": "FILES/train.jsonl"}, "did you mean skyrl:gsm8k"),
         ("skyrl:gsm8k", {"data": "FILES/none.jsonl"}, "the tasks cannot be read from"),

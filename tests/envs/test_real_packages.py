@@ -216,6 +216,12 @@ def test_jericho(story: tuple[str, list[str]]) -> None:
     assert errors(f"jericho:{path}", varied=True) == []
 
 
+@needs("nle")
+@pytest.mark.parametrize("name", ["NetHackStaircase-v0", "NetHackScore-v0"])
+def test_nethack(name: str) -> None:
+    assert errors(f"nethack:{name}") == []
+
+
 @needs("bm25s")
 def test_search(tmp_path: Path) -> None:
     for split in ("train", "validation", "test"):

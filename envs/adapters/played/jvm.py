@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from agentopd.environment.checks.subject import Caught
 
-
 _EXACT = "-XX:+IgnoreUnrecognizedVMOptions -XX:+UnlockExperimentalVMOptions -XX:hashCode=2"
 """Objects without a hash of their own get one and the same, so that the order of sets does not
 depend on what a machine has done before: otherwise ScienceWorld lists things in another order, and
