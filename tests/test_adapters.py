@@ -48,8 +48,9 @@ def test_no_package_is_imported_before_it_is_used() -> None:
         "from agentopd.envs.adapters import search\n"
         "from agentopd.envs.adapters.played import alfworld, express, gem\n"
         "from agentopd.envs.adapters.played import jericho, nethack, science, skyrl\n"
-        "late = ('textarena', 'nltk', 'reasoning_gym', 'minigrid', 'textworld', 'scienceworld',\n"
-        "  'textworld_express', 'alfworld', 'gem', 'skyrl_gym', 'jericho', 'nle', 'bm25s', 'py4j')\n"
+        "late = ('textarena', 'nltk', 'reasoning_gym', 'minigrid', 'textworld', 'nle', 'py4j',\n"
+        "  'scienceworld', 'textworld_express', 'alfworld', 'gem', 'skyrl_gym', 'jericho',\n"
+        "  'bm25s')\n"
         "print([m for m in late if m in sys.modules])"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -33,7 +33,7 @@ ROWS: tuple[tuple[str, str, str, dict[str, Any], bool], ...] = (
     ("textworld-express", "textworld_express", "express:coin", {"max_turns": 100}, False),
     ("textworld-express", "textworld_express", "express:cookingworld", {"max_turns": 100}, False),
     ("textworld-express", "textworld_express", "express:simonsays", {}, True),
-    ("alfworld", "alfworld", "alfworld:train", {"data": "MADE"}, True),
+    ("alfworld", "alfworld", "alfworld:train", {"data": "MADE"}, False),
     ("gem-llm", "gem", "gem:game:Mastermind-v0-easy", {}, True),
     ("gem-llm", "gem", "gem:rg:chain_sum", {}, True),
     ("skyrl-gym", "skyrl_gym", "skyrl:gsm8k", {"data": "MADE/sums.jsonl"}, True),
@@ -42,7 +42,7 @@ ROWS: tuple[tuple[str, str, str, dict[str, Any], bool], ...] = (
     ("nle", "nle", "nethack:NetHackStaircase-v0", {}, True),
     ("bm25s", "bm25s", "search:small", {}, True),
 )
-"""Distribution, module, environment, options, whether it is checked here, which in Java takes
+"""Distribution, module, environment, options, whether it is checked here, which with Java or a planner takes
 up to an hour."""
 
 

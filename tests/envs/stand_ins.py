@@ -374,7 +374,8 @@ class NetHackTask(gymnasium.Env[Any, Any]):
 
     def _screen(self, text: str) -> dict[str, Any]:
         rows = [text.ljust(80), " " * 80, "  |.@|".ljust(80)]
-        return {"tty_chars": np.array([list(row.encode("latin-1", "replace")) for row in rows])}
+        drawn = [list(row.encode("latin-1", "replace")) for row in rows]
+        return {"tty_chars": np.array(drawn, np.uint8)}
 
 
 class BM25:
