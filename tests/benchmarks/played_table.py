@@ -42,8 +42,8 @@ ROWS: tuple[tuple[str, str, str, dict[str, Any], bool], ...] = (
     ("nle", "nle", "nethack:NetHackStaircase-v0", {}, True),
     ("bm25s", "bm25s", "search:small", {}, True),
 )
-"""Distribution, module, environment, options, whether it is checked here, which with Java or a planner takes
-up to an hour."""
+"""Distribution, module, environment, options, whether it is checked here, which with Java or
+a planner takes up to an hour."""
 
 
 def main() -> None:
