@@ -10,6 +10,7 @@ minutes for those in Java. Nothing is downloaded.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -153,8 +154,7 @@ def _prepare(module: str, folder: Path) -> None:
         ):
             write_games(folder / split, package, numbers)
     if module == "textworld":
-        import textworld
-
+        textworld = importlib.import_module("textworld")
         options = textworld.GameOptions()
         options.seeds, options.nb_rooms, options.quest_length = 3, 3, 3
         options.path = str(folder / "made.z8")

@@ -350,7 +350,7 @@ class Command(IntEnum):
 class NetHackTask(gymnasium.Env[Any, Any]):
     """A task as NLE's are: seeded by `seed`, won by going north, then far north."""
 
-    def __init__(self) -> None:
+    def __init__(self, **_: Any) -> None:
         self.actions = (*CompassDirection, *CompassDirectionLonger, *Command)
 
     def seed(self, core: int, disp: int, reseed: bool) -> None:

@@ -81,7 +81,7 @@ def follow(env: Any, seed: int) -> tuple[float, dict[str, Any]]:
 
 
 def wins(spec: str, seeds: int = 5, **options: Any) -> None:
-    env = make(spec, options)
+    env: Any = make(spec, options)
     for seed in range(seeds):
         earned, info = follow(env, seed)
         assert info["success"] and earned == pytest.approx(1), (seed, info["task_id"])
@@ -205,7 +205,7 @@ def test_skyrl(name: str, sums: str) -> None:
 @needs("jericho")
 def test_jericho(story: tuple[str, list[str]]) -> None:
     path, way = story
-    env = make(f"jericho:{path}")
+    env: Any = make(f"jericho:{path}")
     env.reset(seed=0)
     assert not env.step("<action>quit</action>")[4]["action_valid"]
     earned, info = 0.0, {}
