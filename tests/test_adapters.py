@@ -20,6 +20,14 @@ PACKAGES = [
     ("reasoning:chain_sum", "reasoning_gym.factory", "reasoning"),
     ("grid:BabyAI-GoToRedBall-v0", "minigrid", "grid"),
     ("fiction:simple", "textworld.challenges", "fiction"),
+    ("science:boil", "scienceworld", "science"),
+    ("express:coin", "textworld_express", "express"),
+    ("alfworld:train", "textworld", "alfworld"),
+    ("gem:rg:chain_sum", "gem.envs.registration", "gem"),
+    ("skyrl:gsm8k", "skyrl_gym", "skyrl"),
+    ("jericho:story.z5", "jericho", "jericho"),
+    ("nethack:NetHackScore-v0", "nle.env", "nethack"),
+    ("search:small", "bm25s", "search"),
 ]
 
 
@@ -28,15 +36,21 @@ def test_a_missing_package_is_named_with_what_to_install(
     spec: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
+    needed = {"data": "rows.jsonl"} if spec.startswith(("skyrl:", "alfworld:")) else {}
     with pytest.raises(ValueError, match=rf"pip install 'agentopd\[{extra}\]'"):
-        make(spec)
+        make(spec, needed)
 
 
 def test_no_package_is_imported_before_it_is_used() -> None:
     code = (
         "import sys, agentopd\n"
         "from agentopd.envs.adapters import arena, fiction, grid, reasoning, textualize, toys\n"
-        "late = ('textarena', 'nltk', 'reasoning_gym', 'minigrid', 'textworld')\n"
+        "from agentopd.envs.adapters import search\n"
+        "from agentopd.envs.adapters.played import alfworld, express, gem\n"
+        "from agentopd.envs.adapters.played import jericho, nethack, science, skyrl\n"
+        "late = ('textarena', 'nltk', 'reasoning_gym', 'minigrid', 'textworld', 'nle', 'py4j',\n"
+        "  'scienceworld', 'textworld_express', 'alfworld', 'gem', 'skyrl_gym', 'jericho',\n"
+        "  'bm25s')\n"
         "print([m for m in late if m in sys.modules])"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -44,7 +58,8 @@ def test_no_package_is_imported_before_it_is_used() -> None:
 
 
 def test_the_schemes_are_registered() -> None:
-    assert {"textarena", "toy", "reasoning", "grid", "fiction"} <= set(schemes())
+    named = {"textarena", "toy", "reasoning", "grid", "fiction", "science", "express", "alfworld"}
+    assert named | {"gem", "skyrl", "jericho", "nethack", "search"} <= set(schemes())
 
 
 def drawn(isolation: Isolation) -> float:

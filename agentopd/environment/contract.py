@@ -17,6 +17,7 @@ flat and JSON-able:
 | `skill`        | str, on reset         | tag under which skills are filed                       |
 | `guide`        | str, on reset         | advice that holds for every task of this environment   |
 | `document`     | str                   | the passage of a document on what is asked now         |
+| `admissible`   | list of str           | the actions that may be taken from here                |
 | `relevant`     | str                   | the part of the observation that bears on the task     |
 
 Where chance decides what an action does, `stochastic = True` says so: no oracle wins for certain.

@@ -1,0 +1,43 @@
+"""Tasks as rows of a file: JSON lines, a JSON list or Parquet, read once in a process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+_FORMS = ".jsonl, .json or .parquet"
+
+
+@lru_cache(maxsize=8)
+def read_rows(path: str) -> tuple[Mapping[str, Any], ...]:
+    """The rows of a file.
+
+    Raises:
+        ValueError: it cannot be read, holds no rows, or is of another form.
+    """
+    try:
+        found = _read(Path(path))
+    except OSError as error:
+        raise ValueError(f"the tasks cannot be read from {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} holds no tasks: {error}") from error
+    if not found or not all(isinstance(row, dict) for row in found):
+        raise ValueError(f"{path} holds no tasks: it must have rows, each a table of its columns")
+    return tuple(found)
+
+
+def _read(path: Path) -> list[Any]:
+    if path.suffix == ".parquet":
+        from pyarrow import parquet
+
+        return parquet.read_table(path).to_pylist()
+    if path.suffix not in (".jsonl", ".json"):
+        raise ValueError(f"write the rows as {_FORMS}")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    rows = json.loads(text)
+    return rows if isinstance(rows, list) else []
