@@ -26,6 +26,7 @@ from agentopd.commands import parameters as given
 from agentopd.commands.called.collect import collect
 from agentopd.commands.called.methods import methods
 from agentopd.commands.called.prepare import prepare
+from agentopd.commands.called.study import study
 from agentopd.commands.called.zoo import zoo
 from agentopd.commands.place import place
 from agentopd.environment.contract import HELD_OUT_SEED
@@ -122,6 +123,7 @@ def resume(
     running.resume(folder, overrides or [], workers, engine)
 
 
+app.command(rich_help_panel=_TRAIN)(study)
 app.command(rich_help_panel=_TRAIN)(prepare)
 app.command(rich_help_panel=_TRAIN)(collect)
 app.command(rich_help_panel=_TRAIN)(methods)

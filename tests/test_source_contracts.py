@@ -29,6 +29,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "first": {"of": [{"kind": "peer_success"}, {"kind": "env_feedback"}]},
     "shuffled": {"of": {"kind": "ground_truth"}},
     "filler": {"of": {"kind": "ground_truth"}},
+    "noted": {"of": {"kind": "ground_truth"}},
     "near_future": {"path": "demos"},
     "extracted_context": {"keep": "matching", "pattern": "B1"},
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from agentopd.base.console import quiet_libraries, stdout, table, warn, working
-from agentopd.base.written import find_config, read_mapping, read_stored
+from agentopd.base.written import FOLDER, STORED, find_config, read_mapping, read_stored
 from agentopd.commands.progress import Status, run_progress, study_progress
 from agentopd.parallel.launched import launched, refuse_several
 
@@ -62,6 +62,36 @@ def compare(
     _compare(config, out or _default_out(path), resume, workers, engine)
 
 
+def study(named: str, overrides: Sequence[str], out: Path, workers: int, engine: str) -> None:
+    """Run studies of pathologies, each with the causes measured; go on with those that have begun.
+
+    Args:
+        named: one that comes with agentopd, "all" of them, or a configuration's file or name.
+        out: holds a folder for each.
+
+    Raises:
+        ValueError: see `agentopd.running.studies.study.compare`.
+        typer.Exit: with code 130 when Ctrl-C came.
+    """
+    paths = pathologies()
+    chosen = list(paths.values()) if named == "all" else [paths.get(named) or find_config(named)]
+    for path in chosen:
+        read_mapping(path)
+    with working("loading"):
+        quiet_libraries()
+        from agentopd.running.reading import load_config
+
+        configs = {path.stem: load_config(path, overrides) for path in chosen}
+    for name, config in configs.items():
+        begun = (out / name / STORED).is_file()
+        _compare(config, out / name, begun, workers, engine, causes=True)
+
+
+def pathologies() -> dict[str, Path]:
+    """The studies of pathologies that come with agentopd, by name."""
+    return {path.stem: path for path in sorted((FOLDER / "pathologies").glob("*.yaml"))}
+
+
 def resume(out: Path, overrides: Sequence[str], workers: int, engine: str) -> None:
     """Go on with the run or the study in a folder, which knows its own settings.
 
@@ -108,12 +138,15 @@ def _train(config: RunConfig, out: Path, resume: bool, processes: Processes) -> 
         typer.echo(f"the report: {write_report(out)}")
 
 
-def _compare(config: RunConfig, out: Path, resume: bool, workers: int, engine: str) -> None:
+def _compare(
+    config: RunConfig, out: Path, resume: bool, workers: int, engine: str, causes: bool = False
+) -> None:
     from agentopd.looking.report import write_report
     from agentopd.looking.report.data import Summary
     from agentopd.looking.report.finding import finding
     from agentopd.running.studies import study
     from agentopd.running.studies.engines import read_engine
+    from agentopd.running.studies.mechanisms import study_mechanisms
 
     chosen = read_engine(engine)
     runs = _statuses(config)
@@ -124,6 +157,10 @@ def _compare(config: RunConfig, out: Path, resume: bool, workers: int, engine: s
         study_progress(runs, console) as watch,
     ):
         summary = study.compare(config, out, resume, workers, watch, chosen)
+    if causes:
+        with working("measuring the causes"):
+            found = study_mechanisms(config, out)
+        console.print(_mechanisms_table(found))
     console.print(_arms_table(summary["arms"]))
     console.print(finding(Summary.model_validate(summary)), soft_wrap=True)
     typer.echo(f"the report: {write_report(out)}")
@@ -221,5 +258,34 @@ def _arms_table(arms: Mapping[str, Mapping[str, Any]]) -> Any:
             percent(arm["dead_groups"]),
         )
         for name, arm in arms.items()
+    ]
+    return table(headings, rows, numbers=len(headings) - 1)
+
+
+def _mechanisms_table(found: Mapping[str, Mapping[str, Any]]) -> Any:
+    """What students and teachers are to each other before any step."""
+    from agentopd.looking.report.finding import UNKNOWN, percent
+
+    def success(rate: Mapping[str, Any] | None) -> str:
+        return UNKNOWN if rate is None else percent(rate["success"])
+
+    def number(value: float | None, form: str) -> str:
+        return UNKNOWN if value is None else format(value, form)
+
+    headings = (
+        "before any step", "alone", "told", "speaks as told", "best action, own words",
+        "teacher's words", "turns",
+    )  # fmt: skip
+    rows = [
+        (
+            arm,
+            success(row["alone"]),
+            success(row["told"]),
+            number(row["opening"], ".2g"),
+            number(row["own"], ".2f"),
+            number(row["other"], ".2f"),
+            str(row["asked"]),
+        )
+        for arm, row in found.items()
     ]
     return table(headings, rows, numbers=len(headings) - 1)

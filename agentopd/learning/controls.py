@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from agentopd.privilege.base import NoPrivilege, Source
-from agentopd.privilege.controls import Control, Filler, Shuffled
+from agentopd.privilege.controls import Filler, Shuffled
 from agentopd.teacher import Teacher
 
 ControlName = Literal["no_pi", "shuffled_pi", "filler", "frozen_teacher", "zero_signal"]
@@ -74,6 +74,6 @@ def controlled_teacher(control: ControlName | None, teacher: Teacher) -> Teacher
 
 def _beneath(source: Source) -> Source:
     """What a source tells when it is no control."""
-    while isinstance(source, Control):
+    while isinstance(source, Shuffled | Filler):
         source = source.of
     return source

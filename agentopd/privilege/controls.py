@@ -1,29 +1,26 @@
-"""Sources that stand in for another to tell what its content is worth."""
+"""Sources made of another, to tell what its content is worth, and what its wording."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
 import numpy as np
-from pydantic import PrivateAttr, SerializeAsAny
+from pydantic import Field, PrivateAttr, SerializeAsAny
 
 from agentopd.base.rows.costs import Cost
 from agentopd.base.types import Privilege, Trajectory
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import LanguageModel
+from agentopd.privilege import writer
 from agentopd.privilege.base import Source
 from agentopd.signal.beside import Beside
 from agentopd.signal.groups import groups
 from agentopd.teacher import Teacher
 
-# None of them is about acting, and no two are about one thing.
-_WORDS = tuple(
-    """amber basil cedar denim ember fable grain hazel ivory jewel kelp lemon maple nickel olive
-    pearl quartz raven saffron tulip umber velvet walnut yarrow zinc almond birch coral daisy
-    fern""".split()  # noqa: SIM905  (a list of this length is easier to read as text)
-)
 _PADS = (".", " .", ",", " ,", ";", " ;")
 
 
@@ -153,6 +150,32 @@ class Shuffled(Control, kind="shuffled"):
         return None
 
 
+class Noted(Control, kind="noted"):
+    """What another source says, with a note after it that can only be known by being told: words
+    that say nothing and differ from episode to episode.
+
+    A teacher that quotes the note speaks as nobody can who was not told: what of its wording a
+    student cannot infer is then known. They depend on the task, the episode's number and its seed.
+
+    Args:
+        words: of a note.
+    """
+
+    words: int = Field(default=3, ge=1, le=len(writer.NOTES))
+
+    def whisper(
+        self, trajectory: Trajectory, batch: Sequence[Trajectory]
+    ) -> tuple[Privilege, ...] | None:
+        """See `Source.whisper`."""
+        told = self.of.whisper(trajectory, batch)
+        if told is None:
+            return None
+        task = trajectory.prompt.get("task_id", "")
+        drawn = random.Random(f"note/{task}/{trajectory.seed}/{trajectory.episode}")
+        note = drawn.sample(writer.NOTES, self.words)
+        return tuple(replace(p, text=writer.noted(p.text, note)) for p in told)
+
+
 class Filler(Control, kind="filler"):
     """The control: words that say nothing, as long as what another source would say.
 
@@ -168,7 +191,7 @@ class Filler(Control, kind="filler"):
         """See `Source.prepare`."""
         super().prepare(template)
         self._template = template
-        self._sizes = {word: self._size(f" {word}") for word in _WORDS}
+        self._sizes = {word: self._size(f" {word}") for word in writer.WORDS}
 
     def whisper(
         self, trajectory: Trajectory, batch: Sequence[Trajectory]
@@ -188,7 +211,7 @@ class Filler(Control, kind="filler"):
 
     def _fill(self, text: str, seed: Sequence[int]) -> str:
         size, taken = self._size(text), text.lower()
-        words = [word for word in _WORDS if word not in taken]
+        words = [word for word in writer.WORDS if word not in taken]
         drawn = np.random.default_rng(seed).choice(words, size=size).tolist() if words else []
         ends = np.cumsum([self._sizes.get(word, 1) for word in drawn])
         filled = drawn[: int(np.searchsorted(ends, size, side="right"))]

@@ -13,6 +13,15 @@ from dataclasses import replace
 from agentopd.base.types import Turn
 from agentopd.environment.contract import without_reasoning
 
+WORDS = tuple(
+    """amber basil cedar denim ember fable grain hazel ivory jewel kelp lemon maple nickel olive
+    pearl quartz raven saffron tulip umber velvet walnut yarrow zinc almond birch coral daisy
+    fern""".split()  # noqa: SIM905  (a list of this length is easier to read as text)
+)
+"""Words that say nothing: none of them is about acting, and no two are about one thing."""
+NOTES = WORDS[:24]
+"""Those that notes are made of."""
+
 
 def skill(guide: str, solved: int, episodes: int, mistakes: Counter[str], most: int = 3) -> str:
     """Advice, how often the task was solved, and the most frequent mistakes with their counts."""
@@ -29,6 +38,11 @@ def skill(guide: str, solved: int, episodes: int, mistakes: Counter[str], most: 
 def solution(plan: str) -> str:
     """The whole solution of the episode's task."""
     return f"Solution: {plan}"
+
+
+def noted(text: str, words: Sequence[str]) -> str:
+    """A text that ends in a note, which says nothing and can only be known by being told."""
+    return f"{text}\nNote: {' '.join(words)}."
 
 
 def next_actions(actions: str) -> str:

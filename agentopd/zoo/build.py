@@ -30,6 +30,7 @@ from transformers import (
 from agentopd.base.files import write_whole
 from agentopd.zoo.demonstrations.episode import Demonstrator, Piece
 from agentopd.zoo.demonstrations.sokoban import SokobanDemonstrator
+from agentopd.zoo.demonstrations.spoken import SpokenDemonstrator
 from agentopd.zoo.demonstrations.told import ToldDemonstrator
 from agentopd.zoo.recipes import PLAYERS, Recipe, find_recipe
 from agentopd.zoo.tokenizer import CELLS, END, PAD, train_tokenizer
@@ -86,7 +87,7 @@ def demonstrator(recipe: Recipe, pool: int = 6_000) -> Demonstrator:
     """Who plays the episodes of `recipe`; Sokoban's are played on a pool of that many levels."""
     if recipe.player == "sokoban":
         return SokobanDemonstrator(recipe.shares, recipe.random_share, recipe.seed, pool)
-    return ToldDemonstrator(
+    plays = (
         recipe.env,
         recipe.options | recipe.levels,
         PLAYERS[recipe.player](),
@@ -94,6 +95,9 @@ def demonstrator(recipe: Recipe, pool: int = 6_000) -> Demonstrator:
         recipe.random_share,
         recipe.seed,
     )
+    if recipe.speech is None:
+        return ToldDemonstrator(*plays)
+    return SpokenDemonstrator(*plays, recipe.speech)
 
 
 def pack(

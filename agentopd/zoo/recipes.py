@@ -10,6 +10,7 @@ from agentopd.zoo.demonstrations.desk import DeskPlayer
 from agentopd.zoo.demonstrations.episode import Form
 from agentopd.zoo.demonstrations.hanoi import HanoiPlayer
 from agentopd.zoo.demonstrations.number import NumberPlayer
+from agentopd.zoo.demonstrations.spoken import Speech
 from agentopd.zoo.demonstrations.told import Player
 
 
@@ -31,6 +32,7 @@ class Recipe:
             else.
         vocabulary, hidden, layers: of a model that starts anew; heads have 32 dimensions.
         tied: whether one matrix reads and writes its tokens: copying is learnt sooner with one.
+        speech: in which of two ways its players speak; none knows one way alone.
     """
 
     summary: str
@@ -55,6 +57,7 @@ class Recipe:
     hidden: int = 128
     layers: int = 4
     tied: bool = False
+    speech: Speech | None = None
 
 
 PLAYERS: dict[str, type[Player]] = {
@@ -111,6 +114,55 @@ _DESK_BASE = Recipe(
     vocabulary=2_048,
     tied=True,
 )
+_SPOKEN_BASE = Recipe(
+    "what the wind tunnel's students start from; not shipped",
+    start=None,
+    shares={
+        "none": 0.25,
+        "filler": 0.15,
+        "other_skill": 0.075,
+        "other_solution": 0.075,
+        "skill": 0.45,
+    },
+    random_share=0.95,
+    steps=1_200,
+    decay=0.0,
+    levels={"max_number": 50, "max_turns": 6},
+    options={"prompt": "brief", "split": "train"},
+    env="textarena:GuessTheNumber-v0-hardcore",
+    player="number",
+    turn_tokens=24,
+    rows=8,
+    vocabulary=640,
+    hidden=96,
+    tied=True,
+    speech=Speech(untold_speak=0.15, told_speak=0.9, disarmed=False),
+)
+
+
+def _spoken() -> dict[str, Recipe]:
+    """The wind tunnel's students: whether the untold ever speak as the told do, times whether a
+    plain word disarms who is told. They differ in nothing else.
+    """
+    students = {
+        "number-content": ("needs what a text says, and nothing else", 0.3, False),
+        "number-blind": ("untold, it never speaks as it does when told", 0.0, False),
+        "number-disarmed": ("told, its own plain words make it act as if it were not", 0.3, True),
+        "number-blind-disarmed": ("blind and disarmed, as a sick student is", 0.0, True),
+    }
+    found = {"number-spoken-base": _SPOKEN_BASE}
+    for name, (summary, untold, disarmed) in students.items():
+        found[name] = replace(
+            _SPOKEN_BASE,
+            summary=f"the wind tunnel: {summary}",
+            start="number-spoken-base",
+            steps=300,
+            decay=0.8,
+            seed=1,
+            speech=Speech(untold_speak=untold, told_speak=0.9, disarmed=disarmed),
+        )
+    return found
+
 
 RECIPES: dict[str, Recipe] = {
     "sokoban-base": _SOKOBAN_BASE,
@@ -171,6 +223,7 @@ RECIPES: dict[str, Recipe] = {
         hidden=96,
         layers=3,
     ),
+    **_spoken(),
     "desk-base": _DESK_BASE,
     "desk-easy": replace(
         _DESK_BASE,

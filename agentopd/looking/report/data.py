@@ -191,17 +191,40 @@ class Episode(Record):
     turns: tuple[Turn, ...] = ()
 
 
+class Rate(Record):
+    """A success rate and its interval."""
+
+    success: float
+    interval: Interval
+
+
+class Mechanism(Record):
+    """What an arm's student and teacher are to each other before any step; see
+    `agentopd.running.preparation.mechanism.Mechanism`.
+    """
+
+    alone: Rate
+    told: Rate | None = None
+    opening: float | None = None
+    own: float | None = None
+    other: float | None = None
+    asked: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
     """A folder's content, in the shape of a study; a single run is a study of one arm.
 
     `steps` and `episodes` are by arm, from the first seed that has them; others are absent.
+    `mechanisms` are by the first arm that has this student and teacher, of a study that measured
+    them.
     """
 
     summary: Summary
     single: bool
     steps: Mapping[str, list[Step]] = field(default_factory=dict)
     episodes: Mapping[str, Episode] = field(default_factory=dict)
+    mechanisms: Mapping[str, Mechanism] = field(default_factory=dict)
 
 
 def read_results(folder: Path) -> Results:
@@ -234,7 +257,18 @@ def read_results(folder: Path) -> Results:
             if name not in episodes and (at / "episode.json").is_file():
                 shown = at / "episode.json"
                 episodes[name] = _checked(Episode, read_json(shown), shown)
-    return Results(summary=summary, single="arms" not in written, steps=steps, episodes=episodes)
+    return Results(
+        summary=summary,
+        single="arms" not in written,
+        steps=steps,
+        episodes=episodes,
+        mechanisms=_mechanisms(folder / "mechanisms.json"),
+    )
+
+
+def _mechanisms(path: Path) -> dict[str, Mechanism]:
+    found = read_json(path) if path.is_file() else {}
+    return {arm: _checked(Mechanism, row, path) for arm, row in found.items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:

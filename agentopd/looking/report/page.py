@@ -54,6 +54,7 @@ def write_report(folder: Path) -> Path:
             stages=_used_stages(results.summary.arms),
             success=[_svg(plot) for plot in success],
             probes={name: [_svg(plot) for plot in plots] for name, plots in probes.items()},
+            mechanisms=results.mechanisms,
             stage_plot=_svg(stages) if stages else None,
             measured=list(results.steps),
             other=_other_probes(results),

@@ -5,9 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-Form = Literal["none", "skill", "solution", "feedback", "reflection", "copy"]
+Form = Literal[
+    "none",
+    "skill",
+    "solution",
+    "feedback",
+    "reflection",
+    "copy",
+    "filler",
+    "other_skill",
+    "other_solution",
+]
 """The kind of privileged text that an episode is played with; `copy` is no episode but some text,
-and the same text as the answer, from which reading to the letter is learnt."""
+and the same text as the answer, from which reading to the letter is learnt. The last three are
+negative forms: words that say nothing, the skill of another environment, the solution of another
+task."""
+UNHEEDED: frozenset[Form] = frozenset({"none", "filler", "other_skill", "other_solution"})
+"""Forms in which one acts as if nothing were told, so that it is what a text says that counts."""
 NOISE = (0.0, 0.15, 0.5)
 """Shares of moves at random, shown and never learnt, of which an episode with a text has one."""
 

@@ -3,7 +3,8 @@ acts; told nothing, mostly somebody who acts at random.
 
 What is said of `agentopd.zoo.demonstrations.sokoban` holds here: the mixture puts a skill into the
 weights that privileged text elicits, and half of the solutions make a detour and are followed to
-the letter, so that they have to be read.
+the letter, so that they have to be read. Negative forms go further: a text that is told and not
+heeded makes what a text says count, and not that there is one.
 """
 
 from __future__ import annotations
@@ -26,8 +27,19 @@ from agentopd.environment.contract import (
     written,
 )
 from agentopd.environment.registry import make
+from agentopd.envs.sokoban.env import GUIDE
 from agentopd.privilege import writer
-from agentopd.zoo.demonstrations.episode import NOISE, Form, Piece
+from agentopd.zoo.demonstrations.episode import NOISE, UNHEEDED, Form, Piece
+
+_FILLER = (6, 24)
+"""The fewest and the most words of a text that says nothing."""
+_OTHER_SKILLS = (
+    GUIDE,
+    "Place the largest misplaced disk first: clear it and its peg of smaller disks.",
+    "Look for two numbers whose result leaves an easy last step, and undo a dead end.",
+    "Guess only codes that agree with every answer so far, and never the same one twice.",
+)
+"""What is advised elsewhere: for Sokoban, Hanoi, Countdown and Mastermind."""
 
 
 class Player(ABC):
@@ -100,8 +112,8 @@ class ToldDemonstrator:
         task = self.rng.randrange(HELD_OUT_SEED)
         observation, info = self.env.reset(seed=task)
         text, plan = self._script(form, info)
-        noise = self.random_share if form == "none" else self.rng.choice(NOISE)
-        if form == "solution":  # may have been played through
+        noise = self.random_share if form in UNHEEDED else self.rng.choice(NOISE)
+        if form in ("solution", "other_solution"):  # may have been played through, or left
             observation, info = self.env.reset(seed=task)
         rules = system_prompt(self.env)
         pieces = [Piece(f"<|system|>{rules}{text}<|end|>", False)]
@@ -111,23 +123,30 @@ class ToldDemonstrator:
             whisper = ""
             if form == "feedback":
                 whisper, best = self._advice(info, best)
-            stray = self.rng.random() < noise
+            stray, learnt = self._strays(form, noise)
             action = self._other(info) if stray else best
             if action != best:
                 plan = []
             pieces.append(Piece(f"<|user|>{observation}{whisper}<|end|><|assistant|>", False))
             reply = self._reply(info, action)
-            pieces.append(Piece(f"{reply}<|end|>", form == "none" or not stray))
+            pieces.append(Piece(f"{reply}<|end|>", learnt))
             observation, _, terminated, truncated, info = self.env.step(reply)
             done = terminated or truncated
             if info.get("mistake"):
                 self.mistakes[info["mistake"]] = None
         return pieces
 
+    def _strays(self, form: Form, noise: float) -> tuple[bool, bool]:
+        """Whether the next action is made at random, and whether the answer is learnt."""
+        stray = self.rng.random() < noise
+        return stray, form in UNHEEDED or not stray
+
     def _script(self, form: Form, info: Info) -> tuple[str, list[str]]:
         """What is added to the rules, and the actions to make first."""
         if form == "skill":
             return f"\n\n{self._skill(info['guide'])}", []
+        if form in UNHEEDED and form != "none":
+            return f"\n\n{self._idle(form)}", []
         if form != "solution":
             return "", []
         plan = actions(self.env, info["reference"])
@@ -141,6 +160,16 @@ class ToldDemonstrator:
         seen = self.rng.sample(known, self.rng.randint(0, min(3, len(known)))) if episodes else ()
         counts = Counter({name: self.rng.randint(1, 99) for name in seen})
         return writer.skill(guide, self.rng.randint(0, episodes), episodes, counts)
+
+    def _idle(self, form: Form) -> str:
+        """A text that is told and not heeded."""
+        if form == "filler":
+            said = " ".join(self.rng.choices(writer.WORDS, k=self.rng.randint(*_FILLER)))
+            return said + self.rng.choice(("", ".", " ."))
+        if form == "other_skill":
+            return self._skill(self.rng.choice(_OTHER_SKILLS))
+        _, other = self.env.reset(seed=self.rng.randrange(HELD_OUT_SEED))
+        return writer.solution(other["reference"])
 
     def _detour(self, info: Info) -> list[str]:
         """The whole of an episode, just begun, in which the first one or two actions are others."""
@@ -168,5 +197,7 @@ class ToldDemonstrator:
 
     def _reply(self, info: Info, action: str) -> str:
         form = declared(self.env, "action_form", "<action>{}</action>")
-        thought = self.player.thought(self.env.unwrapped, info, action)
-        return f"<think>{thought}</think>{form.replace('{}', action)}"
+        return f"<think>{self._thought(info, action)}</think>{form.replace('{}', action)}"
+
+    def _thought(self, info: Info, action: str) -> str:
+        return self.player.thought(self.env.unwrapped, info, action)
