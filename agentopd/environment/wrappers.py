@@ -370,8 +370,15 @@ class EnvSettings(Settings):
     wrappers: list[SerializeAsAny[Wrapper]] = Field(default_factory=list)
 
     def build(self, **more: Any) -> Env:
-        """A fresh environment in its wrappers."""
-        env = make(self.id, {**self.options, **more})
+        """A fresh environment in its wrappers; `more` takes the place of its options."""
+        return self.around(self.bare(**more))
+
+    def bare(self, **more: Any) -> Env:
+        """A fresh environment without these wrappers."""
+        return make(self.id, {**self.options, **more})
+
+    def around(self, env: Env) -> Env:
+        """`env` in these wrappers."""
         for wrapper in self.wrappers:
             env = wrapper.wrap(env)
         return env

@@ -31,6 +31,7 @@ from agentopd.rollout.failures import (
     refuse_failures,
     unopened,
 )
+from agentopd.rollout.kept import Shelf
 from agentopd.rollout.policies.base import Rollout
 from agentopd.rollout.sampler import SamplerFailed
 from agentopd.running.cast import cast_of
@@ -111,7 +112,10 @@ class Run:
         self.memory = forecast(self.learner)
         alike = self.student.device.type == "cpu"  # a GPU is one process's own
         self.memory.check(memory_room(self.student.device), processes.local if alike else 1)
+        self.shelf = Shelf()
+        self.config.rollout.reuse(self.shelf)
         with ExitStack() as opened:  # whatever fails from here on, the sampler is closed
+            opened.callback(self.shelf.close)
             context = self.config.rollout.max_context
             sampler = opened.enter_context(self.config.sampler.open(self.student, context))
             self.sampler = Following(sampler, self.student)
@@ -121,7 +125,7 @@ class Run:
             self._opened = opened.pop_all()
 
     def close(self) -> None:
-        """Let go of the sampler."""
+        """Let go of the sampler, and of environments that were kept."""
         self._opened.close()
 
     def begin(self, untrained: dict[str, Any] | None = None) -> None:
@@ -345,7 +349,11 @@ class Run:
             "step": step,
             "episodes": self.step * self.config.rollout.episodes,
             "seconds": self.clock.seconds - self.clock.stages["evaluate"],
-            "train": {**rollout_probes(trajectories), "dead_groups": dead_groups(trajectories)},
+            "train": {
+                **rollout_probes(trajectories),
+                "dead_groups": dead_groups(trajectories),
+                **self.shelf.scalars(self.processes),
+            },
             "loss": update.loss,
             "probes": {
                 **update.probes,

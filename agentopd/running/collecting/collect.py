@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from agentopd.base.stopping import Interrupted, interruptible
 from agentopd.base.types import Trajectory
 from agentopd.models.model import load_model
 from agentopd.rollout.failures import refuse_failures
+from agentopd.rollout.kept import Shelf
 from agentopd.running.collecting.playing import Players
 from agentopd.running.collecting.settings import CollectSettings
 from agentopd.running.collecting.text import read_traces
@@ -90,7 +92,7 @@ def collect(
     check_environments(config)
     make_folder(out)
     pieces = _pieces(config, settings, state)
-    with interruptible(stop) as asked:
+    with interruptible(stop) as asked, closing(pieces):
         while True:
             if asked.is_set():
                 raise Interrupted(state.pieces)
@@ -115,7 +117,7 @@ def collect(
 
 def _pieces(
     config: RunConfig, settings: CollectSettings, state: Collection
-) -> Iterator[list[Trajectory]]:
+) -> Generator[list[Trajectory], None, None]:
     """What is left to be played or read, piece by piece."""
     if settings.text is not None:
         traces = read_traces(settings.text, load_model(config.student), config.env.id)
@@ -124,10 +126,12 @@ def _pieces(
             yield whole[first : first + _LINES]
         return
     players, most = Players.of(config, settings), config.rollout.episodes
-    for first in range(state.pieces * most, settings.episodes, most):
-        played = players.play(first, min(most, settings.episodes - first))
-        refuse_failures(played, "collected")
-        yield played
+    with closing(Shelf()) as shelf:
+        players.config.rollout.reuse(shelf)
+        for first in range(state.pieces * most, settings.episodes, most):
+            played = players.play(first, min(most, settings.episodes - first))
+            refuse_failures(played, "collected")
+            yield played
 
 
 def _begun(config: RunConfig, settings: CollectSettings, out: Path) -> Collection:
