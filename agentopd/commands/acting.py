@@ -271,7 +271,7 @@ def play_yourself(acting: Acting, raw: bool) -> None:
 
 
 def _opened(acting: Acting) -> Iterator[tuple[int, Env]]:
-    """Each seed with an environment, which is closed afterwards; one for all where it is reusable."""
+    """Each seed with an environment, closed in the end; one for all where it is reusable."""
     with ExitStack() as kept:
         env = None
         for seed in range(acting.seed, acting.seed + acting.episodes):
