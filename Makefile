@@ -28,14 +28,16 @@ real: $(REAL)/config.json ## teach a real pretrained model what only its teacher
 	$(BIN)/agentopd eval runs/real-$(NOW)/arms/told/seed-0 --episodes 64
 	@echo "The report: runs/real-$(NOW)/report.html"
 
-test: check wheel-test unit ## everything that must pass
+test: $(STAMP) ## everything that must pass
+	@$(MAKE) --no-print-directory -j 2 check wheel-test
+	@$(MAKE) --no-print-directory unit
 
 check: $(STAMP) ## lint and types
 	$(BIN)/ruff check --quiet
 	$(BIN)/pyright
 
 unit: $(STAMP) ## the tests that need no GPU
-	$(BIN)/pytest -q -m "not gpu and not real" -n auto --maxprocesses 8 --dist loadfile
+	$(BIN)/pytest -q -m "not gpu and not real" -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-real: $(REAL)/config.json ## the tests that need a real pretrained model
 	$(BIN)/pytest -q -m real tests/real

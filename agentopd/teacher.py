@@ -156,6 +156,11 @@ class Teacher(Scorer, family="teacher"):
     needs_adapters: ClassVar[bool] = False
     """Whether there is no such teacher of a student without adapters."""
 
+    @property
+    def follows(self) -> bool:
+        """Whether `sync` makes it another teacher than `prepare` did."""
+        return type(self).sync is not Teacher.sync
+
     def check(self, beside: Beside) -> None:
         """Look at the rest of the method when the configuration is read; called where the teacher
         is asked.

@@ -52,6 +52,11 @@ class RoutedTeacher(Teacher, kind="routed"):
         return any(teacher.is_start for teacher in self._all)
 
     @property
+    def follows(self) -> bool:
+        """See `Teacher.follows`."""
+        return any(teacher.follows for teacher in self._all)
+
+    @property
     def needs_adapters(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """See `Teacher.needs_adapters`."""
         return any(teacher.needs_adapters for teacher in self._all)

@@ -325,10 +325,11 @@ class LongObservation(Line):
 
 
 class SlowStep(Line):
+    computed = 0.0
+    """Seconds that all steps say they took; whoever tries it has them on the processor's clock."""
+
     def step(self, action: str) -> Result:
-        began = time.process_time()
-        while time.process_time() - began < 0.06:
-            pass
+        SlowStep.computed += 0.06
         return super().step(action)
 
 

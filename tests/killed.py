@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from warm import python
 
 from agentopd.running.checkpoint import latest
 
@@ -62,6 +61,5 @@ def train_and_die(data: dict[str, Any], out: Path, overrides: Sequence[str] = ()
     """Train in a process of its own, killed in the third step: gradients are there, and the
     optimizer is about to step.
     """
-    command = [sys.executable, "-c", KILLED, json.dumps(data), str(out), *overrides]
-    died = subprocess.run(command, capture_output=True, text=True)
+    died = python("-c", KILLED, json.dumps(data), str(out), *overrides)
     assert died.returncode == -signal.SIGKILL, died.stderr

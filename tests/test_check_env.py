@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 
 import broken_envs
@@ -78,7 +79,9 @@ def test_a_good_environment_has_no_findings() -> None:
     assert check("Line") == []
 
 
-def test_a_slow_step_is_noted_and_breaks_nothing() -> None:
+def test_a_slow_step_is_noted_and_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = time.process_time
+    monkeypatch.setattr(time, "process_time", lambda: clock() + broken_envs.SlowStep.computed)
     found = check_env(f"{broken_envs.__name__}:SlowStep", seeds=2)
     assert [(f.level, f.name) for f in found] == [("note", "slow-step")]
 

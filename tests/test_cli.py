@@ -388,6 +388,14 @@ def test_tokens_a_second_are_the_last_steps_and_the_rest_takes_what_the_others_t
     assert status.left == ""
 
 
+def test_success_of_steps_that_others_played_is_not_the_students() -> None:
+    status, spent = Status(3, 2), {"rollout": 1.0}
+    status.take(line_of(1) | {"tokens": {"student": 5}, "stages": spent})
+    assert str(status).startswith("train  25 %  loss")
+    status.take(line_of(2) | {"tokens": {"student": 0}, "stages": spent})
+    assert str(status).startswith("loss")
+
+
 def test_a_study_shows_a_bar_for_each_run_under_way_and_one_for_all() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     runs = {("one", 0): Status(2, 2), ("one", 1): Status(2, 2)}

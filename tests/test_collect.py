@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import call
 
+from agentopd.base.files import held_alone
 from agentopd.base.stopping import Interrupted
 from agentopd.base.types import Owner, Trajectory
 from agentopd.environment.contract import actions
@@ -181,6 +183,19 @@ def test_an_interrupted_store_goes_on_and_holds_the_same(oracles: Path, tmp_path
     collect(_config(), how, tmp_path / "d")
     for name in ("episodes-00000.parquet", "episodes-00001.parquet"):
         assert (tmp_path / "d" / name).read_bytes() == (oracles / name).read_bytes()
+
+
+def test_two_processes_do_not_write_to_one_store(tmp_path: Path) -> None:
+    with held_alone(tmp_path), pytest.raises(ValueError, match="another process is at work"):
+        collect(_config(), CollectSettings(by="oracle", episodes=4), tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_command_tells_its_counts_once(tmp_path: Path) -> None:
+    words = ("collect", "quickstart", "rollout.tasks=2", "--by", "oracle", "--episodes", "3")
+    first, again = (call(*words, "--out", tmp_path / "demos").stdout for _ in range(2))
+    assert [line.partition(" episodes")[0] for line in first.splitlines()[:-1]] == ["2", "3"]
+    assert again.splitlines() == first.splitlines()[1:]
 
 
 def test_a_folder_of_something_else_is_left_alone(oracles: Path, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from agentopd.running.studies.study import compare
 from agentopd.running.train import train
 from agentopd.stored.trajectories import load_trajectories
 
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:

@@ -126,7 +126,7 @@ def test_nothing_is_begun_on_a_leash_that_was_let_go(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_study_comes_to_the_same_bits_wherever_it_runs(
-    name: str, tiny_model: Path, tmp_path: Path
+    name: str, tiny_model: Path, tmp_path: Path, warm_workers: None
 ) -> None:
     pytest.importorskip(name)
     config = small(tiny_model, "study={seeds: [0], arms: {token: {}}}", "steps=1", "threads=1")

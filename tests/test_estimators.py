@@ -19,9 +19,9 @@ from agentopd.divergences.estimators import (
     Estimator,
     Gated,
     Importance,
-    RewardToGo,
     Truncated,
 )
+from agentopd.divergences.future import RewardToGo
 from agentopd.divergences.kl import ForwardKL, ReverseKL
 from agentopd.divergences.support import SampledSupport
 from agentopd.divergences.targets import Extrapolate, Veto

@@ -5,15 +5,13 @@ from __future__ import annotations
 import ast
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 import tokenize
 from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import python
 
 import agentopd
 
@@ -22,13 +20,10 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 KINDS = ("divergence", "env", "mix", "rollout", "source", "teacher", "unit", "weight")
 
 
-def _run(*arguments: str) -> None:
-    """Run Python on one thread, which waits without spinning where other tests run beside it."""
-    quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True,
-        env={**os.environ, **quiet},
-    )  # fmt: skip
+def _run(*words: str) -> None:
+    """Run Python at the top of the checkout."""
+    done = python(*words, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 def _summary(run: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import torch
 from trajectories import CPU, played
 
 from agentopd.base.types import Briefed, Lesson, View
-from agentopd.learning.objective import Objective, Plan
+from agentopd.learning.objective import Objective
+from agentopd.learning.plan import Plan
 from agentopd.learning.survey import Survey
 from agentopd.running.config import RunConfig
 from agentopd.running.reading import parse_config

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from trajectories import played, tokens_of
+from trajectories import lessons_of, played, tokens_of
 
 from agentopd.base.types import Lesson, Trajectory
 from agentopd.mixes.advantages import Grpo
@@ -269,9 +269,13 @@ def _two() -> list[Trajectory]:
 
 
 def test_a_score_is_the_mean_or_the_sum_of_the_episodes_tokens() -> None:
-    tokens, gap_4 = tokens_of(*_two()), torch.tensor([1.0, 2.0, 6.0, -0.5])
-    assert RewardReplacement().reduced(gap_4, tokens).tolist() == [3.0, -0.5]
-    assert RewardReplacement(reduce="sum").reduced(gap_4, tokens).tolist() == [9.0, -0.5]
+    tokens, lessons = tokens_of(*_two()), lessons_of(*_two())
+    nothing_4 = torch.zeros(4)
+    said = Opinion(tokens.behaviour_N + torch.tensor([1.0, 2.0, 6.0, -0.5]), nothing_4, nothing_4)
+    measured = Measured(said, said)
+    assert RewardReplacement().scored(measured, tokens, lessons).tolist() == [3.0, -0.5]
+    summed = RewardReplacement(reduce="sum").scored(measured, tokens, lessons)
+    assert summed.tolist() == [9.0, -0.5]
 
 
 def test_a_score_takes_the_rewards_place_or_stands_beside_it() -> None:

@@ -17,7 +17,8 @@ from scenes import ENV, Scene, disturbed, scene_of, taught
 from test_weights import SOME, VARIANTS
 
 from agentopd.base.types import Trajectory
-from agentopd.learning.notices import reads_of
+from agentopd.learning.idle.equals import equals
+from agentopd.learning.idle.neighbours import Axis, Neighbourhood
 from agentopd.running.config import ConfigError, RunConfig
 from agentopd.running.reading import arm_config, load_config, parse_config
 from agentopd.signal.aggregate import Normalise
@@ -65,6 +66,11 @@ def _gradient(scene: Scene, *overrides: str) -> torch.Tensor:
     return scene.gradient("rollout.group=4", *overrides)
 
 
+def _equals(config: RunConfig) -> list[str]:
+    """The notices of parts that are others exactly, which cost least to find."""
+    return [finding.sentence for finding in equals(Neighbourhood(config))]
+
+
 def _differ(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two gradients are of different methods; if not, they differ by roundings alone."""
     away = float((one - other).norm() / one.norm())
@@ -94,7 +100,7 @@ MIXES = {
     "dead_group_fallback": ("mix=dead_group_fallback",),
 }  # fmt: skip
 
-CHANGES = {
+CHANGES: dict[Axis, str] = {
     "teacher": "teacher=ema",
     "unit": "unit={kind: turn, use: weight}",
     "divergence": "divergence=jsd",
@@ -121,15 +127,16 @@ TRIED = [(mix, axis) for mix in MIXES for axis in CHANGES if (mix, axis) not in 
 
 @pytest.mark.parametrize(("mix", "axis"), TRIED)
 def test_an_axis_moves_the_gradient_unless_it_is_said_not_to(
-    scene: Scene, otherwise: Scene, mix: str, axis: str
+    scene: Scene, otherwise: Scene, mix: str, axis: Axis
 ) -> None:
     base, change = MIXES[mix], OTHER_CHANGES.get((mix, axis), CHANGES[axis])
     changed = (otherwise, base) if axis == "teacher" else (scene, (*base, change))
     moved = _differ(_gradient(scene, *base), _gradient(changed[0], *changed[1]))
     method = _config(*base, change)
-    assert moved == (axis in reads_of(method))
-    told = [x for x in method.notices() if x.startswith((f"{axis}: ", f"{axis} "))]
-    of_mix = [x for x in method.notices() if "asks a teacher" in x] if axis == "teacher" else []
+    assert moved == Neighbourhood(method).reads(axis)
+    notices = method.notices()
+    told = [x for x in notices if x.startswith((f"{axis}: ", f"{axis} "))]
+    of_mix = [x for x in notices if "asks a teacher" in x] if axis == "teacher" else []
     assert moved == (not told and not of_mix)
 
 
@@ -171,7 +178,7 @@ def test_means_of_losses_are_said_to_be_the_tokens_own_where_they_are(
     own = f"unit={KEEPING[unit]}", f"unit.normalise={normalise}", *blend
     for divergence in (*LOSSES, SAMPLED):
         differ = _differ(_gradient(scene, *own, divergence), _gradient(scene, *found, divergence))
-        told = [x for x in _config(*found, divergence).notices() if "its own gradient back" in x]
+        told = [x for x in _equals(_config(*found, divergence)) if "its own gradient back" in x]
         assert differ == (not told), divergence
 
 
@@ -235,7 +242,7 @@ def test_a_weight_that_a_unit_averages_away_is_refused_and_a_mean_of_nothing_tol
         found_N = _modulations(unit, weights)
         void = _same(found_N, _modulations(unit, ()))
         try:
-            notices = parse_config(overrides).notices()
+            notices = _equals(parse_config(overrides))
         except ConfigError as error:
             assert "averages to 1 over each" in str(error) and void, weights
             continue

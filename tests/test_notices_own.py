@@ -15,9 +15,9 @@ from scenes import ENV, Scene, disturbed, scene_of, taught
 from agentopd.base.types import Trajectory
 from agentopd.divergences.base import Divergence, Row
 from agentopd.divergences.logprobs import kl
+from agentopd.learning.idle.notices import findings_of, notices_of
 from agentopd.learning.learner import Learner
 from agentopd.learning.method import Method
-from agentopd.learning.notices import findings_of, notices_of
 from agentopd.mixes.channels import Channels
 from agentopd.mixes.shared import Auxiliary, RlOnly
 from agentopd.running.reading import ConfigError, parse_config

@@ -12,7 +12,8 @@ from trajectories import CPU, played
 
 from agentopd.base.types import Lesson
 from agentopd.learning.method import Method
-from agentopd.learning.objective import Objective, Plan
+from agentopd.learning.objective import Objective
+from agentopd.learning.plan import Plan
 from agentopd.running.reading import parse_config
 from agentopd.signal.evidence import Evidence, Measured, Opinion
 from agentopd.signal.tokens import Tokens

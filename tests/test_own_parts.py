@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from command_line import call
+from warm import python
 
 from agentopd.base.objects import load_object, object_path
 from agentopd.divergences.base import Divergence
@@ -83,9 +83,7 @@ print(json.dumps(parse_config(data).model_dump(mode="json")))
 
 def run(folder: Path, *words: str, typed: str = "") -> str:
     """What another process says that is started in `folder`."""
-    done = subprocess.run(
-        [sys.executable, *words], input=typed, cwd=folder, capture_output=True, text=True
-    )
+    done = python(*words, cwd=folder, typed=typed)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -18,8 +18,8 @@ from agentopd.base.types import Privilege, Trajectory
 from agentopd.divergences.base import Divergence, Row
 from agentopd.divergences.logprobs import kl
 from agentopd.learning.experiment import Laboratory
+from agentopd.learning.idle.notices import notices_of
 from agentopd.learning.method import Method
-from agentopd.learning.notices import notices_of
 from agentopd.mixes.advantages import Advantage, Grpo
 from agentopd.mixes.base import Mix
 from agentopd.mixes.channels import Channels

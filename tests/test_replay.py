@@ -14,7 +14,8 @@ import torch
 from command_line import SOKOBAN, call, problem
 
 from agentopd.base.types import Lesson
-from agentopd.learning.objective import Objective, Plan
+from agentopd.learning.objective import Objective
+from agentopd.learning.plan import Plan
 from agentopd.looking.replay.compare import Replay, replay
 from agentopd.mixes.base import Mix
 from agentopd.mixes.channels import Channels

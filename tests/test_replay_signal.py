@@ -17,7 +17,8 @@ from trajectories import played
 
 from agentopd.base.types import Lesson, Trajectory
 from agentopd.divergences.base import Divergence, Row
-from agentopd.learning.objective import Objective, Plan
+from agentopd.learning.objective import Objective
+from agentopd.learning.plan import Plan
 from agentopd.looking.replay.compare import Replay
 from agentopd.looking.replay.rows import compare_kept
 from agentopd.looking.replay.signal import Signal, signal_of

@@ -13,11 +13,12 @@ import pytest
 
 from agentopd.looking.report import write_report
 from agentopd.looking.report.board import draw_board, split_board
-from agentopd.looking.report.data import Arm, Episode, Habit, Run, Summary, read_results, read_steps
+from agentopd.looking.report.data import read_results, read_steps
 from agentopd.looking.report.episode import show_episode, signed
 from agentopd.looking.report.figure import ARM_COLOURS
 from agentopd.looking.report.finding import caveat, finding, speed
 from agentopd.looking.report.plots import probe_plots, stage_seconds
+from agentopd.looking.report.shape import Arm, Episode, Habit, Run, Summary
 
 BOARDS = (
     "#######\n#_____#\n#_.$_@#\n#_$___#\n#_.___#\n#######",

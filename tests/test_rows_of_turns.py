@@ -10,7 +10,7 @@ from scenes import ENV, Scene, assert_same, scene_of, taught
 from trajectories import lessons_of, played, tokens_of
 
 from agentopd.learning.method import Method
-from agentopd.learning.objective import Plan
+from agentopd.learning.plan import Plan
 from agentopd.learning.survey import Survey
 from agentopd.mixes.scored import TurnReward
 from agentopd.running.reading import parse_config

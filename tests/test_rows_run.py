@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
-import threading
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from killed import tensors_of
+from killed import assert_same_runs, lines_of
 
-from agentopd.base.stopping import Interrupted
+from agentopd.base.types import Trajectory
 from agentopd.base.written import last_stage
 from agentopd.running.config import RunConfig
 from agentopd.running.reading import method_names, parse_config
+from agentopd.running.run import Run
 from agentopd.running.train import train
 
 SMALL: dict[str, Any] = {
@@ -54,34 +53,35 @@ def _collected(stages: dict[str, Any], above: str = "stages") -> list[str]:
     return found
 
 
-def _lines(out: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "stages")} for line in lines]
+@pytest.fixture
+def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the folder `whole` would be, had the run been killed as its second step began."""
+    begin = Run.roll_out
+
+    def copy_first(run: Run, step: int) -> list[Trajectory]:
+        if step == 1 and not (tmp_path / "killed").exists():
+            shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+        return begin(run, step)
+
+    monkeypatch.setattr(Run, "roll_out", copy_first)
+    return tmp_path / "killed"
 
 
 @pytest.mark.parametrize("name", method_names())
-def test_a_row_learns_and_goes_on_where_it_was_stopped(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_row_learns_and_goes_on_where_it_was_killed(
+    name: str, tmp_path: Path, killed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What changes nothing is found by experiments that are tried elsewhere, and take longer.
     monkeypatch.setattr(RunConfig, "notices", lambda self: [])
-    config, stop = _config(name), threading.Event()
-
-    def soon(line: dict[str, Any]) -> None:
-        if line["step"] == 0:
-            stop.set()
-
-    train(config, tmp_path / "whole")
-    lines = [line for line in _lines(tmp_path / "whole") if line["step"] >= 0]
+    config, whole = _config(name), tmp_path / "whole"
+    train(config, whole)
+    lines = [line for line in lines_of(whole) if line["step"] >= 0]
     learnt = [line for line in lines if line["loss"] is not None]
     assert learnt, [line["skipped"] for line in lines]
     assert all(math.isfinite(line["loss"]) for line in learnt)
     assert any(line["probes"]["scalars"]["gradient_norm"] > 0 for line in learnt)
 
-    with pytest.raises(Interrupted):
-        train(config, tmp_path / "stopped", watch=soon, stop=stop)
-    train(config, tmp_path / "stopped", resume=True)
-    found, expected = (tensors_of(last_stage(tmp_path / x)) for x in ("stopped", "whole"))
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert _lines(tmp_path / "stopped") == _lines(tmp_path / "whole")
+    assert len(lines_of(killed)) == 2  # the untrained student's, and the first step's
+    train(config, killed, resume=True)
+    assert_same_runs(last_stage(killed), last_stage(whole))
+    assert lines_of(killed) == lines_of(whole)

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 import torch
 from killed import tensors_of
 from safetensors.torch import load_file
+from warm import python
 
 from agentopd.base.written import last_stage
 from agentopd.looking.report.data import read_results
@@ -153,7 +152,7 @@ def test_a_run_killed_in_every_stage_ends_in_the_same_bits(
     """While it collects, in the first and in the last stage; then it is let go on."""
     out, data = tmp_path / "run", json.dumps(_data(tiny_model, STAGES))
     for left in (1, 2, 2, 9):
-        done = subprocess.run([sys.executable, "-c", KILLED, data, str(out), str(left)])
+        done = python("-c", KILLED, data, str(out), str(left))
         assert done.returncode == (0 if left == 9 else -signal.SIGKILL)
     for stage in ("stages/2-sft", "stages/3-opd"):
         found, expected = tensors_of(out / stage), tensors_of(whole / stage)

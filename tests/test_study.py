@@ -12,7 +12,7 @@ import pytest
 from agentopd.looking.report import write_report
 from agentopd.running.config import ConfigError, RunConfig
 from agentopd.running.reading import arm_config, load_config
-from agentopd.running.studies.study import _arm, _student_tasks, compare, run_folder
+from agentopd.running.studies.study import _arm, _untrained_of, compare, run_folder
 from agentopd.running.train import train
 from agentopd.stored.trajectories import load_trajectories
 
@@ -26,8 +26,13 @@ SMALL = [
 ]
 
 
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
+
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Path, dict[str, Any]]:
+def study(
+    warm_workers: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RunConfig, Path, dict[str, Any]]:
     config = load_config("configs/quickstart.yaml", SMALL)
     out = tmp_path_factory.mktemp("study") / "out"
     seen: list[tuple[str, int, int]] = []
@@ -148,7 +153,7 @@ def test_students_that_play_other_tasks_are_measured_apart() -> None:
     config = load_config("configs/quickstart.yaml")
 
     def asked(**changes: Any) -> str:
-        return _student_tasks(arm_config(config, "token", 0).model_copy(update=changes))
+        return _untrained_of(arm_config(config, "token", 0).model_copy(update=changes))
 
     more = config.rollout.model_copy(update={"tasks": 1, "group": 9})
     assert asked() == asked(seed=7, steps=1, rollout=more)

@@ -10,7 +10,8 @@ import torch
 from scenes import AUXILIARY, ENV, Scene, assert_same, scene_of
 
 from agentopd.learning.learner import Learner
-from agentopd.learning.objective import Objective, Plan
+from agentopd.learning.objective import Objective
+from agentopd.learning.plan import Plan
 from agentopd.learning.survey import Survey
 from agentopd.running.reading import parse_config
 

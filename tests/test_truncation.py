@@ -15,7 +15,7 @@ from scenes import run_of
 
 from agentopd.base.written import ConfigError
 from agentopd.divergences.estimators import K1, RhoK3
-from agentopd.learning.notices import truncation_notice
+from agentopd.learning.idle.notices import truncation_notice
 from agentopd.rollout import drawing
 from agentopd.rollout.drawing import draw
 from agentopd.rollout.engine import disagreement

@@ -7,12 +7,12 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from warm import WARM
 
 from agentopd.parallel.group import Group
 from agentopd.parallel.processes import Processes
@@ -28,13 +28,12 @@ def together(
     Args:
         lost: the process that is to die of it, and gives nothing.
     """
-    spawn = get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         ends, running = [], []
         for rank in range(count):
-            here, there = spawn.Pipe(duplex=False)
+            here, there = WARM.Pipe(duplex=False)
             told = (there, Path(folder) / "store", rank, count, work, arguments)
-            running.append(spawn.Process(target=_member, args=told))
+            running.append(WARM.Process(target=_member, args=told))
             running[-1].start()
             there.close()
             ends.append(here)

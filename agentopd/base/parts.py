@@ -120,7 +120,9 @@ class Part(Settings):
 
     @property
     def costs(self) -> tuple[Cost, ...]:
-        """What it makes models read and write, beside what every method does."""
+        """What it makes models read and write, beside what every method does. A rollout that says
+        what the student learns says all of it; the teacher, where it is asked, reads as much.
+        """
         return ()
 
     @classmethod

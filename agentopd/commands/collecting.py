@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,12 @@ from agentopd.base.written import find_config, read_mapping
 
 
 def collect(
-    named: Path, overrides: Sequence[str], by: str, keep: str, episodes: int, out: Path
+    named: Path, overrides: Sequence[str], how: Mapping[str, Any], keep: str, out: Path
 ) -> None:
     """Collect, and say how much of it was kept.
+
+    Args:
+        how: of `CollectSettings`, all but what is kept.
 
     Raises:
         ValueError: see `agentopd.running.collecting.collect.collect`; or `keep` is unknown.
@@ -36,18 +39,26 @@ def collect(
 
         config = load_config(find_config(named), overrides)
         try:
-            settings = CollectSettings.model_validate(
-                {"by": by, "episodes": episodes, "keep": which}
-            )
+            settings = CollectSettings.model_validate({**how, "keep": which})
         except ValidationError as error:
-            said = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise ValueError(f"--by: {said}") from error
+            first = error.errors()[0]
+            option = str(first["loc"][0]) if first["loc"] else "label"
+            said = first["msg"].removeprefix("Value error, ")
+            raise ValueError(f"--{option}: {said}") from error
+    told: list[str] = []
+
+    def tell(found: dict[str, Any]) -> None:
+        told.append(_counts(found))
+        typer.echo(told[-1])
+
     try:
-        found = make(config, settings, out, _told)
+        found = make(config, settings, out, tell)
     except Interrupted as stopped:
         typer.echo(f"stopped; to go on:\n  {shlex.join(['agentopd', *sys.argv[1:]])}", err=True)
         raise typer.Exit(130) from stopped
-    typer.echo(f"{_counts(found)}\nthe demonstrations: {out}")
+    if _counts(found) not in told:  # the store had ended before
+        typer.echo(_counts(found))
+    typer.echo(f"the demonstrations: {out}")
 
 
 def _kept(keep: str) -> dict[str, Any]:
@@ -64,12 +75,9 @@ def _kept(keep: str) -> dict[str, Any]:
     raise ValueError(f"--keep {keep!r} is none of all, success and reward=NUMBER")
 
 
-def _told(found: dict[str, Any]) -> None:
-    typer.echo(_counts(found))
-
-
 def _counts(found: dict[str, Any]) -> str:
+    behind = f", behind {found['earlier']:,} earlier ones" if found["earlier"] else ""
     return (
-        f"{found['played']:,} episodes, {found['solved']:,} solved; kept {found['kept']:,} with "
-        f"{found['tokens']:,} tokens to learn from"
+        f"{found['played']:,} episodes, {found['solved']:,} solved; kept {found['kept']:,}{behind} "
+        f"with {found['tokens']:,} tokens to learn from"
     )

@@ -32,7 +32,9 @@ _WORTH_TELLING = 2**30
 class Status:
     """The last numbers of one run, read from its lines of metrics.
 
-    Tokens a second are the student's own of the last step, by all that the step took.
+    Tokens a second are the student's own of the last step, by all that the step took. Success in
+    training is told of steps in which the student wrote something: where others alone did, as in
+    demonstrations, it is theirs.
 
     Args:
         steps: of the whole run.
@@ -57,7 +59,8 @@ class Status:
             spent = sum(took for stage, took in line["stages"].items() if stage != "evaluate")
             self.tokens_a_second = line["tokens"]["student"] / spent if spent else None
         if "train" in line:
-            self.train, self.loss = line["train"]["success"], line["loss"]
+            wrote = line.get("tokens", {}).get("student") != 0
+            self.train, self.loss = line["train"]["success"] if wrote else None, line["loss"]
         if line.get("evaluation"):
             self.test = line["evaluation"]["success"]
 

@@ -142,8 +142,8 @@ def _compare(
     config: RunConfig, out: Path, resume: bool, workers: int, engine: str, causes: bool = False
 ) -> None:
     from agentopd.looking.report import write_report
-    from agentopd.looking.report.data import Summary
     from agentopd.looking.report.finding import finding
+    from agentopd.looking.report.shape import Summary
     from agentopd.running.studies import study
     from agentopd.running.studies.engines import read_engine
     from agentopd.running.studies.mechanisms import study_mechanisms

@@ -58,11 +58,15 @@ class Divergence(Part, family="divergence"):
         estimator: with the support `sampled`, how the divergence's gradient is estimated; the
             divergence's own if not given.
         target: what takes the teacher's place; the teacher itself if not given.
+        plus: where whole distributions are compared, an estimator from the sampled tokens whose
+            term is added, weighed alike: `reward_to_go` beside the exact divergence of each token,
+            which knows nothing of what the token leads to (MiniLLM 2306.08543).
     """
 
     support: SerializeAsAny[Support] = FullSupport()
     estimator: SerializeAsAny[Estimator] | None = None
     target: SerializeAsAny[Target] | None = None
+    plus: SerializeAsAny[Estimator] | None = None
 
     @abstractmethod
     def value(self, p_NK: torch.Tensor, q_NK: torch.Tensor, row: Row) -> torch.Tensor:
@@ -151,8 +155,8 @@ class Divergence(Part, family="divergence"):
         return self.closed_form(p_NK, q_NK, row)
 
     def estimated(self, measured: Measured, tokens: Tokens) -> torch.Tensor:
-        """(N,) the estimator's losses or advantages, with the support `sampled`."""
-        estimator, teacher = self.estimated_by, measured.teacher
+        """(N,) the losses or advantages of the estimator from the sampled tokens."""
+        estimator, teacher = from_samples(self), measured.teacher
         assert estimator is not None and teacher is not None
         logprob_N, teacher_N = measured.student.logprob_N, teacher.logprob_N
         if self.target is not None:
@@ -164,7 +168,14 @@ class Divergence(Part, family="divergence"):
     def _makes_sense(self) -> Divergence:
         if self.sampled:
             self._can_be_estimated()
+            if self.plus is not None:
+                raise ValueError(
+                    "support: sampled has an estimator in the divergence's place, and plus: "
+                    f"{self.plus.kind} is one beside it: leave plus out, or use support: full"
+                )
             return self
+        if self.plus is not None:
+            self._can_be_estimated()
         if self.estimator is not None:
             raise ValueError(
                 f"estimator: {self.estimator.kind} estimates from the sampled token, and support: "
@@ -180,7 +191,7 @@ class Divergence(Part, family="divergence"):
         return self
 
     def _can_be_estimated(self) -> None:
-        own, name = self.estimated_by, self.kind or type(self).__name__
+        own, name = from_samples(self), self.kind or type(self).__name__
         if own is None or not self.estimable:
             raise ValueError(
                 f"{name} cannot be estimated from the sampled token: the tokens come from the "
@@ -200,6 +211,11 @@ class Divergence(Part, family="divergence"):
                 f"and as a number; estimator: {own.kind} and a live student need more. Use "
                 "estimator: k1, truncated or clipped with a detached target, or support: full"
             )
+
+
+def from_samples(divergence: Divergence) -> Estimator | None:
+    """The estimator that learns from the sampled tokens, in the divergence's place or beside it."""
+    return divergence.estimated_by or divergence.plus
 
 
 def _differentiated(

@@ -53,6 +53,18 @@ class Estimator(Part, family="estimator"):
         """What stands before its advantages in the equation; see `Part.formula`."""
         return "r"
 
+    @property
+    def needs_step(self) -> bool:
+        """Whether what a token is credited with hangs on all of the step's: then all are credited
+        once, before its first pass, by what the models said then.
+        """
+        return False
+
+    @property
+    def clipped_at(self) -> float | None:
+        """How far below 1 the importance ratio counts, where it is clipped as PPO's is."""
+        return None
+
     gate: ClassVar[bool] = False
     """Whether its values are those of a gate, which probes show beside the weights'."""
 
@@ -70,6 +82,10 @@ class Estimator(Part, family="estimator"):
         Args:
             kept_N: (N,) bool, the tokens that no weight removes: of the others nothing may be seen.
         """
+        return value_N
+
+    def settled(self, value_N: torch.Tensor, kept_N: torch.Tensor) -> torch.Tensor:
+        """(N,) the same once all of the step's tokens are credited, see `needs_step`."""
         return value_N
 
     def surrogate(
@@ -159,53 +175,16 @@ class Clipped(K1, kind="clipped"):
         """See `Estimator.ratio_formula`."""
         return f"clip(r, {1 - self.clip:g}, {1 + self.clip:g})"
 
+    @property
+    def clipped_at(self) -> float:
+        """See `Estimator.clipped_at`."""
+        return self.clip
+
     def surrogate(
         self, logprob_N: torch.Tensor, behaviour_N: torch.Tensor, advantage_N: torch.Tensor
     ) -> torch.Tensor:
         """See `Estimator.surrogate`."""
         return policy_gradient(logprob_N, behaviour_N, advantage_N, self.clip)
-
-
-class RewardToGo(Estimator, kind="reward_to_go"):
-    """k1 with what follows: A_t = sum over s >= t of discount^(s-t) (log q(y_s) - log p(y_s)), over
-    the later tokens that the student produced in the same episode.
-
-    With a discount of 1 this is the reverse KL of whole episodes, future states included; with 0 it
-    is k1. The importance ratio is each token's own, so off-policy only the token is corrected for,
-    not its history nor its future. A token whose weight is zero is no token's future: what a mask
-    removes changes nothing before it.
-
-    Args:
-        discount: of one token.
-    """
-
-    discount: float = Field(default=1.0, ge=0, le=1)
-
-    @property
-    def formula(self) -> str:
-        """See `Part.formula`."""
-        discount = "" if self.discount == 1 else f"{self.discount:g}^(s - t) "
-        return f"sum over s >= t of {discount}(log q(y_s) - log p(y_s))"
-
-    def per_token(
-        self, logprob_N: torch.Tensor, teacher_N: torch.Tensor, tokens: Tokens
-    ) -> torch.Tensor:
-        """See `Estimator.per_token`."""
-        return (teacher_N - logprob_N).detach()
-
-    def credited(self, value_N: torch.Tensor, kept_N: torch.Tensor, tokens: Tokens) -> torch.Tensor:
-        """See `Estimator.credited`."""
-        total_N = value_N.masked_fill(~kept_N, 0.0)
-        ahead = 1
-        # Doubling: after each round a token holds the sum of twice as many.
-        while ahead < len(tokens):
-            same_N = tokens.lesson_N[ahead:] == tokens.lesson_N[:-ahead]
-            further_N = total_N[ahead:].masked_fill(~same_N, 0.0)
-            total_N = torch.cat(
-                [total_N[:-ahead] + self.discount**ahead * further_N, total_N[-ahead:]]
-            )
-            ahead *= 2
-        return total_N
 
 
 class K2(Estimator, kind="k2"):

@@ -18,7 +18,8 @@ from agentopd.base.types import Attempt, Lesson, Record
 from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
 from agentopd.learning.method import Method
-from agentopd.learning.objective import Objective, Plan
+from agentopd.learning.objective import Objective
+from agentopd.learning.plan import Plan
 from agentopd.learning.survey import Survey
 from agentopd.models.head import Head
 from agentopd.signal.evidence import Measured

@@ -14,8 +14,9 @@ from agentopd.divergences.base import Divergence
 from agentopd.divergences.linear import measure, opinion_of
 from agentopd.divergences.question import Question
 from agentopd.learning.method import Method
-from agentopd.learning.objective import Objective, Plan
+from agentopd.learning.objective import Objective
 from agentopd.learning.optimizer import MasterAdamW, MasterAdamW8bit
+from agentopd.learning.plan import Plan
 from agentopd.learning.survey import Survey
 from agentopd.mixes.base import Mix
 from agentopd.mixes.gold import NONE, GoldEpisodes
@@ -269,7 +270,7 @@ class Learner:
         gap_N = gap_N.masked_fill(foreign(batch, gap_N.device), 0.0)
         return {
             "loss": sum(term.item() for term in terms.values()),
-            **({} if self.method.mix.imitates else {"sampler_gap": gap_N.max().item()}),
+            **({} if self.method.mix.imitation == "all" else {"sampler_gap": gap_N.max().item()}),
             **(norms if several else {}),
             **{f"advantage_{k}": v.norm().item() for k, v in summands.items()},
             **{f"loss_{k}": v.item() for k, v in terms.items()},
@@ -317,7 +318,7 @@ class Learner:
         question = Question(
             ids_N=tokens.ids_N,
             divergence=None if teacher is None or divergence.sampled else divergence,
-            temperature=1.0 if self.method.mix.imitates else rollout.temperature or 1.0,
+            temperature=1.0 if self.method.mix.imitation == "all" else rollout.temperature or 1.0,
             acted_N=acted(batch, tokens.ids_N.device),
             keep=keep if teacher is not None and teacher.whole else 0,
             ranks=bool(self.method.save.scores_top_k)
@@ -386,6 +387,6 @@ def _both_channels(mix: Mix) -> bool:
 
 def _nothing(mix: Mix) -> str:
     """Why a step has nothing to learn from."""
-    if mix.imitates:
+    if mix.imitation == "all":
         return f"mix: {mix.kind} keeps no token of the step"
     return "no teacher signal and no advantage"

@@ -20,13 +20,13 @@ from pydantic import (
 
 from agentopd.base.parts import Settings
 from agentopd.base.types import Lesson
-from agentopd.divergences.base import Divergence
-from agentopd.divergences.estimators import K1, Clipped
+from agentopd.divergences.base import Divergence, from_samples
+from agentopd.divergences.estimators import K1
 from agentopd.divergences.kl import ReverseKL
 from agentopd.learning.controls import ControlName, controlled_sources, controlled_teacher
 from agentopd.mixes.base import Mix
 from agentopd.mixes.modulating import Multiplicative
-from agentopd.mixes.refusals import check_advice, check_imitation, check_modulation
+from agentopd.mixes.refusals import check_advice, check_imitation, check_modulation, check_replay
 from agentopd.mixes.scored import Scoring
 from agentopd.mixes.shared import DistilOnly
 from agentopd.privilege.base import Source
@@ -168,7 +168,7 @@ class Method(Settings):
             weights=tuple(w.kind or type(w).__name__ for w in weights),
             asks_teacher=bool(mix.distil_coefficient),
             told=bool(self.privilege),
-            sampled=divergence.sampled,
+            sampled=from_samples(divergence) is not None,
             estimator=estimator.kind if estimator else "",
             credits=unit.returns(divergence),
             scores_episodes=isinstance(unit, Scoring),
@@ -230,7 +230,7 @@ class Method(Settings):
         self._check_actors()
         if "target" in self.schedule:
             self.divergence.aimed(1.0)
-        self._check_replay()
+        check_replay(self.mix, self.weight, self.rollout, self.learns_from_samples)
         check_blend(self.unit.normalise, "blend" in self.schedule)
         for name, schedule in self.schedule.items():
             schedule.check(name, self.beside)
@@ -259,24 +259,8 @@ class Method(Settings):
     def learns_from_samples(self) -> bool:
         """Whether gradients are averages over the tokens that were sampled."""
         distils = bool(self.mix.distil_coefficient) and self.mix.distils
-        return self.mix.learns_from_samples or (distils and self.divergence.sampled)
-
-    def _check_replay(self) -> None:
-        """What others have written is no sample of the student, and has no ratio to it."""
-        given = self.rollout.replays or (self.rollout.imitates and not self.mix.completes)
-        if given and self.learns_from_samples:
-            name = "divergence.support: sampled" if not self.mix.learns_from_samples else "mix"
-            raise ValueError(
-                f"rollout: {self.rollout.kind} gives what others wrote, and {name} as it is set "
-                f"(mix: {self.mix.kind}) learns from tokens as samples of the student, which these "
-                "are not: use mix: nll, or mix: distil with divergence.support: full"
-            )
-        readers = [weight.kind for weight in self.weight if weight.reads_behaviour]
-        if readers and (self.rollout.replays or self.rollout.imitates):
-            raise ValueError(
-                f"weight: {readers[0]} looks at the probability with which a token was drawn, and "
-                f"rollout: {self.rollout.kind} gives tokens that nobody drew: leave the weight out"
-            )
+        sampled = from_samples(self.divergence) is not None
+        return self.mix.learns_from_samples or (distils and sampled)
 
     def check_schedules(self, steps: int) -> None:
         """What the schedules of the rollout and of the average come to in a run of so many steps.
@@ -305,7 +289,7 @@ class Method(Settings):
                 f"be, and view: {self.view.kind} puts it where an actor could not read it in time: "
                 "use view: system or every_turn"
             )
-        estimator, rollout = self.divergence.estimated_by, self.rollout
+        estimator, rollout = from_samples(self.divergence), self.rollout
         asks, kept = bool(self.mix.distil_coefficient), "untold" in rollout.records
         if asks and not (self.view.tells_teacher or kept):
             raise ValueError(
@@ -332,14 +316,15 @@ class Method(Settings):
         """An importance ratio begins at the share of probability that sampling keeps: where that
         lies outside of a clip's bounds, tokens with a negative advantage are never learnt from.
         """
-        truncation, estimator = truncation_of(rollout), self.divergence.estimated_by
+        truncation, estimator = truncation_of(rollout), from_samples(self.divergence)
         if not truncation or not self.learns_from_samples:
             return
         rl, clips = self.mix.rl_channel, dict[str, float]()
         if rl is not None and rl.kind and rl.window is None:
             clips["mix.rl.clip"] = rl.clip
-        if isinstance(estimator, Clipped):
-            clips["divergence.estimator.clip"] = estimator.clip
+        if estimator is not None and estimator.clipped_at is not None:
+            where = "divergence.plus" if self.divergence.plus else "divergence.estimator"
+            clips[f"{where}.clip"] = estimator.clipped_at
         for name, clip in clips.items():
             if truncation.least < 1 - clip:
                 raise ValueError(
@@ -359,7 +344,9 @@ class Method(Settings):
 
     def _check_ratio(self) -> None:
         """A token is weighed by its importance ratio once."""
-        if self.divergence.sampled and any(isinstance(x, TruncatedRatio) for x in self.weight):
+        if from_samples(self.divergence) and any(
+            isinstance(x, TruncatedRatio) for x in self.weight
+        ):
             raise ValueError(
                 "weight: truncated_ratio, and the divergence's estimator of the sampled token has "
                 "the same ratio in it: leave the weight out, and to cap the ratio set "

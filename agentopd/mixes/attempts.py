@@ -134,7 +134,7 @@ class Retried(RlOnly, kind="retried"):
             out as too far away; none if not given.
     """
 
-    completes = True
+    imitation = "beside"
 
     rl: SerializeAsAny[Advantage] = AttemptReturns()
     untold: Literal["likelihood", "advantage"] = "likelihood"

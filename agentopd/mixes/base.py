@@ -75,10 +75,9 @@ class Mix(Part, family="mix"):
         """What the distillation term is multiplied by; 0 means that no teacher is asked."""
         return 1.0
 
-    imitates: ClassVar[bool] = False
-    """Whether all of the loss is the likelihood of tokens, which weights may multiply."""
-    completes: ClassVar[bool] = False
-    """Whether tokens that nobody sampled are made likelier beside what others are rewarded for."""
+    imitation: ClassVar[Literal["none", "beside", "all"]] = "none"
+    """Whether tokens that nobody sampled are made likelier: beside what others are rewarded for, or
+    as all of the loss, which weights may then multiply."""
     distils: ClassVar[bool] = True
     """Whether the teacher's credit enters the loss by itself, whatever the advantages are. Where it
     does not, episodes without an advantage are left out."""
@@ -148,14 +147,11 @@ class Mix(Part, family="mix"):
         return None
 
     def scored(self, said: Measured, tokens: Tokens, lessons: Sequence[Lesson]) -> torch.Tensor:
-        """(L,) the score of each episode, from what the models said of its tokens before the step;
-        `reduced` of what the teacher said, unless a mix says otherwise.
+        """(L,) the score of each episode, from what the models said of its tokens before the step:
+        the mean of log q - log p_behaviour, unless a mix says otherwise.
         """
         assert said.teacher is not None
-        return self.reduced(said.teacher.logprob_N - tokens.behaviour_N, tokens)
-
-    def reduced(self, gap_N: torch.Tensor, tokens: Tokens) -> torch.Tensor:
-        """(L,) the teacher's score of each episode, from log q - log p_behaviour of tokens (N,)."""
+        gap_N = said.teacher.logprob_N - tokens.behaviour_N
         return mean_by(gap_N, tokens.lesson_N, tokens.lessons)
 
     def _check_samples(self, beside: Beside) -> None:

@@ -40,6 +40,7 @@ class Distillation:
     average_N: torch.Tensor
     scale_N: torch.Tensor
     gates: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    plus: Distillation | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,9 @@ class Channels:
         """The distillation term."""
         own = self.distillation
         assert own is not None
+        return self._taught(own) if own.plus is None else self._taught(own) + self._taught(own.plus)
+
+    def _taught(self, own: Distillation) -> torch.Tensor:
         loss_N = own.credit_N
         if own.returns == "advantage":
             logprob_N, estimator = self.measured.student.logprob_N, own.estimator
@@ -123,15 +127,15 @@ class Channels:
             loss_N = loss_N - rule.entropy_bonus * own.scale_N * student.entropy_N
         return (own.average_N * loss_N).sum()
 
-    def imitate(self, power: float = 0.0) -> torch.Tensor:
+    def imitate(self, power: float | torch.Tensor = 0.0) -> torch.Tensor:
         """The likelihood term: of the tokens that are to be made likelier, -log p.
 
         Args:
-            power: of the token's own probability, with which it counts.
+            power: of the token's own probability, with which it counts; or (N,) one a token.
         """
         own, logprob_N = self.reinforcement, self.measured.student.logprob_N
         assert own is not None
         share_N = own.average_N * own.likelihood_N
-        if power:
+        if isinstance(power, torch.Tensor) or power:
             share_N = share_N * (power * logprob_N.detach()).exp()
         return -(share_N * logprob_N).sum()

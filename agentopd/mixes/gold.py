@@ -17,7 +17,7 @@ from agentopd.base.parts import Settings
 from agentopd.base.types import Trajectory
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.policies.demonstrations import demonstrations_for
-from agentopd.stored.demonstrations import Selection
+from agentopd.stored.demonstrations import Choice
 
 
 class Gold(Settings):
@@ -35,7 +35,7 @@ class Gold(Settings):
     path: str
     coefficient: float = Field(default=0.1, gt=0)
     per_prompt: int = Field(default=1, ge=1)
-    keep: Selection = Selection()
+    keep: Choice = Choice()
 
     @property
     def formula(self) -> str:

@@ -10,22 +10,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
+from agentopd.base.parts import Settings
 from agentopd.base.types import Lesson, Owner, Trajectory
 from agentopd.mixes.advantages import Advantage, NoReward
 from agentopd.mixes.base import Mix, Route
 from agentopd.mixes.channels import Channels
 from agentopd.signal.beside import Beside
+from agentopd.signal.evidence import Opinion
 from agentopd.stored.demonstrations import Selection
 
 # T tokens of a trajectory, N tokens of a micro-batch
 
 Author = Literal["student", "teacher", "demo"]
+
+
+class Discriminant(Settings):
+    """How far each token is of the student's own distribution (IDFT, DDT 2602.12222):
+    clip(exp(-phi / beta), least, most), where phi = log p(y) + H(p) is zero on average over what
+    the student says itself, and far below where somebody else would have said it.
+
+    Args:
+        beta: of phi, in nats.
+        least, most: the bounds.
+    """
+
+    beta: float = Field(default=1.0, gt=0)
+    least: float = Field(default=0.1, ge=0)
+    most: float = Field(default=2.0, gt=0)
+
+    def powers(self, student: Opinion) -> torch.Tensor:
+        """(N,) of what the student says of tokens; nothing of it is differentiated."""
+        phi_N = student.logprob_N.detach() + student.entropy_N.detach()
+        return (-phi_N / self.beta).exp().clamp(self.least, self.most)
 
 
 class Likelihood(Mix, kind="nll"):
@@ -38,20 +60,26 @@ class Likelihood(Mix, kind="nll"):
         owners: whose tokens are learnt from; everybody's who wrote answers if not given.
         keep: which of a step's episodes are learnt from.
         power: each token counts with its own probability to this power: 0 is the likelihood, 1
-            learns where the student already believes (DFT; the exponent of IDFT 2602.12222).
+            learns where the student already believes (DFT). With `beta`, `least` and `most` it is
+            each token's own, larger the less the token is of the student's distribution (IDFT).
     """
 
     owners: tuple[Author, ...] | None = None
     keep: Selection = Selection()
-    power: float = Field(default=0.0, ge=0)
+    power: Annotated[float, Field(ge=0)] | Discriminant = 0.0
 
-    imitates = True
+    imitation = "all"
     distils = False
 
     @property
     def formula(self) -> str:
         """See `Part.formula`."""
-        power = f"p(y)^{self.power:g} " if self.power else ""
+        if isinstance(self.power, Discriminant):
+            own = self.power
+            scaled = "" if own.beta == 1 else f" / {own.beta:g}"
+            power = f"p(y)^clip(exp(-(log p(y) + H(p)){scaled}), {own.least:g}, {own.most:g}) "
+        else:
+            power = f"p(y)^{self.power:g} " if self.power else ""
         whose = (
             "every answer"
             if self.owners is None
@@ -94,7 +122,10 @@ class Likelihood(Mix, kind="nll"):
 
     def terms(self, channels: Channels) -> dict[str, torch.Tensor]:
         """See `Mix.terms`."""
-        return {"nll": channels.imitate(self.power)}
+        power = self.power
+        if isinstance(power, Discriminant):
+            power = power.powers(channels.measured.student)
+        return {"nll": channels.imitate(power)}
 
 
 def authored(trajectory: Trajectory, owners: Sequence[Author] | None) -> Trajectory:

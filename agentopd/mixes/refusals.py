@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 
 from agentopd.mixes.base import Mix
+from agentopd.rollout.policies.base import Rollout
 from agentopd.signal.evidence import Evidence, NotYetAsked, UntaughtEvidence
 from agentopd.signal.synthetic import Shape, SyntheticStep
 from agentopd.signal.tokens import Tokens, mean_by
@@ -91,7 +92,7 @@ def check_imitation(mix: Mix, weights: Sequence[Weight]) -> None:
     Raises:
         ValueError: one of them cannot.
     """
-    if not mix.imitates:
+    if mix.imitation != "all":
         return
     known = SyntheticStep.of(Shape()).evidence()
     said = UntaughtEvidence(known.student, known.tokens, known.lessons, 0)
@@ -105,6 +106,32 @@ def check_imitation(mix: Mix, weights: Sequence[Weight]) -> None:
                 f"mix: {_kind(mix)} asks none: use weights of where a token stands or of what the "
                 "student says of it, such as skip_first or likelihood_gate, or the mix's own power"
             ) from None
+
+
+def check_replay(mix: Mix, weights: Sequence[Weight], rollout: Rollout, sampled: bool) -> None:
+    """Whether a method knows what to do with what others have written, which is no sample of the
+    student and has no ratio to it.
+
+    Args:
+        sampled: the method learns from tokens as samples of the student.
+
+    Raises:
+        ValueError: it does not.
+    """
+    given = rollout.replays or (rollout.imitates and mix.imitation == "none")
+    if given and sampled:
+        name = "mix" if mix.learns_from_samples else "divergence.support: sampled"
+        raise ValueError(
+            f"rollout: {rollout.kind} gives what others wrote, and {name} as it is set "
+            f"(mix: {mix.kind}) learns from tokens as samples of the student, which these "
+            "are not: use mix: nll, or mix: distil with divergence.support: full"
+        )
+    readers = [weight.kind for weight in weights if weight.reads_behaviour]
+    if readers and (rollout.replays or rollout.imitates):
+        raise ValueError(
+            f"weight: {readers[0]} looks at the probability with which a token was drawn, and "
+            f"rollout: {rollout.kind} gives tokens that nobody drew: leave the weight out"
+        )
 
 
 def _modulation(unit: Unit, weight_N: torch.Tensor, evidence: Evidence) -> torch.Tensor:

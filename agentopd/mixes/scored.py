@@ -8,7 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from pydantic import Field
 
-from agentopd.base.types import Trajectory
+from agentopd.base.types import Lesson, Trajectory
 from agentopd.mixes.advantages import Reinforce
 from agentopd.mixes.shared import RlOnly
 from agentopd.signal.beside import Beside
@@ -93,10 +93,12 @@ class RewardReplacement(RlOnly, kind="reward"):
             )
         _check_baseline(self)
 
-    def reduced(self, gap_N: torch.Tensor, tokens: Tokens) -> torch.Tensor:
-        """See `Mix.reduced`."""
+    def scored(self, said: Measured, tokens: Tokens, lessons: Sequence[Lesson]) -> torch.Tensor:
+        """See `Mix.scored`."""
         if self.reduce == "mean":
-            return super().reduced(gap_N, tokens)
+            return super().scored(said, tokens, lessons)
+        assert said.teacher is not None
+        gap_N = said.teacher.logprob_N - tokens.behaviour_N
         return sum_by(gap_N, tokens.lesson_N, tokens.lessons)
 
     def rewards(

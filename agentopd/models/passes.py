@@ -106,6 +106,15 @@ def logprobs_of(model: LanguageModel, ids: Sequence[int]) -> torch.Tensor:
     return logprob_TV.gather(1, ids_1T[0, 1:, None]).squeeze(1).double().cpu()
 
 
+@torch.no_grad()
+def trained_logprobs(model: LanguageModel, trajectory: Trajectory) -> torch.Tensor:
+    """(N,) what a model gives the tokens of one episode that are learnt from, at temperature 1."""
+    hidden_NH = hidden_before(model, [trajectory], budget=1)
+    ids_N = torch.from_numpy(trajectory.ids[trajectory.trainable]).to(hidden_NH.device)
+    logprob_NV = torch.log_softmax(model.logits(hidden_NH).float(), -1)
+    return logprob_NV.gather(1, ids_N[:, None]).squeeze(1)
+
+
 def _call(model: LanguageModel, readings: Sequence[Reading], recompute: bool) -> torch.Tensor:
     keeping = recompute and torch.is_grad_enabled()
     with recomputed_layers(model.body) if keeping else nullcontext():

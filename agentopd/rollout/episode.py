@@ -173,7 +173,7 @@ class Episode:
         random = (seed, self.task.episode, *attempt, len(self.turns))
         voice, plain = self.task.direction.voice(len(self.turns)), self.conversation.context
         told = self.aside.context if self.aside and voice.told else plain
-        mixed = voice.owner is Owner.MIXTURE
+        mixed = voice.actor is Owner.MIXTURE
         return Request(
             key=self.task.episode,
             ids=plain if mixed else told,
@@ -181,8 +181,8 @@ class Episode:
             max_tokens=min(self.limits.turn_tokens, self._left()),
             temperature=temperature,
             truncation=truncation,
-            actor=voice.owner,
-            mixture=Mixture(told, voice.share) if mixed else None,
+            actor=voice.actor,
+            mixture=Mixture(told, voice.share, voice.blend) if mixed else None,
         )
 
     def close(self) -> Iterator[Call[Any]]:

@@ -26,12 +26,19 @@ class SamplerFailed(ValueError):
 
 @dataclass(frozen=True)
 class Mixture:
-    """The teacher's part in an answer that it writes with the student: in every token it has
-    `share` of the probability, given the context `ids` and what the answer holds by then.
+    """The other's part in an answer that the student writes with it, who reads the context `ids`
+    and what the answer holds by then: the teacher, or the student itself, told something.
+
+    Attributes:
+        share: of the probability that is the other's in every token.
+        blend: where given, probabilities are multiplied in place of that: the other's to the power
+            1 - l, the student's to the power l = min(blend H, 1), with H the other's entropy over
+            its largest, so that it is heard where it is sure.
     """
 
     ids: Sequence[int]
-    share: float
+    share: float = 0.0
+    blend: float | None = None
 
 
 @dataclass(frozen=True)

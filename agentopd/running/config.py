@@ -12,8 +12,8 @@ import agentopd.running.kinds  # noqa: F401  (every built-in part is known by it
 from agentopd.base.parts import Settings
 from agentopd.base.written import ConfigError
 from agentopd.environment.wrappers import EnvSettings
+from agentopd.learning.idle.notices import notices_of, truncation_notice
 from agentopd.learning.method import Method
-from agentopd.learning.notices import notices_of, truncation_notice
 from agentopd.mixes.gold import Gold
 from agentopd.mixes.terms.inferred import InferredReward
 from agentopd.models.model import StudentSettings
@@ -132,7 +132,7 @@ class RunConfig(Method):
 
     def notices(self) -> list[str]:
         """What was put in the place of what was written; what changes nothing where it stands, see
-        `agentopd.learning.notices`; and what is learnt with a bias.
+        `agentopd.learning.idle.notices`; and what is learnt with a bias.
         """
         if self.stages:  # each stage has its own
             return [*self._told]

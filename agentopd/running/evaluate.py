@@ -72,6 +72,19 @@ def untrained_success(config: RunConfig) -> dict[str, Any]:
         return measure(config.fresh(), student, sampler, summarise, "before the first step")
 
 
+def depends_on(config: RunConfig) -> dict[str, Any]:
+    """All that a student's evaluation depends on, as `measure` makes it, beside the student's
+    weights: where it is equal in two runs, the same student is evaluated alike.
+    """
+    included = {"student", "env", "evaluate", "sampler", "threads"}
+    found = config.model_dump(mode="json", include=included)
+    found["student"].pop("path")
+    rollout: dict[str, Any] = config.rollout.model_dump(mode="json", exclude={"tasks", "group"})
+    if type(config.rollout).pool is Rollout.pool:  # which reads what all rollouts have, and no more
+        rollout = {key: value for key, value in rollout.items() if key in Rollout.model_fields}
+    return {**found, "rollout": rollout}
+
+
 def score(trajectories: Sequence[Trajectory], summarise: Summarise | None = None) -> dict[str, Any]:
     """Success with its 95 % interval, reward and turns of played episodes; the shares of answers
     that could not be read and that were cut; how many episodes ended by an error, and by which, and

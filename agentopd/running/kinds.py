@@ -5,6 +5,7 @@
 import agentopd.asking.grading
 import agentopd.divergences.alpha
 import agentopd.divergences.bounds
+import agentopd.divergences.future
 import agentopd.divergences.kl
 import agentopd.mixes.attempts
 import agentopd.mixes.likelihood

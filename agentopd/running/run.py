@@ -12,7 +12,7 @@ import torch
 from agentopd.base.types import Lesson, Trajectory
 from agentopd.learning.forecast import forecast, memory_room
 from agentopd.learning.learner import Learner, Update
-from agentopd.mixes.gold import NONE, GoldEpisodes
+from agentopd.mixes.gold import NONE
 from agentopd.models.adapters import refuse_unmoved
 from agentopd.models.model import load_model
 from agentopd.parallel.episodes import known_elsewhere, own_episodes
@@ -198,7 +198,8 @@ class Run:
             with self.processes.united(ServerError):
                 asked = self.config.teacher.score(views)
                 if self.config.probe.pi_effect_due(step, self.config.steps):
-                    asked = self._with_untold(asked)
+                    teacher, view = self.config.teacher, self.config.view
+                    asked = with_untold(asked, teacher, view, self.template, self._temperature())
             lessons = self.processes.gather(asked, known_elsewhere)
         views = [lesson.view for lesson in lessons if lesson.view is not None]
         self.room = max(self.room, most_inserted(views))
@@ -213,8 +214,9 @@ class Run:
         it be gone by then, the step is whole, and can be saved.
         """
         with self.clock.stage("learner"):
-            gold = self._gold(trajectories, step)
-            update = self.learner.update(trajectories, lessons, step, gold)
+            gold, seed = self.config.gold, self.config.seed
+            beside = gold.beside(trajectories, self.gold, seed, step) if gold else NONE
+            update = self.learner.update(trajectories, lessons, step, beside)
         self.sampler.moved()
         if self.taking_part:
             self.config.teacher.sync(self.student, step)
@@ -293,11 +295,6 @@ class Run:
         self.records.summary(summary)
         return summary
 
-    def _gold(self, trajectories: list[Trajectory], step: int) -> GoldEpisodes:
-        """Those that stand beside a step's episodes."""
-        gold, seed = self.config.gold, self.config.seed
-        return gold.beside(trajectories, self.gold, seed, step) if gold else NONE
-
     def _needs_start(self) -> bool:
         """Whether the run stands on what it started from, and does not save it."""
         frozen = self.taking_part and self.config.teacher.is_start
@@ -316,12 +313,6 @@ class Run:
         positions = min(self.student.positions, self.config.teacher.positions)
         most = min(rollout.max_context, max(positions - self.room, positions / 2))
         return rollout.model_copy(update={"max_context": int(most)})
-
-    def _with_untold(self, lessons: list[Lesson]) -> list[Lesson]:
-        """The lessons with what the teacher would say if it were told nothing."""
-        teacher, view = self.config.teacher, self.config.view
-        temperature = self._temperature()
-        return with_untold(lessons, teacher, view, self.template, temperature)
 
     @by_the_first
     def _show(self, lessons: list[Lesson]) -> None:

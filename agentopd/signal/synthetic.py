@@ -13,6 +13,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -96,30 +97,12 @@ class SyntheticStep:
 
     @classmethod
     def of(cls, shape: Shape, teacher: int = 0) -> SyntheticStep:
-        """The step of that size; always the same.
+        """The step of that size; always the same, and shared: nobody may change its arrays.
 
         Args:
             teacher: which of many teachers teaches.
         """
-        generator = torch.Generator().manual_seed(0)
-        lessons: list[Lesson] = []
-        student_NV: dict[int, torch.Tensor] = {}
-        reference_NV: dict[int, torch.Tensor] = {}
-        for episode, plan in enumerate(_plans(shape.longest)):
-            own_NV = _logits(sum(plan.turns), shape.vocabulary, generator, plan.alike)
-            gap_NV = _gaps(own_NV, generator, teacher, plan.alike)
-            reference_NV[episode] = own_NV + 0.3 * _noise(own_NV, generator)
-            trajectory = _trajectory(episode, plan, own_NV, shape, generator)
-            view = _view(trajectory, teacher, shape.stated) if plan.taught else None
-            student_NV[episode] = own_NV
-            lessons.append(
-                Lesson(
-                    trajectory=trajectory,
-                    view=view,
-                    hidden_NH=own_NV + gap_NV if plan.taught else None,
-                )
-            )
-        return cls(lessons, student_NV, reference_NV)
+        return _step(shape, teacher)
 
     @property
     def taught(self) -> list[Lesson]:
@@ -153,6 +136,29 @@ class SyntheticStep:
             for x in self.lessons
         ]
         return replace(self, lessons=lessons)
+
+
+@lru_cache(maxsize=8)  # every configuration with weights is tried on one, most on the same
+def _step(shape: Shape, teacher: int) -> SyntheticStep:
+    generator = torch.Generator().manual_seed(0)
+    lessons: list[Lesson] = []
+    student_NV: dict[int, torch.Tensor] = {}
+    reference_NV: dict[int, torch.Tensor] = {}
+    for episode, plan in enumerate(_plans(shape.longest)):
+        own_NV = _logits(sum(plan.turns), shape.vocabulary, generator, plan.alike)
+        gap_NV = _gaps(own_NV, generator, teacher, plan.alike)
+        reference_NV[episode] = own_NV + 0.3 * _noise(own_NV, generator)
+        trajectory = _trajectory(episode, plan, own_NV, shape, generator)
+        view = _view(trajectory, teacher, shape.stated) if plan.taught else None
+        student_NV[episode] = own_NV
+        lessons.append(
+            Lesson(
+                trajectory=trajectory,
+                view=view,
+                hidden_NH=own_NV + gap_NV if plan.taught else None,
+            )
+        )
+    return SyntheticStep(lessons, student_NV, reference_NV)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ A store is a folder of trajectories as runs save them, whoever wrote the answers
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,27 @@ class Selection(Kept):
         by_length = sorted(range(len(kept)), key=lambda i: int(kept[i].trainable.sum()))
         dropped = set(by_length[: int(self.drop_shortest * len(kept))])
         return [t for i, t in enumerate(kept) if i not in dropped]
+
+
+class Choice(Selection):
+    """Which episodes of a store are learnt from.
+
+    Args:
+        divergent: of those kept, the share with the largest mean of log q(y) - log p(y) over the
+            tokens to learn from (DASD 2601.09088), rounded up to whole episodes: q is whoever drew
+            them, p the student before its first step. The others say little that it would not.
+    """
+
+    divergent: float | None = Field(default=None, gt=0, lt=1)
+
+
+def most_divergent(
+    trajectories: Sequence[Trajectory], gaps: Sequence[float], share: float
+) -> list[Trajectory]:
+    """The share of episodes with the largest gaps, in their order; the first of equal ones."""
+    by_gap = sorted(range(len(gaps)), key=lambda i: -gaps[i])
+    kept = set(by_gap[: math.ceil(share * len(gaps))])
+    return [t for i, t in enumerate(trajectories) if i in kept]
 
 
 def read_demonstrations(folder: Path, keep: Selection | None = None) -> list[Trajectory]:

@@ -21,7 +21,8 @@ class Cost:
         of: how many, as a product of symbols: S, what the student says in an episode; L, the whole
             episode as a model reads it; others that `where` explains.
         times: a number before it.
-        where: what its other symbols mean, as `f: the share of episodes that are played again`.
+        where: what its other symbols mean, as `f: the share of episodes that are played again`;
+            of several, with `; ` between them.
     """
 
     who: Who

@@ -33,7 +33,7 @@ GROUPS = (
 """Of the methods that come along, in the order in which they are listed."""
 UNKNOWN = "-"
 _FIELD = re.compile(r"# (group|in short|inferred): (.+)")
-_ARXIV = re.compile(r"arXiv (\d{4}\.\d{5})")
+_ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 _COMMAND = re.compile(r"#   (agentopd .+)")
 
 

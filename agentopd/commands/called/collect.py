@@ -29,6 +29,17 @@ def collect(
     episodes: Annotated[
         int, typer.Option(min=1, metavar="N", help="That are played, one a training task.")
     ] = 256,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHO",
+            help="oracle or teacher: who answers in every state of what is kept; a record is then "
+            "one state.",
+        ),
+    ] = None,
+    onto: Annotated[
+        Path | None, typer.Option(metavar="STORE", help="That the new one begins with.")
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Of the store.")] = Path("demos"),
 ) -> None:
     """Collect demonstrations to learn from: played, or read from text.
@@ -42,4 +53,5 @@ def collect(
     A line of text is an episode:
     {"turns": [{"observation": "...", "answer": "..."}], "success": true}
     """
-    collecting.collect(config, overrides or [], by, keep, episodes, out)
+    how = {"by": by, "episodes": episodes, "label": label, "onto": onto and str(onto)}
+    collecting.collect(config, overrides or [], how, keep, out)

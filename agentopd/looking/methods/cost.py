@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentopd.base.rows.costs import Cost, Who
+from agentopd.divergences.base import from_samples
 from agentopd.privilege.base import NoPrivilege
+from agentopd.running.collecting.settings import CollectSettings
 from agentopd.running.config import RunConfig
 
 _OPD = (
@@ -34,35 +36,45 @@ class Bill:
 def costs(config: RunConfig) -> list[Cost]:
     """What an episode costs, part by part; where schedules change it, in the first step."""
     mix = config.mix
-    found = [*config.rollout_at(0).costs]
+    acted = config.rollout_at(0).costs
+    learnt = [cost for cost in acted if cost.does == "learns"] or [Cost("student", "learns", "L")]
+    found = [cost for cost in acted if cost.does != "learns"]
     if not found and not config.rollout.replays:
         found.append(Cost("student", "samples", "S"))
     if mix.distil_coefficient:
-        found += config.teacher.costs or (Cost("teacher", "reads", "L"),)
+        judged = [replace(cost, who="teacher", does="reads") for cost in learnt]
+        found += config.teacher.costs or judged
         told = any(not isinstance(source, NoPrivilege) for source in config.privilege)
         if told and config.view.tells_teacher:
             found.append(Cost("teacher", "reads", "P", where="P: what the teacher is told"))
     if mix.distil_coefficient or config.rollout.tells:
         found += [cost for source in config.privilege for cost in source.costs]
     found += [*config.unit.costs, *mix.costs]
-    if mix.scored_by in ("teacher", "student") or any(
-        weight.needs_step for weight in config.weight
-    ):
+    estimator = from_samples(config.divergence) if mix.distil_coefficient else None
+    settled = estimator is not None and estimator.needs_step
+    weighs = any(weight.needs_step for weight in config.weight)
+    if settled or weighs or mix.scored_by in ("teacher", "student"):
         found.append(Cost("student", "reads", "L"))  # the survey before the step
     rl = mix.rl_channel
     aims = bool(mix.distil_coefficient) and config.divergence.needs_reference
     if aims or (rl is not None and rl.needs_reference):
         found.append(Cost("reference", "reads", "L"))
-    found.append(Cost("student", "learns", "L", float(config.learner.epochs)))
+    found += [replace(cost, times=cost.times * config.learner.epochs) for cost in learnt]
     if config.gold is not None:
         found.append(Cost("student", "learns", "g L", where="g: gold episodes for each played one"))
     return found
 
 
-def collected(by: str) -> list[Cost]:
+def collected(settings: CollectSettings, config: RunConfig) -> list[Cost]:
     """What an episode costs that is collected before anything is learnt."""
     who: dict[str, Who] = {"teacher": "teacher", "student": "student", "told": "student"}
-    return [Cost(who[by], "samples", "S")] if by in who else []
+    found = [Cost(who[settings.by], "samples", "S")] if settings.by in who else []
+    if settings.by == "rollout":
+        found += config.rollout_at(0).costs or (Cost("student", "samples", "S"),)
+    if settings.label == "teacher" and settings.by != "teacher":
+        where = "S*: what the teacher says in all states of an episode that it did not act in"
+        found.append(Cost("teacher", "samples", "S*", where=where))
+    return found
 
 
 def bills(found: Sequence[Cost]) -> Iterator[Bill]:
@@ -76,7 +88,8 @@ def bills(found: Sequence[Cost]) -> Iterator[Bill]:
 
 def legend(found: Sequence[Cost]) -> list[str]:
     """What the symbols mean."""
-    return [_KNOWN, *dict.fromkeys(cost.where for cost in found if cost.where)]
+    said = (symbol for cost in found if cost.where for symbol in cost.where.split("; "))
+    return [_KNOWN, *dict.fromkeys(said)]
 
 
 def changing(config: RunConfig) -> list[str]:

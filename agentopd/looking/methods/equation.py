@@ -74,7 +74,7 @@ def _gradient(config: RunConfig) -> str:
     formula = re.sub(r"\bW\b", _spanned(config, "w"), formula)
     formula = formula if config.weight else re.sub(r"\bw ", "", formula)
     summed = f"({formula})" if _is_sum(formula) else formula
-    whole = f"mean {summed}" if config.mix.imitates else f"mean m {summed}"
+    whole = f"mean {summed}" if config.mix.imitation == "all" else f"mean m {summed}"
     beside = [term.formula for term in (config.gold, config.inferred_reward) if term is not None]
     return " + ".join([whole, *beside])
 
@@ -119,6 +119,10 @@ def _teaching(config: RunConfig) -> dict[str, str]:
         measured = re.sub(r"\bq\b", "Q", measured)
         found["Q"] = divergence.target.formula
     found[value] = measured if estimator else f"{measured}, over {divergence.support.formula}"
+    if (plus := divergence.plus) is not None:
+        further = _spanned(config, "w D" if config.weight else "D")
+        found["T"] = f"{found['T']} + {plus.ratio_formula} {further} grad log p(y)"
+        found["D"] = re.sub(r"\bq\b", "Q", plus.formula) if divergence.target else plus.formula
     found["d"] = "log q(y) - log p(y)"
     return {**found, "q": _teacher(config), "h~": _told(config)}
 

@@ -45,13 +45,18 @@ def legs_in_words(legs: Sequence[tuple[Leg, RunConfig]]) -> Iterator[tuple[str, 
         yield f"stage {places} of {len(legs)}: {leg.name}", config, leg
 
 
-def collected(leg: Leg) -> Iterator[tuple[str, str]]:
+def collected(leg: Leg, config: RunConfig) -> Iterator[tuple[str, str]]:
     """What happens in a stage that collects."""
     settings = leg.stage.collect
     assert settings is not None
-    yield "acts", f"{settings.player}; {settings.episodes} episodes"
+    player = named(config.rollout) if settings.by == "rollout" else settings.player
+    yield "acts", f"{player}; {settings.episodes} episodes"
     kept = settings.keep.model_dump(exclude_defaults=True)
     yield "keeps", ", ".join(f"{key}: {value}" for key, value in kept.items()) or "all of them"
+    if settings.label:
+        yield "labels", f"the {settings.label} answers in every state of what is kept"
+    if settings.onto:
+        yield "joins", f"the store {settings.onto}"
 
 
 def named(part: Part) -> str:
@@ -83,6 +88,6 @@ def _follows(teacher: Teacher, there: bool) -> str:
         return first
     if teacher.is_student:
         return f"{first}; the teacher moves with them"
-    if type(teacher).sync is Teacher.sync or teacher.is_start:
+    if not teacher.follows:
         return f"{first}; the teacher stays as it is"
     return f"{first}; the teacher follows: {teacher.formula}"

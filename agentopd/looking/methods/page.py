@@ -60,8 +60,8 @@ def _body(config: RunConfig) -> Iterator[str]:
     for title, stage, leg in legs_in_words(stage_configs(config)):
         yield from ("", title.capitalize())
         if leg.stage.collect is not None:
-            yield from _indented(played(leg))
-            yield from _cost(collected(leg.stage.collect.by))
+            yield from _indented(played(leg, stage))
+            yield from _cost(collected(leg.stage.collect, stage))
             continue
         yield from _indented([("begins with", _start(leg))])
         if stage.steps:

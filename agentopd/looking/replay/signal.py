@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from agentopd.learning.objective import Objective, Plan
+from agentopd.learning.objective import Objective
+from agentopd.learning.plan import Plan
 from agentopd.learning.survey import Survey
 from agentopd.looking.replay.rows import Compared
 from agentopd.running.config import RunConfig

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from agentopd.looking.report.board import draw_board, split_board
-from agentopd.looking.report.data import Episode, Token, Turn
+from agentopd.looking.report.shape import Episode, Token, Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentopd.looking.report.data import Arm, Interval, Summary
+from agentopd.looking.report.shape import Arm, Interval, Summary
 
 UNKNOWN = "\u2013"
 """What a table shows for a number that nobody measured."""

@@ -10,7 +10,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from agentopd.base.files import write_whole
-from agentopd.looking.report.data import Arm, Results, Step, read_results
+from agentopd.looking.report.data import read_results, stage_starts
 from agentopd.looking.report.episode import show_episode, signed
 from agentopd.looking.report.figure import STAGE_COLOURS, inline_svg, save_png
 from agentopd.looking.report.finding import UNKNOWN, caveat, finding, percent, span, speed
@@ -21,6 +21,7 @@ from agentopd.looking.report.plots import (
     stage_seconds,
     success_plots,
 )
+from agentopd.looking.report.shape import Arm, Results, Step
 
 
 def write_report(folder: Path) -> Path:
@@ -53,6 +54,7 @@ def write_report(folder: Path) -> Path:
             speed=speed(results.summary),
             stages=_used_stages(results.summary.arms),
             success=[_svg(plot) for plot in success],
+            staged=any(stage_starts(steps) for steps in results.steps.values()),
             probes={name: [_svg(plot) for plot in plots] for name, plots in probes.items()},
             mechanisms=results.mechanisms,
             stage_plot=_svg(stages) if stages else None,

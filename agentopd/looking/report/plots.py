@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from agentopd.looking.report.data import Arm, Point, Results, Step
+from agentopd.looking.report.data import stage_starts
 from agentopd.looking.report.figure import (
     ARM_COLOURS,
     GRID,
@@ -24,6 +25,7 @@ from agentopd.looking.report.figure import (
     panel,
     styled,
 )
+from agentopd.looking.report.shape import Arm, Point, Results, Step
 
 PROBES: Mapping[str, str] = {
     "divergence": "Divergence",
@@ -32,6 +34,8 @@ PROBES: Mapping[str, str] = {
     "overlap": "Overlap",
 }
 """The panels by turn and their titles; `entropy` shows the student's and the teacher's."""
+_NAMED_STAGES = 12
+"""Beginnings of stages in one figure whose names can be read side by side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +144,7 @@ def _success(results: Results, axis: Literal["episodes", "seconds"]) -> Figure:
             axes.fill_between(x, low, high, color=paint, alpha=0.13, lw=0)
             y = [point.success for point in mean]
             handles += axes.plot(x, y, color=paint, lw=2.2, marker=marker(i), ms=4.5)
+        _mark_stages(axes, results, axis, scale)
         names = list(summary.arms)
         if summary.teacher:
             line = axes.axhline(summary.teacher.success, color=INK, lw=1.2, ls=(0, (5, 3)))
@@ -153,6 +158,32 @@ def _success(results: Results, axis: Literal["episodes", "seconds"]) -> Figure:
         widest = max(map(len, names))
         legend_below(figure, handles, names, max(1, min(len(names), 60 // (widest + 6))))
     return figure
+
+
+def _mark_stages(
+    axes: Axes, results: Results, axis: Literal["episodes", "seconds"], scale: float
+) -> None:
+    """A thin line in the arm's colour where a stage begins, with its name where there are few."""
+    numbers = {name: i for i, name in enumerate(results.summary.arms)}
+    starts = [
+        (stage, scale * (episodes if axis == "episodes" else seconds), colour(numbers[name]))
+        for name, steps in results.steps.items()
+        for stage, episodes, seconds in stage_starts(steps)
+    ]
+    for stage, x, paint in starts:
+        axes.axvline(x, color=paint, lw=0.8, ls=":")
+        if len(starts) <= _NAMED_STAGES:
+            axes.annotate(
+                stage,
+                (x, 1),
+                (2, -2),
+                xycoords=axes.get_xaxis_transform(),
+                textcoords="offset points",
+                color=paint,
+                fontsize=7,
+                rotation=90,
+                va="top",
+            )
 
 
 def _success_after(results: Results) -> Figure:

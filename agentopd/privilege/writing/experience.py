@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field, PrivateAttr
@@ -14,6 +16,10 @@ from agentopd.privilege.writing.model_writer import Ask, Reply
 from agentopd.privilege.writing.replies import as_text
 from agentopd.privilege.writing.slots import slots_of
 from agentopd.privilege.writing.written import WrittenSource
+from agentopd.stored.demonstrations import read_demonstrations
+
+Memory = dict[str, list[str]]
+"""Lessons by tag, the oldest first."""
 
 
 class Experience(WrittenSource, kind="experience"):
@@ -24,11 +30,16 @@ class Experience(WrittenSource, kind="experience"):
     added, a lesson a line. An episode is told what was written before its step, so never a lesson
     of its own. The oldest lessons leave where there are too many.
 
+    With a store, that is read in place of the steps' episodes, all of it before anything is told,
+    some episodes after the others; an episode is told the memory as it was after one of these
+    readings, any of them.
+
     Args:
         lessons: how many are kept of each tag.
-        episodes: of each step and tag that are read, the failed ones first.
+        episodes: of each step and tag that are read, the failed ones first; of a store, at once.
         every: steps between two readings.
         added: the most lessons that one episode adds.
+        path: a store that `agentopd collect` wrote, or a run's folder; `previous` in a stage.
     """
 
     asks_with: ClassVar[str] = "experience"
@@ -38,8 +49,14 @@ class Experience(WrittenSource, kind="experience"):
     episodes: int = Field(default=1, ge=1)
     every: int = Field(default=1, ge=1)
     added: int = Field(default=3, ge=1)
-    _memory: dict[str, list[str]] = PrivateAttr(default_factory=dict)
+    path: str | None = None
+    _memory: Memory = PrivateAttr(default_factory=dict)
+    _snapshots: list[Memory] = PrivateAttr(default_factory=list)
     _steps: int = PrivateAttr(default=0)
+
+    def unread(self) -> dict[str, str]:
+        """See `Settings.unread`."""
+        return {"every": "path: null"} if self.path else {}
 
     def asks(self, trajectory: Trajectory, batch: Sequence[Trajectory]) -> list[Ask]:
         """See `WrittenSource.asks`."""
@@ -54,26 +71,52 @@ class Experience(WrittenSource, kind="experience"):
 
     def write(self, trajectories: Sequence[Trajectory], batch: Sequence[Trajectory]) -> None:
         """See `Source.write`."""
-        told = {t.episode: self._told(t) for t in trajectories}
-        due, self._steps = self._steps % self.every == 0, self._steps + 1
-        super().write(self._read_of(trajectories) if due else [], batch)
-        for trajectory in trajectories:
-            for lesson in self._texts.get(trajectory.episode, ()):
-                self._add(skill_tag(trajectory), lesson.text)
+        self._texts, self._attempts = {}, {}
+        if self.path is not None:
+            if not self._steps:
+                self._read_store(Path(self.path))
+            told = {t.episode: self._told(t, self._snapshot(t)) for t in trajectories}
+        else:
+            told = {t.episode: self._told(t, self._memory) for t in trajectories}
+            if self._steps % self.every == 0:
+                self._learn(self._read_of(trajectories), batch)
+        self._steps += 1
         self._texts = told
 
     def state(self) -> dict[str, Any]:
         """See `Source.state`."""
-        return super().state() | {"memory": self._memory, "steps": self._steps}
+        known = {"memory": self._memory, "steps": self._steps, "snapshots": self._snapshots}
+        return super().state() | known
 
     def restore(self, state: dict[str, Any]) -> None:
         """See `Source.restore`."""
         super().restore(state)
         self._memory = {tag: list(lines) for tag, lines in state["memory"].items()}
+        self._snapshots = [dict(memory) for memory in state.get("snapshots", ())]
         self._steps = int(state["steps"])
 
-    def _told(self, trajectory: Trajectory) -> tuple[Privilege, ...]:
-        lines = self._memory.get(skill_tag(trajectory), ())
+    def _read_store(self, folder: Path) -> None:
+        """Draw the lessons of all of a store."""
+        store = read_demonstrations(folder)
+        for begun in range(0, len(store), self.episodes):
+            self._learn(store[begun : begun + self.episodes], store)
+            self._snapshots.append(dict(self._memory))
+
+    def _snapshot(self, trajectory: Trajectory) -> Memory:
+        """The memory that an episode is told."""
+        if not self._snapshots:
+            return {}
+        return random.Random(f"experience/{trajectory.episode}").choice(self._snapshots)
+
+    def _learn(self, trajectories: Sequence[Trajectory], batch: Sequence[Trajectory]) -> None:
+        """Add what the model writes of some episodes."""
+        self.ask(trajectories, batch)
+        for trajectory in trajectories:
+            for lesson in self._texts.get(trajectory.episode, ()):
+                self._add(skill_tag(trajectory), lesson.text)
+
+    def _told(self, trajectory: Trajectory, memory: Memory) -> tuple[Privilege, ...]:
+        lines = memory.get(skill_tag(trajectory), ())
         if not lines:
             return ()
         return (Privilege(source=self.kind, text=writer.experience(lines)),)

@@ -90,6 +90,10 @@ class WrittenSource(Source):
     def write(self, trajectories: Sequence[Trajectory], batch: Sequence[Trajectory]) -> None:
         """See `Source.write`."""
         self._texts, self._attempts = {}, {}
+        self.ask(trajectories, batch)
+
+    def ask(self, trajectories: Sequence[Trajectory], batch: Sequence[Trajectory]) -> None:
+        """Have written what is asked about some episodes of a batch."""
         if self.writer is None or not self.writer.ready:
             return
         spoken_of = [t for t in trajectories if t.turns and chosen(t, self.when)]

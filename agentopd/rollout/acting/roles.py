@@ -25,11 +25,18 @@ class Voice:
         told: whether it reads what `Direction.teller` tells; of a mixture, whether the teacher
             does.
         share: the teacher's, in every token of a mixture.
+        blend: where given, the student writes told and untold at once, see `Mixture.blend`.
     """
 
     owner: Owner = Owner.STUDENT
     told: bool = False
     share: float = 0.0
+    blend: float | None = None
+
+    @property
+    def actor(self) -> Owner:
+        """Whose sampler is asked: the mixtures' where two write."""
+        return self.owner if self.blend is None else Owner.MIXTURE
 
 
 STUDENT = Voice()

@@ -6,14 +6,16 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from pydantic import PrivateAttr
 
 from agentopd.base.types import Owner, Trajectory
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
+from agentopd.models.passes import trained_logprobs
 from agentopd.rollout.policies.base import Cast, Rollout
 from agentopd.rollout.sampler import Sampler
-from agentopd.stored.demonstrations import Selection, read_demonstrations
+from agentopd.stored.demonstrations import Choice, most_divergent, read_demonstrations
 
 
 class DemonstrationsRollout(Rollout, kind="demonstrations"):
@@ -32,7 +34,7 @@ class DemonstrationsRollout(Rollout, kind="demonstrations"):
     replays = True
 
     path: str
-    keep: Selection = Selection()
+    keep: Choice = Choice()
 
     _read: dict[str, list[Trajectory]] = PrivateAttr(default_factory=dict)
 
@@ -67,15 +69,31 @@ def nth(count: int, seed: int, number: int) -> int:
     return random.Random(f"demonstrations/{seed}/{turn}").sample(range(count), count)[place]
 
 
-def demonstrations_for(student: LanguageModel, path: str, keep: Selection) -> list[Trajectory]:
+def demonstrations_for(student: LanguageModel, path: str, keep: Choice) -> list[Trajectory]:
     """The demonstrations of a store that are kept.
 
     Raises:
-        ValueError: there are none, or the student cannot read them.
+        ValueError: there are none, the student cannot read them, or nobody drew their tokens where
+            they are chosen by the chances of these.
     """
     store = read_demonstrations(Path(path), keep)
     check_readable(store, student, path)
-    return store
+    if keep.divergent is None:
+        return store
+    for trajectory in store:
+        if np.isnan(trajectory.logprob[trajectory.trainable]).any():
+            raise ValueError(
+                "keep.divergent compares the student with whoever drew the tokens, and episode "
+                f"{trajectory.episode} of {path} holds some that nobody drew: choose among "
+                "episodes that a teacher or a student has played"
+            )
+    return most_divergent(store, [_gap(t, student) for t in store], keep.divergent)
+
+
+def _gap(trajectory: Trajectory, student: LanguageModel) -> float:
+    """The mean of log q - log p over the tokens to learn from, q whoever drew them."""
+    drawn = float(trajectory.logprob[trajectory.trainable].mean())
+    return drawn - float(trained_logprobs(student, trajectory).mean())
 
 
 def check_readable(store: list[Trajectory], student: LanguageModel, path: str) -> None:

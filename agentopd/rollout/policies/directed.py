@@ -34,9 +34,16 @@ class Directed(Rollout):
     def direction(self, task: Task, seed: int, step: int) -> Direction:
         """How an episode of a step is acted; `seed` is the run's."""
 
+    @property
+    def blends(self) -> bool:
+        """Whether the student writes told and untold at once."""
+        return False
+
     def prepare(self, cast: Cast) -> None:
         """See `Rollout.prepare`."""
         self._cast, self._others = cast, {}
+        if self.blends:
+            self._others[Owner.MIXTURE] = MixtureSampler(cast.student, cast.student)
         if cast.teacher is None:
             return
         if Owner.TEACHER in self.actors:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from agentopd.base.rows.costs import Cost
 from agentopd.base.types import Attempt, EndReason, Record, Trajectory
@@ -46,9 +46,14 @@ class HintedRollout(Directed, kind="hinted"):
         ratio: where importance ratios begin in a record without the hint: at 1, from the student's
             log-probabilities without it (`recomputed`, as in RLTF 2602.02482), or at those over the
             ones with it (`sampled`, which average to what it would do unhinted).
+        blend: in a record without the hint, whoever is told writes with the untold student, each
+            heard in every token by how sure the told one is (hinted decoding, DDT 2602.12222):
+            probabilities in proportion to told^(1 - l) untold^l with l = min(blend H, 1), H the
+            told one's entropy over its largest. 0 hears the told one alone.
 
     Raises:
-        ValueError: both records are asked for, and not every episode has two.
+        ValueError: both records are asked for, and not every episode has two; or a blend, where it
+            has no history without the hint, or nothing both may say.
     """
 
     when: Literal["always", "group_failed", "beside"] = "always"
@@ -57,6 +62,21 @@ class HintedRollout(Directed, kind="hinted"):
     keep: Literal["all", "solved"] = "all"
     learn_under: Literal["hint", "plain", "both"] = "hint"
     ratio: Literal["recomputed", "sampled"] = "recomputed"
+    blend: float | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _can_blend(self) -> HintedRollout:
+        if self.blend is not None and self.learn_under == "hint":
+            raise ValueError(
+                "rollout: hinted with blend has the student write told and untold at once, and "
+                "learn_under: hint keeps no history without what it is told: set learn_under: plain"
+            )
+        if self.blend is not None and (self.top_p < 1 or self.top_k):
+            raise ValueError(
+                "rollout: hinted with blend multiplies what two histories make likely, and under "
+                "top_p or top_k each may cut off all that the other keeps: leave them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _keeps_all_twice(self) -> HintedRollout:
@@ -71,23 +91,36 @@ class HintedRollout(Directed, kind="hinted"):
     @property
     def costs(self) -> tuple[Cost, ...]:
         """See `Part.costs`."""
-        first = Cost("student", "samples", "S")
-        if self.when != "group_failed":  # beside others a told episode is one more
-            return (first,)
+        both = 1.0 if self.blend is None else 2.0  # each history is read in every token
+        told = Cost("student", "samples", "S", both)
+        if self.when == "always":
+            return (told,)
+        if self.when == "beside":  # a told episode is one more
+            return (told,)
         where = "f: the share of episodes that are played again, as their whole group has failed"
         if self.rising:
             where += ", each as often as it is"
-        return first, Cost("student", "samples", "f S", where=where)
+        again = Cost("student", "samples", "f S", both, where=where)
+        return Cost("student", "samples", "S"), again
 
     @property
     def formula(self) -> str:
         """See `Part.formula`."""
+        told = "p given h~"
+        if self.blend is not None:
+            power = f"min({self.blend:g} H(p given h~) / log V, 1)"
+            told = f"(p given h~)^(1 - l) (p given h)^l / Z with l = {power}"
         if self.when == "always":
-            return "p given h~"
+            return told
         if self.when == "beside":
-            return "p given h, and in as many more episodes given h~"
+            return f"p given h, and in as many more episodes {told.removeprefix('p ')}"
         often = ", of one source after another" if self.rising else ""
-        return f"p given h; given h~{often} in groups that failed whole"
+        return f"p given h; {told.removeprefix('p ')}{often} in groups that failed whole"
+
+    @property
+    def blends(self) -> bool:
+        """See `Directed.blends`."""
+        return self.blend is not None
 
     @property
     def tells(self) -> bool:
@@ -182,7 +215,7 @@ class HintedRollout(Directed, kind="hinted"):
 
     def _directed(self, teller: Teller | None, untold: int | None = None) -> Direction:
         return Direction(
-            voices=(Voice(told=True),),
+            voices=(Voice(told=True, blend=self.blend),),
             teller=teller,
             told_history=self.learn_under == "hint",
             untold=untold,

@@ -21,7 +21,7 @@ from agentopd.rollout.policies.demonstrations import demonstrations_for
 from agentopd.rollout.policies.directed import Directed, owners
 from agentopd.rollout.sampler import Sampler
 from agentopd.signal.groups import groups
-from agentopd.stored.demonstrations import ByTask, Selection
+from agentopd.stored.demonstrations import ByTask, Choice
 
 
 class Yielding(Directed):
@@ -67,7 +67,7 @@ class StoredRollout(Yielding, kind="stored"):
     """
 
     path: str
-    keep: Selection = Selection(success=True)
+    keep: Choice = Choice(success=True)
     rate: float = Field(default=0.0, ge=0, lt=1)
 
     _store: ByTask | None = PrivateAttr(default=None)

@@ -1,4 +1,4 @@
-"""Turns of a demonstration are replayed, and the student goes on from there."""
+"""Turns of a demonstration are replayed, and the student, or the teacher, goes on from there."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from agentopd.base.rows.costs import Cost
 from agentopd.base.types import Owner, Trajectory
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
-from agentopd.rollout.acting.roles import Direction
+from agentopd.rollout.acting.roles import STUDENT, Direction, Voice
 from agentopd.rollout.acting.scripts import Replayed, Solution
 from agentopd.rollout.episode import Task
 from agentopd.rollout.policies.base import Cast
 from agentopd.rollout.policies.demonstrations import demonstrations_for, nth
-from agentopd.rollout.policies.directed import Directed
+from agentopd.rollout.policies.directed import Directed, Learnt, owners
 from agentopd.rollout.sampler import Sampler
 from agentopd.signal.groups import groups
-from agentopd.stored.demonstrations import Selection
+from agentopd.stored.demonstrations import Choice
 
 _PLACE = 0x9EF1
 """Parts the random numbers of places from those of tokens."""
@@ -29,7 +29,9 @@ _PLACE = 0x9EF1
 
 class PrefixRollout(Directed, kind="prefix"):
     """The first turns of an episode are a demonstration's, played again under the same seed; the
-    student writes the others, and learns from these alone.
+    student, or the teacher, writes the others, which alone are learnt from.
+
+    The teacher goes on where the demonstrations are the student's own episodes (DASD 2601.09088).
 
     How many of a demonstration's L turns are replayed says one of `left`, `decay` and `search`.
 
@@ -44,8 +46,9 @@ class PrefixRollout(Directed, kind="prefix"):
         search: the fewest with which some episode of the group is solved, and no larger share of L
             than this; as many if none is (POPE 2601.18779). A group is played until then, and its
             last episodes are learnt from.
-        guided: the share of the step's tasks that begin so; the others are the student's alone.
-        single: the student writes one turn, which is not executed: the environment is reset and
+        guided: the share of the step's tasks that begin so.
+        by: who goes on behind them, and writes whole the episodes that begin without.
+        single: who goes on writes one turn, which is not executed: the environment is reset and
             never stepped, and what it said is read from the demonstration.
     """
 
@@ -54,11 +57,12 @@ class PrefixRollout(Directed, kind="prefix"):
     """Whether it is told how many turns are replayed; otherwise they may be none at all."""
 
     path: str | None = None
-    keep: Selection = Selection()
+    keep: Choice = Choice()
     left: int | None = Field(default=None, ge=1)
     decay: float | None = Field(default=None, gt=0, le=1)
     search: float | None = Field(default=None, gt=0, lt=1)
     guided: float = Field(default=1.0, gt=0, le=1)
+    by: Learnt = "student"
     single: bool = False
 
     _store: list[Trajectory] = PrivateAttr(default_factory=list)
@@ -88,17 +92,33 @@ class PrefixRollout(Directed, kind="prefix"):
     def costs(self) -> tuple[Cost, ...]:
         """See `Part.costs`."""
         where = "S': what is left to say once some turns are played"
-        first = Cost("student", "samples", "S'", where=where)
+        first = Cost(self.by, "samples", "S'", where=where)
         if self.search is None:
             return (first,)
         again = "n: how often, on average, an unsolved group is played again with a turn more"
-        return first, Cost("student", "samples", "n S'", where=again)
+        return first, Cost(self.by, "samples", "n S'", where=again)
 
     @property
     def formula(self) -> str:
         """See `Part.formula`."""
         whose = "the environment's solution" if self.path is None else self.path
-        return f"p, once the first turns of {whose} are played"
+        who = "p" if self.by == "student" else "q"
+        return f"{who}, once the first turns of {whose} are played"
+
+    @property
+    def actors(self) -> frozenset[Owner]:
+        """See `Rollout.actors`."""
+        return frozenset({Owner[self.by.upper()]})
+
+    @property
+    def learns(self) -> frozenset[Owner]:
+        """See `Rollout.learns`."""
+        return owners((self.by,))
+
+    @property
+    def foreign(self) -> bool:
+        """See `Rollout.foreign`."""
+        return self.by == "teacher"
 
     @property
     def _begins(self) -> bool:
@@ -117,14 +137,18 @@ class PrefixRollout(Directed, kind="prefix"):
 
     def direction(self, task: Task, seed: int, step: int) -> Direction:
         """See `Directed.direction`; `task.attempt` counts the turns of a search."""
+        who = STUDENT if self.by == "student" else Voice(Owner.TEACHER)
+        alone = Direction(voices=(who,), learnt=self.learns)
         if not self._is_guided(task.task):
-            return Direction()
+            return alone
         if self.path is None:
-            return Direction(script=Solution(lambda length: self._count(length, task, seed)))
+            script = Solution(lambda length: self._count(length, task, seed))
+            return replace(alone, script=script)
         demonstration = self._demonstration(task, seed)
         turns = self._count(len(demonstration.turns), task, seed)
         script = Replayed(demonstration, turns)
-        return Direction(
+        return replace(
+            alone,
             script=script,
             replies=script.reply if self.single else None,
             turns=turns + 1 if self.single else None,

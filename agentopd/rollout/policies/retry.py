@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from agentopd.base.rows.costs import Cost
+from agentopd.base.rows.costs import Cost, Does
 from agentopd.base.types import Attempt, EndReason, Owner, Record, Trajectory
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
@@ -28,6 +28,11 @@ is said of either, and an attempt with the next one after it."""
 
 _OF_LATER = ("recalls", "memory", "place", "learn_under", "ratio")
 """Settings of attempts that are told something."""
+_SYMBOLS = {
+    "W": "W: what the student writes of an attempt",
+    "Q": "Q: an attempt as it is quoted, and what is said of it",
+}
+"""Of costs; see `Cost.where`."""
 
 
 class RetryRollout(Directed, kind="retry"):
@@ -112,19 +117,34 @@ class RetryRollout(Directed, kind="retry"):
         return self.consults
 
     @property
+    def costs(self) -> tuple[Cost, ...]:
+        """See `Part.costs`: of a first attempt, with all that follows it."""
+        written = float(max(len(self.disclosed), 1))
+        learnt = {
+            "first": Cost("student", "learns", "L"),
+            "later": self._following("learns", "L", 1 + (self.learn_under == "both")),
+            "reflections": self._following("learns", "Q", written),
+            "feedback": self._following("learns", "Q"),
+            "joined": self._following("learns", "L", 2),
+        }
+        again = [self._following("samples", "S")] if self.attempts > 1 else []
+        reflections = [self._following("samples", "W", written)] if self.reflects else []
+        first = Cost("student", "samples", "S")
+        return (first, *again, *reflections, *(learnt[what] for what in self.learn))
+
+    def _following(self, does: Does, of: str, times: float = 1.0) -> Cost:
+        """What the student does for each attempt, or question, that follows another attempt."""
+        where = _SYMBOLS.get(of, "")
+        if self.stop == "never":
+            return Cost("student", does, of, times * max(self.attempts - 1, 1), where)
+        few = "n: how many attempts at a task are followed by something, on average"
+        return Cost("student", does, f"n {of}", times, "; ".join(filter(None, (few, where))))
+
+    @property
     def formula(self) -> str:
         """See `Part.formula`."""
         which = "the one before" if self.memory == "last" else "all before"
         return f"p, told from a second attempt on of {which}: {', '.join(self.recalls)}"
-
-    @property
-    def costs(self) -> tuple[Cost, ...]:
-        """See `Part.costs`."""
-        first = Cost("student", "samples", "S")
-        if self.attempts == 1:
-            return (first,)
-        where = "a: further attempts at a task, for each first one"
-        return first, Cost("student", "samples", "a S", where=where)
 
     @property
     def records(self) -> frozenset[Record]:

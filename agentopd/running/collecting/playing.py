@@ -19,6 +19,7 @@ from agentopd.rollout.pool import Task
 from agentopd.rollout.sampler import Sampler
 from agentopd.rollout.transformers_sampler import TransformersSampler, check_actor
 from agentopd.running.cast import cast_of
+from agentopd.running.collecting.labels import Expert, OracleExpert, TeacherExpert
 from agentopd.running.collecting.settings import CollectSettings
 from agentopd.running.config import RunConfig
 
@@ -43,13 +44,14 @@ class OracleScript:
 @dataclass(frozen=True)
 class Players:
     """Everything that plays: the student, who acts in its place, and how; without a direction, as
-    the run's own rollout has it.
+    the run's own rollout has it. The expert labels what they play, if there is one.
     """
 
     config: RunConfig
     student: LanguageModel
     sampler: Sampler
     direction: Direction | None
+    expert: Expert | None = None
 
     @classmethod
     def of(cls, config: RunConfig, settings: CollectSettings) -> Players:
@@ -60,17 +62,20 @@ class Players:
                 rollout plays nothing.
         """
         config = config.fresh()
-        if settings.by == "oracle":
+        if "oracle" in (settings.by, settings.label):
             _check_oracle(config)
         check_actor(config.student)
-        student = load_model(config.student)
-        if settings.by == "rollout":
-            return cls(config, student, _prepared(config, student), None)
-        cast: dict[Owner, Sampler] = {Owner.STUDENT: TransformersSampler(student)}
-        if settings.by == "teacher":
+        student, direction = load_model(config.student), None
+        if "teacher" in (settings.by, settings.label) or _acts(config, settings):
             config.teacher.prepare(student)
-            cast[Owner.TEACHER] = TransformersSampler(config.teacher.model)
-        return cls(config, student, Ensemble(cast), _direction(config, settings, student))
+        if settings.by == "rollout":
+            sampler = _prepared(config, student)
+        else:
+            cast: dict[Owner, Sampler] = {Owner.STUDENT: TransformersSampler(student)}
+            if settings.by == "teacher":
+                cast[Owner.TEACHER] = TransformersSampler(config.teacher.model)
+            sampler, direction = Ensemble(cast), _direction(config, settings, student)
+        return cls(config, student, sampler, direction, _expert(config, settings, student))
 
     def play(self, first: int, count: int) -> list[Trajectory]:
         """So many training tasks of the run from number `first` on, one episode each; or so many
@@ -93,9 +98,26 @@ def _first(trajectory: Trajectory) -> int:
     return trajectory.attempt.first if trajectory.attempt else trajectory.episode
 
 
+def _acts(config: RunConfig, settings: CollectSettings) -> bool:
+    """Whether the teacher has a part in the run's own rollout, and that is played."""
+    return settings.by == "rollout" and config.rollout.needs_teacher
+
+
+def _expert(config: RunConfig, settings: CollectSettings, student: LanguageModel) -> Expert | None:
+    """Who labels what is played; the teacher is prepared by then."""
+    if settings.label is None:
+        return None
+    if settings.label == "oracle":
+        return OracleExpert(config.env.build(), student.template, student.stop_ids)
+    for source in config.privilege:
+        source.prepare(student.template)
+        source.meet(student, config.teacher)
+    return TeacherExpert(config, student.template, student.stop_ids)
+
+
 def _prepared(config: RunConfig, student: LanguageModel) -> Sampler:
     """The student's sampler, for a rollout that knows who can act beside it."""
-    rollout, teacher = config.rollout, None
+    rollout = config.rollout
     if rollout.replays:
         raise ValueError(
             f"collect by rollout: rollout: {rollout.kind} reads what was played, and plays "
@@ -103,10 +125,9 @@ def _prepared(config: RunConfig, student: LanguageModel) -> Sampler:
         )
     for source in config.privilege:
         source.prepare(student.template)
-    if rollout.needs_teacher:
-        teacher = config.teacher
-        teacher.prepare(student)
-        for source in config.privilege if rollout.consults else ():
+    teacher = config.teacher if rollout.needs_teacher else None
+    if teacher is not None and rollout.consults:
+        for source in config.privilege:
             source.meet(student, teacher)
     rollout.prepare(cast_of(config, student, teacher))
     return TransformersSampler(student)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentopd.running.checkpoint import latest, student_folder
+from agentopd.running.collecting.settings import CollectSettings
 from agentopd.running.config import ConfigError, RunConfig
 from agentopd.running.stages.settings import INITIAL, PREVIOUS, STAGE, Leg, StageSettings
 
@@ -22,6 +23,8 @@ class Left:
         episodes: the folder of the last stage, whichever it was.
         students: of each stage that has trained, by `stage:NAME`; of a repeated one, its last.
         branches: the student of each branch that has not been merged, by its name.
+        store: the folder of the last stage that has collected.
+        folders: of each stage, by `stage:NAME`; of a repeated one, its last.
     """
 
     initial: str
@@ -29,21 +32,31 @@ class Left:
     episodes: str | None = None
     students: Mapping[str, str] = field(default_factory=dict)
     branches: Mapping[str, str] = field(default_factory=dict)
+    store: str | None = None
+    folders: Mapping[str, str] = field(default_factory=dict)
 
     def after(self, leg: Leg, folder: Path) -> Left:
         """The same after one more stage, which has ended."""
         if not leg.trains:
-            return replace(self, episodes=str(folder))
+            return self.collected(leg, str(folder))
         checkpoint = latest(folder / "checkpoints")
         if checkpoint is None:
             raise ConfigError(f"{folder} has ended and holds no checkpoint: put a copy of it back")
         return self.trained(leg, str(student_folder(checkpoint)), str(folder))
 
+    def collected(self, leg: Leg, folder: str) -> Left:
+        """The same after one more stage, which has left a store."""
+        folders = {**self.folders, f"{STAGE}{leg.name}": folder}
+        return replace(self, episodes=folder, store=folder, folders=folders)
+
     def trained(self, leg: Leg, student: str, folder: str) -> Left:
         """The same after one more stage, which has left a student."""
-        students = {**self.students, f"{STAGE}{leg.name}": student}
+        name = f"{STAGE}{leg.name}"
+        students, folders = {**self.students, name: student}, {**self.folders, name: folder}
         branches = {n: x for n, x in self.branches.items() if n not in leg.stage.merge}
-        found = replace(self, episodes=folder, students=students, branches=branches)
+        found = replace(
+            self, episodes=folder, students=students, folders=folders, branches=branches
+        )
         if leg.stage.branch:
             return replace(found, branches={**branches, leg.stage.branch: student})
         return replace(found, student=student)
@@ -93,13 +106,31 @@ def resolved(config: RunConfig, leg: Leg, left: Left, merged: str = "") -> RunCo
         raise _refers_to_nothing(leg, leg.stage.start, " of that name", "trains")
     data["student"]["path"] = student
     teachers = {PREVIOUS: left.last(leg.stage), INITIAL: left.initial, **left.students}
-    episodes = {PREVIOUS: left.episodes}
+    episodes = {PREVIOUS: left.episodes, **left.folders}
     for source in _sources(data["teacher"]):
         _refer(source, teachers, leg, "trains")
-    unit = data["unit"]
-    for group in (data["rollout"], data["gold"] or {}, unit, unit.get("induce") or {}):
+    unit, told = data["unit"], _told(data["privilege"])
+    for group in (data["rollout"], data["gold"] or {}, unit, unit.get("induce") or {}, *told):
         _refer(group, episodes, leg, "has episodes")
     return RunConfig.model_validate(data)
+
+
+def collecting(leg: Leg, left: Left) -> CollectSettings:
+    """What a stage collects, with a path in the place of the store that it begins with: none, where
+    the first of several stages names the store before.
+
+    Raises:
+        ConfigError: it refers to nothing; the message names the stage.
+    """
+    assert leg.stage.collect is not None
+    data = leg.stage.collect.model_dump(mode="json")
+    if data["onto"] == PREVIOUS:
+        data["onto"] = left.store
+    elif data["onto"] is not None:
+        named = {"path": data["onto"]}
+        _refer(named, left.folders, leg, "has episodes")
+        data["onto"] = named["path"]
+    return CollectSettings.model_validate(data)
 
 
 def _sources(teacher: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -109,6 +140,15 @@ def _sources(teacher: dict[str, Any]) -> Iterator[dict[str, Any]]:
     others = [*(teacher.get("teachers") or {}).values(), teacher.get("default")]
     for other in filter(None, others):
         yield from _sources(other)
+
+
+def _told(sources: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """The sources of privilege, and those that stand in or behind them."""
+    for source in sources:
+        if isinstance(source, dict):
+            yield source
+            inner = source.get("of")
+            yield from _told(inner if isinstance(inner, list) else [inner])
 
 
 def _refer(group: dict[str, Any], paths: Mapping[str, str | None], leg: Leg, what: str) -> None:
@@ -146,4 +186,5 @@ def check_references(configs: Sequence[tuple[Leg, RunConfig]]) -> None:
         if leg.trains:
             left = left.trained(leg, f"the student of {leg.folder}", leg.folder)
         else:
-            left = replace(left, episodes=leg.folder)
+            collecting(leg, left)
+            left = left.collected(leg, leg.folder)

@@ -48,8 +48,10 @@ class StageSettings(Settings):
     `learner.learning_rate: 1.0e-4`. Where a setting names a path, `previous` is what the stages
     before have left: `teacher: previous` and `teacher: initial` are the students of the stage
     before and of the run's beginning, and where a teacher, or one of several, names a model,
-    `stage:NAME` is the student of the stage of that name; `previous` as `rollout.path`,
-    `gold.path`, `unit.path` or `unit.induce.path` are the episodes of the last stage that has some.
+    `stage:NAME` is the student of the stage of that name. `previous` as `rollout.path`,
+    `gold.path`, `unit.path`, `unit.induce.path` or a source's `path` are the episodes of the last
+    stage that has some, and `stage:NAME` those of the stage of that name; `collect.onto: previous`
+    is the store of the last stage that collected.
 
     Stages of one `branch` go on from one another, past those of other branches: there `previous`
     is the student of the branch's last stage, and its first stage begins where the stages outside

@@ -15,14 +15,14 @@ from typing import Any
 
 from agentopd.base.files import make_folder, write_whole
 from agentopd.base.stopping import Interrupted, interruptible
-from agentopd.rollout.policies import Rollout
 from agentopd.running.collecting.collect import collect
 from agentopd.running.config import RunConfig
+from agentopd.running.evaluate import depends_on
 from agentopd.running.folder import SUMMARY, check_folder, ended, open_folder
 from agentopd.running.reading import stage_configs
 from agentopd.running.stages.curve import Curve
 from agentopd.running.stages.merging import merge
-from agentopd.running.stages.references import Left, check_references, resolved
+from agentopd.running.stages.references import Left, check_references, collecting, resolved
 from agentopd.running.stages.settings import STAGE, Leg
 
 Train = Callable[..., dict[str, Any]]
@@ -71,7 +71,7 @@ class _Measured:
 
     def of(self, config: RunConfig) -> dict[str, Any] | None:
         """The evaluation of the student that a stage begins with, if this is one."""
-        same = self.student == config.student.path and self.tasks == _tasks(config)
+        same = self.student == config.student.path and self.tasks == depends_on(config)
         return self.evaluation if same else None
 
 
@@ -91,7 +91,7 @@ class _Through:
         self.left = Left(config.student.path)
         self.curve = Curve(out, watch)
         self.told: list[dict[str, Any]] = []
-        self.measured = _Measured(config.student.path, _tasks(config), untrained)
+        self.measured = _Measured(config.student.path, depends_on(config), untrained)
 
     def go(self, leg: Leg, config: RunConfig) -> None:
         """Go through one stage, or past one that has ended."""
@@ -105,7 +105,7 @@ class _Through:
         self.left = self.left.after(leg, folder)
         if leg.trains:
             student = self.left.students[f"{STAGE}{leg.name}"]
-            self.measured = _Measured(student, _tasks(own), found["evaluation"])
+            self.measured = _Measured(student, depends_on(own), found["evaluation"])
 
     def _merged(self, leg: Leg) -> str:
         """The path of what a stage merges; empty where it merges nothing."""
@@ -117,12 +117,11 @@ class _Through:
         return str(folder)
 
     def _collect(self, leg: Leg, config: RunConfig, folder: Path) -> dict[str, Any]:
-        assert leg.stage.collect is not None
         try:
-            found = collect(config, leg.stage.collect, folder, stop=self.asked)
+            found = collect(config, collecting(leg, self.left), folder, stop=self.asked)
         except Interrupted:
             raise Interrupted(self.curve.steps) from None
-        kept = ("played", "kept", "solved", "tokens", "student_tokens", "teacher_tokens")
+        kept = ("earlier", "played", "kept", "solved", "tokens", "student_tokens", "teacher_tokens")
         return {**{key: found[key] for key in kept}, "seconds": {"rollout": found["seconds"]}}
 
     def _train(self, leg: Leg, config: RunConfig, folder: Path) -> dict[str, Any]:
@@ -171,12 +170,3 @@ def _added(counts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         for key, number in count.items():
             found[key] = found.get(key, 0) + number
     return found
-
-
-def _tasks(config: RunConfig) -> dict[str, Any]:
-    """All that an evaluation depends on beside the student."""
-    rollout: Mapping[str, Any] = config.rollout.model_dump(mode="json")
-    shared = {k: rollout[k] for k in Rollout.model_fields if k not in ("tasks", "group")}
-    parts = config.model_dump(mode="json", include={"env", "evaluate", "threads", "student"})
-    parts["student"].pop("path")
-    return {**parts, "rollout": shared}

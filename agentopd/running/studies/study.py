@@ -22,7 +22,7 @@ from agentopd.base.statistics import wilson
 from agentopd.base.stopping import Interrupted, interruptible
 from agentopd.base.written import STORED
 from agentopd.running.config import ConfigError, RunConfig, thread_count
-from agentopd.running.evaluate import teacher_success, untrained_success
+from agentopd.running.evaluate import depends_on, teacher_success, untrained_success
 from agentopd.running.folder import (
     METRICS,
     SUMMARY,
@@ -156,7 +156,7 @@ def _run_all(
     """
     left = [(key, run) for key, run in runs.items() if not _finished(run_folder(out, *key), run)]
     fresh = [run for key, run in left if not _begun(run_folder(out, *key))]
-    students = {_student_tasks(run): run for run in fresh}
+    students = {_untrained_of(run): run for run in fresh}
     seen = dict.fromkeys(runs, 0)
 
     def pass_on() -> None:
@@ -176,7 +176,7 @@ def _run_all(
                     _run,
                     run,
                     run_folder(out, arm, seed),
-                    known.get(_student_tasks(run)),
+                    known.get(_untrained_of(run)),
                 )
                 for (arm, seed), run in left
             ]
@@ -226,14 +226,9 @@ def _alone(described: dict[str, Any]) -> RunConfig:
     return config
 
 
-def _student_tasks(config: RunConfig) -> str:
-    """All that the untrained student's evaluation depends on: equal in two runs, so is that."""
-    parts = config.model_dump(
-        mode="json", include={"student", "env", "evaluate", "rollout", "sampler", "threads"}
-    )
-    for name in ("tasks", "group"):
-        del parts["rollout"][name]
-    return json.dumps(parts, sort_keys=True)
+def _untrained_of(config: RunConfig) -> str:
+    """The student before its training, and all that its evaluation depends on."""
+    return json.dumps([config.student.path, depends_on(config)], sort_keys=True)
 
 
 def _environment(threads: int) -> dict[str, str]:

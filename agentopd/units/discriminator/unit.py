@@ -12,7 +12,7 @@ from agentopd.base.rows.costs import Cost
 from agentopd.base.types import Trajectory
 from agentopd.rollout.policies.demonstrations import demonstrations_for
 from agentopd.signal.groups import groups
-from agentopd.stored.demonstrations import ByTask, Selection
+from agentopd.stored.demonstrations import ByTask, Choice
 from agentopd.units.discriminator.network import Discriminator, accuracy, bradley_terry
 from agentopd.units.stretches import TrajectoryUnit
 
@@ -47,7 +47,7 @@ class DiscriminatorUnit(TrajectoryUnit, kind="discriminator"):
     """
 
     path: str
-    keep: Selection = Selection()
+    keep: Choice = Choice()
     trunk: Literal["trained", "frozen"] = "trained"
     learning_rate: float = Field(default=3e-4, gt=0)
     clip: float = Field(default=0.2, gt=0)

@@ -21,7 +21,7 @@ from agentopd.base.parts import Part
 from agentopd.base.types import EndReason, Trajectory, Turn
 from agentopd.rollout.policies.demonstrations import demonstrations_for
 from agentopd.signal.beside import Beside
-from agentopd.stored.demonstrations import ByTask, Selection
+from agentopd.stored.demonstrations import ByTask, Choice
 from agentopd.units.rubric.criteria import Criterion
 from agentopd.units.rubric.judges import Verifier
 
@@ -147,7 +147,7 @@ class RubricWriter(Part, family="rubric writer"):
             judge: the rubric's, which is ready.
         """
         if self.path is not None and self.per == "task":
-            store = demonstrations_for(student, self.path, Selection())
+            store = demonstrations_for(student, self.path, Choice())
             self._store = ByTask.of(store, self.path)
 
     @property

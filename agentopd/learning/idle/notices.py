@@ -17,17 +17,16 @@ from agentopd.base.parts import Part
 from agentopd.base.variations import Path, alike, default_of, settings_in
 from agentopd.divergences.kl import ReverseKL
 from agentopd.divergences.support import SampledSupport
-from agentopd.learning.equals import equals
-from agentopd.learning.keys import unread_keys, waking
-from agentopd.learning.method import Method
-from agentopd.learning.neighbours import (
-    AXES,
+from agentopd.learning.idle.equals import equals
+from agentopd.learning.idle.keys import unread_keys, waking
+from agentopd.learning.idle.neighbours import (
     Axis,
     Finding,
     Neighbourhood,
     name_of,
     of_kind,
 )
+from agentopd.learning.method import Method
 from agentopd.mixes.base import Mix
 from agentopd.rollout.policies import truncation_of
 
@@ -62,12 +61,6 @@ def truncation_notice(method: Method) -> list[str]:
         "that are never sampled, which no importance ratio brings back; divergences of whole "
         "distributions (support: full) lack nothing"
     ]
-
-
-def reads_of(method: Method) -> set[Axis]:
-    """What enters the method's loss."""
-    near = Neighbourhood(method)
-    return {axis for axis in AXES if near.reads(axis)}
 
 
 def findings_of(method: Method) -> list[Finding]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, Literal, get_args
 
 import torch
@@ -107,8 +108,12 @@ class Neighbourhood:
             return []
         if axis.startswith("schedule."):
             return [self._scheduled(axis.removeprefix("schedule."), x) for x in (0.3, 0.8)]
-        found = [self.at((axis,), value) for value in _values(axis, self.method)]
-        return [x for x in found if x is not None]
+        return list(self._sensible(axis))
+
+    def _sensible(self, axis: Axis) -> Iterator[Method]:
+        """The method with each other value on an axis that makes sense, made when asked for."""
+        found = (self.at((axis,), value) for value in _values(axis, self.method))
+        yield from (x for x in found if x is not None)
 
     def _reads(self, axis: Axis) -> bool:
         if axis == "teacher":
@@ -119,9 +124,11 @@ class Neighbourhood:
         if axis.startswith("schedule."):
             less, more = (self.laboratory.trial(x) for x in self.others(axis))
             return less.differs(more) is not False
-        tried = self.others(axis)
-        # Where nothing else makes sense, there is no telling.
-        return not tried or any(self.moves(x) is not False for x in tried)
+        neighbours = self._sensible(axis)
+        first = next(neighbours, None)
+        if first is None:  # where nothing else makes sense, there is no telling
+            return True
+        return any(self.moves(x) is not False for x in chain((first,), neighbours))
 
     def _scheduled(self, channel: str, factor: float) -> Method:
         schedule = {**self.method.schedule, channel: Constant(value=factor)}

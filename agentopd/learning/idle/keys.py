@@ -7,8 +7,8 @@ from typing import Any
 
 from agentopd.base.parts import Settings
 from agentopd.base.variations import Path, default_of, others, settings_in, written
+from agentopd.learning.idle.neighbours import Finding, Neighbourhood, at, of_kind, shown, values_at
 from agentopd.learning.method import Method
-from agentopd.learning.neighbours import Finding, Neighbourhood, at, of_kind, shown, values_at
 from agentopd.mixes.base import Mix
 from agentopd.rollout.acting.judging import Judge
 from agentopd.units.base import Unit

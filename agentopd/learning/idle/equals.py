@@ -10,8 +10,7 @@ import torch
 from agentopd.base.parts import Settings
 from agentopd.base.variations import Path, default_of, others, written
 from agentopd.divergences.estimators import K1
-from agentopd.learning.method import Method
-from agentopd.learning.neighbours import (
+from agentopd.learning.idle.neighbours import (
     Finding,
     Neighbourhood,
     OwnValues,
@@ -19,6 +18,7 @@ from agentopd.learning.neighbours import (
     of_kind,
     shown,
 )
+from agentopd.learning.method import Method
 from agentopd.mixes.base import Mix
 from agentopd.mixes.shared import RlOnly
 from agentopd.units.base import Unit
