@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ from agentopd.zoo.demonstrations.episode import NOISE, UNHEEDED, Form, Piece
 
 _FILLER = (6, 24)
 """The fewest and the most words of a text that says nothing."""
-_OTHER_SKILLS = (
+OTHER_SKILLS = (
     GUIDE,
     "Place the largest misplaced disk first: clear it and its peg of smaller disks.",
     "Look for two numbers whose result leaves an easy last step, and undo a dead end.",
@@ -83,6 +84,9 @@ class ToldDemonstrator:
         ValueError: there is no such environment, or reflections have a share.
     """
 
+    most_turns: int = sys.maxsize
+    """Where an episode is left that has not ended by then."""
+
     def __init__(
         self,
         env: str,
@@ -115,14 +119,12 @@ class ToldDemonstrator:
         noise = self.random_share if form in UNHEEDED else self.rng.choice(NOISE)
         if form in ("solution", "other_solution"):  # may have been played through, or left
             observation, info = self.env.reset(seed=task)
-        rules = system_prompt(self.env)
-        pieces = [Piece(f"<|system|>{rules}{text}<|end|>", False)]
-        done = False
-        while not done:
+        pieces = self._opening(text)
+        done, turns = False, 0
+        while not done and turns < self.most_turns:
+            turns += 1
             best = plan.pop(0) if plan else self._best(info)
-            whisper = ""
-            if form == "feedback":
-                whisper, best = self._advice(info, best)
+            whisper, best = self._whisper(form, info, best)
             stray, learnt = self._strays(form, noise)
             action = self._other(info) if stray else best
             if action != best:
@@ -135,6 +137,14 @@ class ToldDemonstrator:
             if info.get("mistake"):
                 self.mistakes[info["mistake"]] = None
         return pieces
+
+    def _opening(self, text: str) -> list[Piece]:
+        """What stands before the first observation, `text` behind the rules."""
+        return [Piece(f"<|system|>{system_prompt(self.env)}{text}<|end|>", False)]
+
+    def _whisper(self, form: Form, info: Info, best: str) -> tuple[str, str]:
+        """What is told before one answer, and the action of one who listens."""
+        return self._advice(info, best) if form == "feedback" else ("", best)
 
     def _strays(self, form: Form, noise: float) -> tuple[bool, bool]:
         """Whether the next action is made at random, and whether the answer is learnt."""
@@ -167,7 +177,7 @@ class ToldDemonstrator:
             said = " ".join(self.rng.choices(writer.WORDS, k=self.rng.randint(*_FILLER)))
             return said + self.rng.choice(("", ".", " ."))
         if form == "other_skill":
-            return self._skill(self.rng.choice(_OTHER_SKILLS))
+            return self._skill(self.rng.choice(OTHER_SKILLS))
         _, other = self.env.reset(seed=self.rng.randrange(HELD_OUT_SEED))
         return writer.solution(other["reference"])
 
@@ -175,7 +185,7 @@ class ToldDemonstrator:
         """The whole of an episode, just begun, in which the first one or two actions are others."""
         plan: list[str] = []
         strays, done = self.rng.randint(1, 2), False
-        while not done:
+        while not done and len(plan) < self.most_turns:
             action = self._other(info) if len(plan) < strays else self._best(info)
             plan.append(action)
             _, _, terminated, truncated, info = self.env.step(self._reply(info, action))
