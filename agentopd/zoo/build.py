@@ -197,11 +197,13 @@ def teach(
     batches: Iterator[dict[str, torch.Tensor]],
     recipe: Pace,
     report: Callable[[int, int, float], None],
+    compiled: bool = True,
 ) -> float:
     """Let a model learn from what `pack` gives, for as many steps as the recipe says.
 
     Args:
         report: called with the step, the number of steps and the loss in nats a learnt token.
+        compiled: whether the step is compiled, which needs a C++ compiler, and half a minute first.
 
     Returns:
         The loss in the end, smoothed.
@@ -216,7 +218,7 @@ def teach(
     schedulers = [
         torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, recipe)) for o in optimizers
     ]
-    loss_of = torch.compile(_loss, dynamic=False)
+    loss_of = torch.compile(_loss, dynamic=False) if compiled else _loss
     smooth = math.nan
     for step in range(recipe.steps):
         loss = loss_of(model, **next(batches))

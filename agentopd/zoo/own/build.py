@@ -105,7 +105,8 @@ def build_own(
         tokenizer, recipe.hidden, 3 * recipe.hidden, recipe.layers, recipe.hidden // 32, tied=True
     )
     watch = partial(report, out.name) if report else lambda *_: None
-    loss = teach(model, pack(player, tokenizer, sizes.rows, sizes.length), recipe, watch)
+    batches = pack(player, tokenizer, sizes.rows, sizes.length)
+    loss = teach(model, batches, recipe, watch, compiled=False)
     refused = out.with_name(f"{out.name}{_REFUSED}")
     _clear(refused)
     refused.mkdir(parents=True)

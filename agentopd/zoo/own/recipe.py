@@ -31,6 +31,10 @@ _HEEDED = 0.5
 """The share of episodes in which what is told is heeded, and how much of it is what is told first.
 """
 _FIRST = 2 / 3
+_ORDER: tuple[Key, ...] = ("guide", "oracle", "reference")
+"""What is told where the recipe does not say: advice for all tasks puts the skill into the weights,
+and a solution of the whole task is the hardest to read.
+"""
 
 
 class OwnRecipe(Settings):
@@ -68,7 +72,7 @@ class OwnRecipe(Settings):
     random_share: float = Field(default=0.9, ge=0, le=1)
     player: str | None = None
     max_turns: int = Field(default=32, ge=1)
-    steps: int = Field(default=500, ge=1)
+    steps: int = Field(default=400, ge=1)
     decay: float = Field(default=0.5, ge=0, le=1)
     learning_rate: float = Field(default=2e-3, gt=0)
     muon_rate: float = Field(default=0.02, gt=0)
@@ -137,7 +141,7 @@ class OwnRecipe(Settings):
         Raises:
             ValueError: it does not say what the recipe wants to tell.
         """
-        there: list[Key] = [key for key in FORMS if info.get(key)]
+        there: list[Key] = [key for key in _ORDER if info.get(key)]
         if self.told is not None and self.told not in there:
             raise ValueError(
                 f"told: {self.env.id} says no info[{self.told!r}] on reset; it says "
