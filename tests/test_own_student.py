@@ -12,8 +12,11 @@ from broken_envs import Line
 from command_line import call, problem
 
 from agentopd.base.written import ConfigError
+from agentopd.environment.check import check_env
 from agentopd.environment.contract import Info, TextEnv
 from agentopd.models.model import ModelSettings, load_model
+from agentopd.running.reading import load_config
+from agentopd.running.train import train
 from agentopd.zoo.demonstrations.episode import Form, Piece
 from agentopd.zoo.demonstrations.own import Key, OwnDemonstrator
 from agentopd.zoo.demonstrations.told import Player
@@ -91,6 +94,7 @@ class Thinker(Player):
         return f"to {env.goal}"
 
 
+EXAMPLE = Path(__file__).parent.parent / "examples" / "own_student"
 TINY: dict[str, Any] = {
     "steps": 2, "hidden": 32, "layers": 1, "episodes": 16, "vocabulary": 300,
 }  # fmt: skip
@@ -100,8 +104,10 @@ def _recipe(name: str = "Way", **settings: Any) -> OwnRecipe:
     return OwnRecipe.model_validate({"env": f"{__name__}:{name}", **settings})
 
 
-def _player(form: Form, name: str = "Way", share: float = 0.0, **settings: Any) -> OwnDemonstrator:
-    recipe = _recipe(name, **settings)
+def _player(
+    form: Form, name: str = "Way", share: float = 0.0, settings: dict[str, Any] | None = None
+) -> OwnDemonstrator:
+    recipe = _recipe(name, **(settings or {}))
     told: Key = "oracle" if form == "next" else recipe.told or "guide"
     shares: dict[Form, float] = {form: 1.0}
     plays, turns = recipe.plays(), recipe.max_turns
@@ -124,6 +130,20 @@ def test_who_is_told_the_next_action_does_it_whatever_it_is() -> None:
             asked = piece.text
     assert said == made
     assert 0.2 < made.count("left") / len(made) < 0.4, "half of what is told is anything, of two"
+
+
+def test_who_is_told_the_solution_of_another_task_follows_it_to_the_letter() -> None:
+    player = _player("solution", settings={"told": "reference"})
+    told = []
+    for _ in range(60):
+        rules, asked, *_ = pieces = player.episode()
+        plan = re.findall(r"Solution: ([a-z ]+)<", rules.text)[0].split()
+        goal = int(re.findall(r"goal is at (\d)", asked.text)[0])
+        made = [a for p in pieces for a in re.findall(r"<action>(\w+)</action>", p.text)]
+        if set(plan) == {"right"} and len(made) >= min(len(plan), goal) and set(made) == {"right"}:
+            told.append((len(plan), goal))
+    assert {2, 3, 4} == {size for size, _ in told}
+    assert sum(size != goal for size, goal in told) > 3
 
 
 @pytest.mark.parametrize("form", ["none", "filler", "other_skill", "other_solution"])
@@ -228,6 +248,8 @@ def test_what_is_told_first_has_most_of_the_episodes() -> None:
     )
     assert recipe.forms("oracle", {"oracle": "up"}) == {"next": 0.5, "none": 0.3, "filler": 0.2}
     assert _recipe(told="reference").tells(info) == "reference"
+    alone = {"solution": 0.5, "none": 0.25, "filler": 0.15, "other_skill": 0.1}
+    assert recipe.forms("reference", info) == alone, "advice would put the skill in its place"
 
 
 def _judged(alone: int, told: int, filler: int, another: int) -> Judged:
@@ -348,3 +370,27 @@ def test_a_student_hears_what_it_is_judged_by(
         assert {o.split("\n\n")[1].split("|")[0].split(":")[0] for o in others} == {
             text.split(":")[0]
         }
+
+
+def test_the_example_keeps_the_contract_and_is_the_guides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    assert check_env("change:Change", seeds=5) == []
+    guide = (EXAMPLE.parents[1] / "docs" / "environments.md").read_text(encoding="utf-8")
+    for name in ("change.py", "student.yaml", "teach.yaml"):
+        text = (EXAMPLE / name).read_text(encoding="utf-8")
+        code = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)
+        assert f"\n{code}```\n" in guide, name
+
+
+def test_the_example_goes_all_the_way_at_toy_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    recipe = read_recipe(EXAMPLE / "student.yaml").model_copy(update=TINY)
+    _judge(monkeypatch, 5, 90, 5, 5)
+    built = build_own(recipe, tmp_path / "student")
+    changes = [f"student.path={built.folder}", "steps=1", "rollout.tasks=2", "evaluate.episodes=2"]
+    changes.append(f"rollout.max_turn_tokens={built.turn_tokens}")
+    summary = train(load_config(EXAMPLE / "teach.yaml", changes), tmp_path / "run")
+    assert summary["steps"] == 1
+    assert not summary["errors"] and not summary["notices"]

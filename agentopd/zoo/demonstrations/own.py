@@ -14,6 +14,7 @@ from typing import Literal
 import gymnasium
 
 from agentopd.environment.contract import (
+    HELD_OUT_SEED,
     Info,
     actions,
     declared,
@@ -30,6 +31,10 @@ Key = Literal["guide", "reference", "oracle"]
 """What of `info` a teacher is told: advice for all tasks, the task's solution, the next action."""
 FORMS: dict[Key, Form] = {"guide": "skill", "reference": "solution", "oracle": "next"}
 
+_ELSEWHERE = 0.4
+"""The share of solutions that are of another task, and followed to the letter: who is to read them
+must not take them for a sign that one plays well now.
+"""
 _TASKS = 64
 """Tasks whose oracles' actions are what somebody might try, where no list says that."""
 
@@ -126,6 +131,10 @@ class OwnDemonstrator(ToldDemonstrator):
     def _script(self, form: Form, info: Info) -> tuple[str, list[str]]:
         if self.told == "oracle" and form in UNHEEDED:  # it would stand behind the observations
             return "", []
+        if form == "solution" and self.told == "reference" and self.rng.random() < _ELSEWHERE:
+            _, other = self.env.reset(seed=self.rng.randrange(HELD_OUT_SEED))
+            plan = str(other["reference"])
+            return f"\n\n{writer.solution(plan)}", actions(self.env, plan)
         return super()._script(form, info)
 
     def _whisper(self, form: Form, info: Info, best: str) -> tuple[str, str]:

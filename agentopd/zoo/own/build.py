@@ -32,8 +32,6 @@ _REFUSED = "-refused"
 
 _SEEN = 300
 """Episodes that are looked at for their length."""
-_TOKENS = 3_072
-"""Of a step."""
 _LONGEST = 1_024
 """Tokens of the longest row that is chosen."""
 _ROOM = 4
@@ -169,7 +167,7 @@ def _sizes(
             f"{length}: let the environment say less (short rules above all), lower max_turns, or "
             "raise length up to 2048"
         )
-    return _Sizes(length, max(2, _TOKENS // length), max(answers) + _ROOM)
+    return _Sizes(length, max(2, recipe.tokens // length), max(answers) + _ROOM)
 
 
 def _clear(folder: Path) -> None:

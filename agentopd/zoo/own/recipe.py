@@ -53,7 +53,7 @@ class OwnRecipe(Settings):
         player: "module:Class", an `agentopd.zoo.demonstrations.told.Player` of your own that says
             what is thought before an action; without one the oracle plays, and nothing is thought.
         max_turns: where an episode is left that has not ended by then.
-        steps: of about 3,000 tokens.
+        steps, tokens: how many steps, of about so many tokens each.
         decay: the share of the steps, at the end, over which the learning rates fall to nothing.
         learning_rate, muon_rate: of everything else, and of the layers' matrices.
         vocabulary, hidden, layers: how large the model is; heads have 32 dimensions.
@@ -73,6 +73,7 @@ class OwnRecipe(Settings):
     player: str | None = None
     max_turns: int = Field(default=32, ge=1)
     steps: int = Field(default=400, ge=1)
+    tokens: int = Field(default=3_072, ge=64)
     decay: float = Field(default=0.5, ge=0, le=1)
     learning_rate: float = Field(default=2e-3, gt=0)
     muon_rate: float = Field(default=0.02, gt=0)
@@ -169,10 +170,9 @@ class OwnRecipe(Settings):
                         "reset: leave it out"
                     )
             return dict(self.shares)
-        others: list[Form] = [FORMS[k] for k in ("guide", "reference") if k != told and info.get(k)]
-        first = _HEEDED * (_FIRST if others else 1.0)
-        heeded: dict[Form, float] = {FORMS[told]: first}
-        heeded |= {form: (_HEEDED - first) / len(others) for form in others}
+        heeded: dict[Form, float] = {FORMS[told]: _HEEDED}
+        if told == "guide" and info.get("reference"):
+            heeded = {"skill": _HEEDED * _FIRST, "solution": _HEEDED * (1 - _FIRST)}
         idle: dict[Form, float] = {"none": 0.3, "filler": 0.2}
         if info.get("guide"):
             idle = {"none": 0.25, "filler": 0.15, "other_skill": 0.1}
