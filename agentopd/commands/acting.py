@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # a command without an environment starts sooner
     from agentopd.environment.wrappers import EnvSettings
     from agentopd.models.model import LanguageModel
     from agentopd.rollout.engine import InferenceEngine
+    from agentopd.rollout.kept import Shelf
     from agentopd.rollout.policies import Rollout
     from agentopd.running.preparation.habits import Baseline
 
@@ -89,9 +91,12 @@ class Acting:
 
     def limits(self) -> dict[str, Any]:
         """The settings of the rollout: those given, over those of a run's folder."""
+        from agentopd.running.defaults import LARGE, is_large
+
         given = {name: getattr(self, name) for name in (*_SHOWN, "slots")}
         told = stored(self.model)
-        own = dict(told.get("rollout", _rollout_of(self.model)))
+        default = {"kind": "student", **(LARGE["rollout"] if is_large(self.model) else {})}
+        own = dict(told.get("rollout", default))
         if self.held_out:
             of_evaluations = {name: told.get("evaluate", {}).get(name) for name in _SAMPLING}
             own |= {name: value for name, value in of_evaluations.items() if value is not None}
@@ -106,6 +111,7 @@ class _Played:
     student: LanguageModel
     rollout: Rollout
     summarise: Summarise | None
+    shelf: Shelf
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -121,29 +127,30 @@ def evaluate(acting: Acting, as_json: bool) -> None:
         ValueError: there is no such environment or model, one of them refuses what it is given, or
             no episode could be played.
     """
-    began = time.perf_counter()
-    played = _play(acting)
-    from agentopd.rollout.failures import failures, outgrown, refuse_failures, some_failed
-    from agentopd.running.evaluate import score
+    with ExitStack() as kept:
+        began = time.perf_counter()
+        played = _play(acting, kept)
+        seconds = time.perf_counter() - began
+        from agentopd.rollout.failures import failures, outgrown, refuse_failures, some_failed
+        from agentopd.running.evaluate import score
 
+        refuse_failures(played.trajectories, "played")
+        habits = _habits(acting, played)
     trajectories = played.trajectories
     found = score(trajectories, played.summarise)
-    seconds = time.perf_counter() - began
-    refuse_failures(trajectories, "played")
     for said in (
         some_failed(failures(trajectories), found["episodes"], "played", found["unopened"]),
         outgrown(found["ends"], found["episodes"], "played"),
     ):
         if said:
             warn(said)
-    habits = _habits(acting, played)
     if as_json:
         described = acting.env.model_dump(mode="json")
         about = {"model": acting.model, "env": acting.env.id}
         about |= {name: described[name] for name in ("options", "wrappers")}
         tokens = sum(t.student_tokens for t in trajectories)
         spent = {"student_tokens": tokens, "seconds": round(seconds, 3)}
-        beside = {"habits": [habit.described() for habit in habits]}
+        beside = {"habits": [habit.described() for habit in habits], **played.shelf.scalars()}
         record = about | {"seed": acting.seed} | played.settings | found | spent | beside
         typer.echo(json.dumps(record))
         return
@@ -211,7 +218,8 @@ def watch(acting: Acting, delay: float) -> None:
     Raises:
         ValueError: see `evaluate`.
     """
-    trajectories = _play(acting).trajectories
+    with ExitStack() as kept:
+        trajectories = _play(acting, kept).trajectories
     console = stdout()
     pause = delay if console.is_terminal else 0.0
     for trajectory in trajectories:
@@ -269,15 +277,8 @@ def model_path(named: str) -> str:
     return named
 
 
-def _rollout_of(model: str) -> dict[str, Any]:
-    """What a run with this student would leave to defaults."""
-    from agentopd.running.defaults import LARGE, is_large
-
-    return {"kind": "student", **(LARGE["rollout"] if is_large(model) else {})}
-
-
-def _play(acting: Acting) -> _Played:
-    """The episodes that the command asks for."""
+def _play(acting: Acting, kept: ExitStack) -> _Played:
+    """The episodes that the command asks for, and what `kept` closes."""
     from agentopd.environment.contract import declared
 
     env = acting.env.build()  # a mistake there is told before torch is loaded
@@ -288,6 +289,7 @@ def _play(acting: Acting) -> _Played:
         import torch
 
         from agentopd.models.model import ModelSettings, load_model
+        from agentopd.rollout.kept import Shelf
         from agentopd.rollout.policies import Rollout
         from agentopd.running.evaluate import play_tasks
 
@@ -297,13 +299,14 @@ def _play(acting: Acting) -> _Played:
         engine = acting.engine()
         engine.check(settings)
         student = load_model(settings)
-        rollout = Rollout.model_validate(acting.limits())
+        shelf = kept.enter_context(closing(Shelf()))
+        rollout = Rollout.model_validate(acting.limits()).reuse(shelf)
     with (
         working(f"playing {acting.episodes} episodes"),
         engine.open(student, rollout.max_context) as sampler,
     ):
         played = play_tasks(acting.env, student, sampler, rollout, acting.episodes, {}, acting.seed)
-    return _Played(played, student, rollout, summarise)
+    return _Played(played, student, rollout, summarise, shelf)
 
 
 def show_text(console: Console, text: str) -> None:

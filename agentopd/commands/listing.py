@@ -147,26 +147,59 @@ def zoo() -> None:
 
 
 def build(name: str, out: Path | None, steps: int | None, threads: int | None) -> None:
-    """Train an embedded model.
+    """Train an embedded model, or, where `name` is a file, a student for an environment of one's
+    own.
 
     The model that its recipe starts from is built too, beside `out`, unless it is there.
 
     Raises:
-        ValueError: see `agentopd.zoo.build.build`; or `out` holds something already.
+        ValueError: see `agentopd.zoo.build.build` and `agentopd.zoo.own.build.build_own`; or `out`
+            holds something already.
     """
+    if name.endswith((".yaml", ".yml")):
+        _build_own(Path(name), out or Path(name).with_suffix(""), steps, threads)
+        return
     with working("loading"):
         quiet_libraries()
         import torch
 
         from agentopd.zoo.build import build as train
     folder = out or _models() / name
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} holds something already; name another folder with --out")
+    _refuse_full(folder)
     if threads is not None:
         torch.set_num_threads(threads)
     with build_progress(stdout()) as report:
         record = train(name, folder, steps, report)
     typer.echo(f"{folder}: loss {record['loss']:.4f} after {record['minutes']} minutes")
+
+
+def _build_own(path: Path, folder: Path, steps: int | None, threads: int | None) -> None:
+    _refuse_full(folder)
+    with working("loading"):
+        quiet_libraries()
+        import torch
+
+        from agentopd.zoo.own.build import build_own
+        from agentopd.zoo.own.recipe import read_recipe
+
+        recipe = read_recipe(path)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with build_progress(stdout()) as report:
+        built = build_own(recipe, folder, steps, report)
+    judged = built.judged
+    typer.echo(f"{folder}: loss {built.loss:.4f} after {built.minutes} minutes")
+    rows = [(name, *one.row()) for name, one in judged.rows()]
+    stdout().print(table(("student", "success", "95 % interval", "tasks"), rows, numbers=3))
+    if built.warning:
+        warn(built.warning)
+    given = f"student.path={folder} rollout.max_turn_tokens={built.turn_tokens}"
+    typer.echo(f"train it with {given} {judged.settings()}")
+
+
+def _refuse_full(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} holds something already; name another folder with --out")
 
 
 def measure(name: str, episodes: int) -> None:

@@ -3,6 +3,9 @@
     for finding in check_env("my_package.maze:Maze"):
         ...
 
+An environment that says it is reusable is started a few times, until that is seen to be true, and
+then plays all other checks.
+
 Gymnasium's own checker passes an environment that draws from the global random state or carries a
 counter over from one episode to the next. Both make the episodes of a group play different tasks,
 and neither shows in a reward curve; here each has a check of its own.
@@ -30,14 +33,15 @@ _FORM: tuple[_Check, ...] = (
     form.declarations,
     form.results,
     form.infos,
-    form.values,
-    form.listed,
 )
 _REPEAT: tuple[_Check, ...] = (
     repeat.seeding,
     repeat.global_random,
     repeat.carry_over,
+    repeat.reused,
     repeat.beside,
+    form.values,
+    form.listed,
 )
 _PLAY: tuple[_Check, ...] = (
     tasks.seeds,
@@ -92,9 +96,17 @@ def check_env(
     subject = Subject(spec, dict(options or {}), count, strict, watch)
     found: list[Finding] = []
     with repeat.own_global_random():
-        if not in_time(lambda: _check(subject, found), watch):
+        if not in_time(lambda: _check_and_close(subject, found), watch):
             found.append(_hangs(watch))
     return sorted(dict.fromkeys(found), key=lambda finding: _LEVELS.index(finding.level))
+
+
+def _check_and_close(subject: Subject, found: list[Finding]) -> None:
+    """`_check`, and what is open afterwards is closed."""
+    try:
+        _check(subject, found)
+    finally:
+        subject.close()
 
 
 def _check(subject: Subject, found: list[Finding]) -> None:

@@ -382,10 +382,18 @@ class EnvSettings(Settings):
         self._host = host
 
     def build(self, **more: Any) -> Env:
-        """A fresh environment in its wrappers."""
+        """A fresh environment in its wrappers; `more` takes the place of its options."""
+        return self.around(self.bare(**more))
+
+    def bare(self, **more: Any) -> Env:
+        """A fresh environment without these wrappers."""
         env = make(self.id, {**self.options, **more})
         if self._host and (face := declared(env, "face", None)):
             face(self._host)
+        return env
+
+    def around(self, env: Env) -> Env:
+        """`env` in these wrappers."""
         for wrapper in self.wrappers:
             env = wrapper.wrap(env)
         return env

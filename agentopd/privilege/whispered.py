@@ -24,9 +24,9 @@ class Whispered(EnvSettings):
     sources: tuple[Source, ...]
     view: Told
 
-    def build(self, **more: Any) -> gymnasium.Env[str, str]:
-        """See `EnvSettings.build`."""
-        return WhisperingEnv(super().build(**more), self.sources, self.view)
+    def around(self, env: gymnasium.Env[str, str]) -> gymnasium.Env[str, str]:
+        """See `EnvSettings.around`."""
+        return WhisperingEnv(super().around(env), self.sources, self.view)
 
 
 class Whisper:

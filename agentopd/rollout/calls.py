@@ -40,14 +40,27 @@ class Call(Protocol[T_co]):
 
 
 class Caller(Protocol):
-    """How the calls of one environment are made."""
+    """How the calls of one environment are made.
+
+    `used` says whether an episode was played in that environment before.
+    """
+
+    used: bool
+
+    def tune(self, seconds: float, wake: threading.Event) -> None:
+        """Limit calls by so many seconds from here on, and set `wake` after each."""
+        ...
 
     def begin(self, call: Callable[[], T]) -> Call[T]:
         """Begin a call."""
         ...
 
-    def end(self, call: Callable[[], T]) -> Call[T | None]:
-        """Begin the last call."""
+    def end(self, call: Callable[[], T], sound: bool = False) -> Call[T | None]:
+        """Begin the last call.
+
+        Args:
+            sound: the episode was played to its end, and nothing in it failed.
+        """
         ...
 
 
@@ -77,12 +90,18 @@ class Made(Generic[T]):
 class InPlace:
     """Makes every call where its result is asked for."""
 
+    used = False
+
+    def tune(self, seconds: float, wake: threading.Event) -> None:
+        """See `Caller.tune`; nobody waits for these calls."""
+
     def begin(self, call: Callable[[], T]) -> Call[T]:
         """See `Caller.begin`."""
         return Made(call)
 
-    def end(self, call: Callable[[], T]) -> Call[T | None]:
+    def end(self, call: Callable[[], T], sound: bool = False) -> Call[T | None]:
         """See `Caller.end`."""
+        del sound
         return Made(call)
 
 
@@ -120,11 +139,17 @@ class OnThread:
     ends, and a call may never return.
     """
 
+    used = False
+
     def __init__(self, seconds: float, wake: threading.Event) -> None:
         self.seconds, self.wake = seconds, wake
         self.overdue = False
         self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         threading.Thread(target=self._work, name="environment", daemon=True).start()
+
+    def tune(self, seconds: float, wake: threading.Event) -> None:
+        """See `Caller.tune`."""
+        self.seconds, self.wake = seconds, wake
 
     def begin(self, call: Callable[[], T]) -> Call[T]:
         """See `Caller.begin`."""
@@ -133,8 +158,9 @@ class OnThread:
         self._calls.put((future, call))
         return Begun(future, self)
 
-    def end(self, call: Callable[[], T]) -> Call[T | None]:
+    def end(self, call: Callable[[], T], sound: bool = False) -> Call[T | None]:
         """See `Caller.end`; behind a call that is overdue nobody waits for the last one."""
+        del sound
         begun = self.begin(call)
         self._calls.put(None)
         return Made(lambda: None) if self.overdue else begun

@@ -188,12 +188,18 @@ class Episode:
     def close(self) -> Iterator[Call[Any]]:
         """Close the environment."""
         self.closing = True
-        closed = self.caller.end(self.env.close)
+        sound = self.end not in (None, EndReason.ERROR)
+        closed = self.caller.end(self.env.close, sound)
         yield closed
         try:
             closed.result()
         except RAISED as error:  # as in `start`
             self._fail(error)
+
+    @property
+    def unopened(self) -> bool:
+        """Whether it could not begin: its environment was not built or not reset."""
+        return bool(self.error) and not self._prompt
 
     def trajectories(self) -> list[Trajectory]:
         """The finished record; or two, of which the first is what was read (see

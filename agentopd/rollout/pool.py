@@ -12,6 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from threading import Event
 from typing import Any
@@ -21,10 +22,16 @@ import gymnasium
 from agentopd.base.types import Owner, Trajectory
 from agentopd.models.chat import ChatTemplate, Conversation
 from agentopd.parallel.processes import ALONE, Processes
-from agentopd.rollout.calls import Call, caller
+from agentopd.rollout.calls import Call, InPlace
 from agentopd.rollout.episode import RAISED, Episode, Limits, Task, Unbuilt
+from agentopd.rollout.kept import Key, Shelf, places
 from agentopd.rollout.sampler import Sampler, SamplerFailed
 from agentopd.signal.truncation import WHOLE, Truncation
+
+
+def _alone(env: gymnasium.Env[str, str]) -> gymnasium.Env[str, str]:
+    """An environment without wrappers."""
+    return env
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,9 @@ class EpisodePool:
     between two tokens.
 
     Args:
-        make_env: builds a fresh environment; every episode gets its own.
+        make_env: builds a fresh environment, every episode its own; one that says it is reusable
+            goes on to the next episode that plays what `key` names, with new wrappers `around` it.
+        shelf: keeps those between plays; where there is none, they are closed after each play.
         seed: of the sampled tokens; an episode's depend on it and on the episode's number alone.
         processes: who play the tasks together, whole groups each.
     """
@@ -53,6 +62,9 @@ class EpisodePool:
     seed: int
     truncation: Truncation = WHOLE
     processes: Processes = ALONE
+    key: Key = ("", {})
+    around: Callable[[gymnasium.Env[str, str]], gymnasium.Env[str, str]] = _alone
+    shelf: Shelf | None = None
 
     def play(self, tasks: Iterable[Task], sampler: Sampler) -> list[Trajectory]:
         """Play every task to its end; results in the order of their episode numbers.
@@ -63,19 +75,24 @@ class EpisodePool:
             SamplerFailed: the sampler is gone; of several processes, that of any.
         """
         own = self.processes.share([*tasks], task=lambda task: task.task)
-        with self.processes.united(SamplerFailed):
-            played = _Play(self, own, sampler).run()
+        shelf = nullcontext(self.shelf) if self.shelf else closing(Shelf())
+        with self.processes.united(SamplerFailed), shelf as kept:
+            played = _Play(self, own, sampler, kept).run()
         finished = self.processes.gather(played)
         return sorted(finished, key=lambda trajectory: trajectory.episode)
 
-    def open(self, task: Task, wake: Event) -> Episode:
-        """An episode that has not begun; an environment that blocks sets `wake` when it answers."""
+    def open(self, task: Task, wake: Event, shelf: Shelf, most: float) -> Episode:
+        """An episode that has not begun; an environment that blocks sets `wake` when it answers.
+
+        Args:
+            most: how many environments may be there at once.
+        """
+        seconds = self.limits.env_seconds
         try:
-            env = self.make_env()
+            env, calls = shelf.lend(self.key, self.make_env, self.around, seconds, wake, most)
         except RAISED as error:  # its reset raises it, and so it costs this episode alone
-            env = Unbuilt(error)
+            env, calls = Unbuilt(error), InPlace()
         conversation = Conversation(self.template, self.stop_ids)
-        calls = caller(env, self.limits.env_seconds, wake)
         return Episode(task, self.env_id, env, calls, conversation, self.limits)
 
 
@@ -91,8 +108,11 @@ class _Called:
 class _Play:
     """One play of a pool. An episode in play is `asking`, being answered, or `called`."""
 
-    def __init__(self, pool: EpisodePool, tasks: Iterable[Task], sampler: Sampler) -> None:
+    def __init__(
+        self, pool: EpisodePool, tasks: Iterable[Task], sampler: Sampler, shelf: Shelf
+    ) -> None:
         self.pool, self.sampler, self.queue = pool, sampler, deque(tasks)
+        self.shelf, self.slots = shelf, float(pool.slots)
         self.wake = Event()
         self.playing: dict[int, Episode] = {}
         self.asking: list[Episode] = []
@@ -116,8 +136,9 @@ class _Play:
 
     def _open(self) -> None:
         """Begin the next tasks in the slots that are free."""
-        for _ in range(min(self.pool.slots - len(self.playing), len(self.queue))):
-            episode = self.pool.open(self.queue.popleft(), self.wake)
+        while self.queue and len(self.playing) < self.slots:
+            episode = self.pool.open(self.queue.popleft(), self.wake, self.shelf, self.slots)
+            self.slots = min(self.slots, places(episode.env))
             self.playing[episode.task.episode] = episode
             self._call(episode, episode.start())
 
@@ -143,8 +164,11 @@ class _Play:
     def _go_on(self, episode: Episode) -> None:
         key = episode.task.episode
         if episode.closing:
-            self.finished += episode.trajectories()
             del self.playing[key]
+            if episode.unopened and episode.caller.used:  # it has died since the episode before
+                self.queue.appendleft(episode.task)
+            else:
+                self.finished += episode.trajectories()
         elif episode.end is None:
             if (line := episode.scripted) is None:
                 self.asking.append(episode)

@@ -7,18 +7,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentopd.base.files import append_line, write_whole
 from agentopd.base.trackers import Trackers
 from agentopd.base.types import Trajectory
 from agentopd.learning.learner import Update
 from agentopd.parallel.processes import Processes, by_the_first
+from agentopd.privilege.base import missing_keys, scalars_of
 from agentopd.probes.collector import jsonable
+from agentopd.probes.rollout import depths, rollout_probes
+from agentopd.rollout.engine import disagreement
+from agentopd.rollout.failures import failures, mixed_groups, unopened
 from agentopd.running.config import RunConfig
 from agentopd.running.folder import METRICS, SUMMARY, forget_lines, open_folder
+from agentopd.signal.groups import dead_groups
 from agentopd.stored.scores import save_scores
 from agentopd.stored.trajectories import save_trajectories
+
+if TYPE_CHECKING:
+    from agentopd.running.run import Run
 
 Watch = Callable[[dict[str, Any]], None]
 
@@ -82,3 +90,47 @@ class Records:
             write_whole(self.out / METRICS, "".join(f"{json.dumps(line)}\n" for line in past))
         else:
             forget_lines(self.out)
+
+
+def step_line(
+    run: Run, step: int, trajectories: list[Trajectory], update: Update
+) -> dict[str, Any]:
+    """What a step was like, for its line of metrics, with the evaluation that stands after it."""
+    stages, tokens = run.clock.since_last_line()
+    parts = run.config.unit.scalars() | run.config.rollout.scalars()
+    numbers = {**parts, **run.sampler.numbers}
+    heard = run.taught or run.config.rollout.consults
+    told = scalars_of(run.config.privilege) if heard else {}
+    line: dict[str, Any] = {
+        "step": step,
+        "episodes": run.step * run.config.rollout.episodes,
+        "seconds": run.clock.seconds - run.clock.stages["evaluate"],
+        "train": {
+            **rollout_probes(trajectories),
+            "dead_groups": dead_groups(trajectories),
+            **run.shelf.scalars(run.processes),
+        },
+        "loss": update.loss,
+        "probes": {**update.probes, "scalars": {**update.scalars, **numbers, **told}},
+        "stages": stages,
+        "tokens": tokens,
+    }
+    if any(schedule.reads_depth for schedule in run.config.schedule.values()):
+        line["depth"] = depths(trajectories, update.probes.get("by_turn", {}))
+    if update.skipped:
+        line["skipped"] = update.skipped
+    if failed := failures(trajectories):
+        line |= {"failed": failed, "unopened": unopened(trajectories)}
+    if run.taught and run.unheard:
+        line["unheard"] = run.unheard
+    first = _first_look(run, trajectories) if step == 0 else []
+    gap = update.scalars.get("sampler_gap", 0.0)
+    if warnings := [*first, *disagreement(gap, run.config.student.dtype)]:
+        line["warnings"] = warnings
+    return line | {"evaluation": run.evaluation} if run.evaluation else line
+
+
+def _first_look(run: Run, trajectories: list[Trajectory]) -> list[str]:
+    """What the first step shows to be wrong with the whole run."""
+    untold = missing_keys(run.config.privilege, trajectories) if run.taught else []
+    return [warning for warning in (mixed_groups(trajectories), *untold) if warning]

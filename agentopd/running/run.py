@@ -17,20 +17,17 @@ from agentopd.models.adapters import refuse_unmoved
 from agentopd.models.model import load_model
 from agentopd.parallel.episodes import known_elsewhere, own_episodes
 from agentopd.parallel.processes import ALONE, Processes, by_the_first
-from agentopd.privilege.base import gather, missing_keys, scalars_of
+from agentopd.privilege.base import gather
 from agentopd.privilege.view import most_inserted
-from agentopd.probes.rollout import depths, rollout_probes
 from agentopd.probes.showcase import describe_episode
 from agentopd.probes.untold import with_untold
-from agentopd.rollout.engine import Following, disagreement
+from agentopd.rollout.engine import Following
 from agentopd.rollout.failures import (
     EveryEpisodeFailed,
-    failures,
-    mixed_groups,
     most_frequent,
     refuse_failures,
-    unopened,
 )
+from agentopd.rollout.kept import Shelf
 from agentopd.rollout.opponents.rival import rival_of
 from agentopd.rollout.policies.base import Rollout
 from agentopd.rollout.sampler import SamplerFailed
@@ -54,9 +51,8 @@ from agentopd.running.folder import (
     ended,
     past_lines,
 )
-from agentopd.running.records import Records, Watch
+from agentopd.running.records import Records, Watch, step_line
 from agentopd.serving.http import ServerError
-from agentopd.signal.groups import dead_groups
 from agentopd.signal.schedules import looked_back_at
 
 _FREE = ("steps", "threads", "sampler")
@@ -115,7 +111,10 @@ class Run:
         self.memory = forecast(self.learner)
         alike = self.student.device.type == "cpu"  # a GPU is one process's own
         self.memory.check(memory_room(self.student.device), processes.local if alike else 1)
+        self.shelf = Shelf()
+        self.config.rollout.reuse(self.shelf)
         with ExitStack() as opened:  # whatever fails from here on, the sampler is closed
+            opened.callback(self.shelf.close)
             context = self.config.rollout.max_context
             sampler = opened.enter_context(self.config.sampler.open(self.student, context))
             self.sampler = Following(sampler, self.student)
@@ -125,7 +124,7 @@ class Run:
             self._opened = opened.pop_all()
 
     def close(self) -> None:
-        """Let go of the sampler."""
+        """Let go of the sampler, and of environments that were kept."""
         self._opened.close()
 
     def begin(self, untrained: dict[str, Any] | None = None) -> None:
@@ -238,7 +237,7 @@ class Run:
             self.evaluation = self._measure() if due else None
         except SamplerFailed as error:
             failed = error
-        line = self._line(step, trajectories, update)
+        line = step_line(self, step, trajectories, update)
         self.records.line(line)
         self.errors.update(line.get("failed", {}))
         self.learner.history.append(looked_back_at(line))
@@ -331,41 +330,6 @@ class Run:
         with self.clock.stage("evaluate"):
             sampler = self.sampler.current()
             return measure(self.config, self.student, sampler, self.summarise, where)
-
-    def _line(self, step: int, trajectories: list[Trajectory], update: Update) -> dict[str, Any]:
-        stages, tokens = self.clock.since_last_line()
-        parts = self.config.unit.scalars() | self.config.rollout.scalars()
-        numbers = {**parts, **self.sampler.numbers}
-        heard = self.taught or self.config.rollout.consults
-        told = scalars_of(self.config.privilege) if heard else {}
-        line: dict[str, Any] = {
-            "step": step,
-            "episodes": self.step * self.config.rollout.episodes,
-            "seconds": self.clock.seconds - self.clock.stages["evaluate"],
-            "train": {**rollout_probes(trajectories), "dead_groups": dead_groups(trajectories)},
-            "loss": update.loss,
-            "probes": {**update.probes, "scalars": {**update.scalars, **numbers, **told}},
-            "stages": stages,
-            "tokens": tokens,
-        }
-        if any(schedule.reads_depth for schedule in self.config.schedule.values()):
-            line["depth"] = depths(trajectories, update.probes.get("by_turn", {}))
-        if update.skipped:
-            line["skipped"] = update.skipped
-        if failed := failures(trajectories):
-            line |= {"failed": failed, "unopened": unopened(trajectories)}
-        if self.taught and self.unheard:
-            line["unheard"] = self.unheard
-        first = self._first_look(trajectories) if step == 0 else []
-        gap = update.scalars.get("sampler_gap", 0.0)
-        if warnings := [*first, *disagreement(gap, self.config.student.dtype)]:
-            line["warnings"] = warnings
-        return line | {"evaluation": self.evaluation} if self.evaluation else line
-
-    def _first_look(self, trajectories: list[Trajectory]) -> list[str]:
-        """What the first step shows to be wrong with the whole run."""
-        untold = missing_keys(self.config.privilege, trajectories) if self.taught else []
-        return [warning for warning in (mixed_groups(trajectories), *untold) if warning]
 
     def _restore(self, checkpoint: Path | None) -> None:
         """Go on from a checkpoint; without one, start over from the first step."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,19 @@ from agentopd.zoo.tokenizer import CELLS, END, PAD, train_tokenizer
 
 _RECORD = "recipe.json"
 """Written last: a model without it was not finished."""
+
+
+class Pace(Protocol):
+    """For how many steps a model learns, at which rates; see `agentopd.zoo.recipes.Recipe`."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def decay(self) -> float: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def muon_rate(self) -> float: ...
 
 
 def build(
@@ -73,7 +87,7 @@ def build(
     model, tokenizer = _start(recipe, out.parent)
     watch = partial(report, name) if report else lambda *_: None
     batches = pack(demonstrator(recipe), tokenizer, recipe.rows, recipe.length)
-    loss = _train(model, batches, recipe, watch)
+    loss = teach(model, batches, recipe, watch)
     minutes = round((time.perf_counter() - began) / 60, 1)
     record: dict[str, object] = {"name": name, **asdict(recipe), "minutes": minutes, "loss": loss}
     out.mkdir(parents=True, exist_ok=True)
@@ -137,7 +151,8 @@ def _start(recipe: Recipe, models: Path) -> tuple[PreTrainedModel, PreTrainedTok
         tokenizer = AutoTokenizer.from_pretrained(folder)
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), tokenizer
     pieces = CELLS if recipe.player == "sokoban" else PLAYERS[recipe.player].pieces
-    tokenizer = train_tokenizer(_corpus(recipe), recipe.vocabulary, pieces)
+    corpus = transcripts(demonstrator(recipe, pool=500))
+    tokenizer = train_tokenizer(corpus, recipe.vocabulary, pieces)
     size = (recipe.hidden, 3 * recipe.hidden, recipe.layers, recipe.hidden // 32)
     return blank_model(tokenizer, *size, tied=recipe.tied), tokenizer
 
@@ -170,20 +185,29 @@ def blank_model(
     return Qwen3ForCausalLM(config)
 
 
-def _corpus(recipe: Recipe) -> Iterator[str]:
-    """What the tokenizer is trained on: transcripts, less the template's and the answer's tags."""
-    player = demonstrator(recipe, pool=500)
-    for _ in range(1_500):
+def transcripts(player: Demonstrator, episodes: int = 1_500) -> Iterator[str]:
+    """What a tokenizer is trained on: transcripts, less the template's and the answer's tags."""
+    for _ in range(episodes):
         text = "".join(piece.text for piece in player.episode())
         yield from filter(None, re.split(r"<\|\w+\|>|</?think>|</?action>", text))
 
 
-def _train(
+def teach(
     model: PreTrainedModel,
     batches: Iterator[dict[str, torch.Tensor]],
-    recipe: Recipe,
+    recipe: Pace,
     report: Callable[[int, int, float], None],
+    compiled: bool = True,
 ) -> float:
+    """Let a model learn from what `pack` gives, for as many steps as the recipe says.
+
+    Args:
+        report: called with the step, the number of steps and the loss in nats a learnt token.
+        compiled: whether the step is compiled, which needs a C++ compiler, and half a minute first.
+
+    Returns:
+        The loss in the end, smoothed.
+    """
     model.train()
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers" in n)]
@@ -194,7 +218,7 @@ def _train(
     schedulers = [
         torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, recipe)) for o in optimizers
     ]
-    loss_of = torch.compile(_loss, dynamic=False)
+    loss_of = torch.compile(_loss, dynamic=False) if compiled else _loss
     smooth = math.nan
     for step in range(recipe.steps):
         loss = loss_of(model, **next(batches))
@@ -209,7 +233,7 @@ def _train(
     return smooth
 
 
-def _rate(step: int, recipe: Recipe) -> float:
+def _rate(step: int, recipe: Pace) -> float:
     """Linear warm-up, a constant stretch, linear decay."""
     fall = (recipe.steps - step) / (recipe.decay * recipe.steps) if recipe.decay else 1.0
     return min((step + 1) / 50, 1.0, fall)

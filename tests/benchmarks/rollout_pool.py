@@ -27,6 +27,7 @@ from agentopd.environment.contract import Info, TextEnv
 from agentopd.models.chat import ChatTemplate
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.rollout.episode import Episode
+from agentopd.rollout.kept import Shelf
 from agentopd.rollout.pool import EpisodePool, Limits, Task
 from agentopd.rollout.sampler import Answer, Request, Sampler
 from agentopd.rollout.transformers_sampler import TransformersSampler
@@ -84,9 +85,11 @@ def _length(seed: tuple[int, ...]) -> int:
 def in_rounds(pool: EpisodePool, tasks: Sequence[Task], sampler: Sampler) -> list[Trajectory]:
     """The pool as it would be if everyone waited for everyone."""
     queue, playing, finished = list(tasks), list[Episode](), list[Trajectory]()
+    shelf = Shelf()
     while queue or playing:
         free = pool.slots - len(playing)
-        fresh, queue = [pool.open(task, Event()) for task in queue[:free]], queue[free:]
+        opened = [pool.open(task, Event(), shelf, pool.slots) for task in queue[:free]]
+        fresh, queue = opened, queue[free:]
         playing += fresh
         _together([episode.start() for episode in fresh])
         asking = {e.task.episode: e for e in playing if e.end is None}

@@ -21,11 +21,20 @@ def zoo_list() -> None:
 
 @zoo.command("build")
 def zoo_build(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A model of `agentopd zoo list`.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE.yaml",
+            help="A model of `agentopd zoo list`, or the recipe of a student for an environment of "
+            "your own.",
+        ),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="The folder to write; the embedded one's if not given."
+            metavar="FOLDER",
+            help="The folder to write; the embedded one's, or one named as the recipe, if not "
+            "given.",
         ),
     ] = None,
     steps: Annotated[
@@ -33,7 +42,7 @@ def zoo_build(
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of torch.")] = None,
 ) -> None:
-    """Train an embedded model again, from its seed."""
+    """Train an embedded model again, from its seed, or a student for an environment of your own."""
     listing.build(name, out, steps, threads)
 
 

@@ -87,9 +87,12 @@ def play(
             if save is not None and played[-1].end:
                 append_line(save, played[-1].line(_rules(built)))
                 console.print(f"saved in {save}", style="dim", soft_wrap=True)
+            kept = not played[-1].error and built.metadata.get("reusable")
             if sum(episode.counts for episode in played) == episodes:
+                if kept:
+                    built.close()
                 break
-            built = env.build()
+            built = built if kept else env.build()
     except (_Stopped, KeyboardInterrupt):
         console.print("stopped")
     ended = [episode for episode in played if episode.end]
@@ -128,7 +131,8 @@ class _Play:
             raise
         except (Exception, SystemExit) as error:  # as in a rollout, whatever it raises
             self._fail(error)
-        self._closed()
+        if self.episode.error or not self.env.metadata.get("reusable"):
+            self._closed()
         return self.episode
 
     def _fail(self, error: BaseException) -> None:

@@ -54,6 +54,10 @@ def declarations(subject: Subject) -> Findings:
             if value is not _ABSENT and not fits(value):
                 message = f"{name} is {short(value)}: set it to {wanted}"
                 yield Finding("error", "declarations", message)
+        for name, fits, wanted in _IN_METADATA:
+            if not fits(value := env.metadata.get(name)):
+                message = f"metadata[{name!r}] is {short(value)}: set it to {wanted}"
+                yield Finding("error", "declarations", message)
 
 
 def listed(subject: Subject) -> Findings:
@@ -116,6 +120,10 @@ _DECLARED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "the str between two actions of an oracle, or None where an oracle is one action",
     ),
     ("stochastic", lambda value: isinstance(value, bool), "a bool"),
+)
+_IN_METADATA: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("reusable", lambda value: value is None or isinstance(value, bool), "a bool"),
+    ("places", _count, "an int of at least 1, or None where there may be any number"),
 )
 
 

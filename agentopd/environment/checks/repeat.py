@@ -16,8 +16,18 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from agentopd.environment.checks.subject import Caught, Finding, Findings, Subject, probe, steps
-from agentopd.environment.contract import Info
+from agentopd.environment.checks.subject import (
+    PATIENCE,
+    Caught,
+    Choose,
+    Finding,
+    Findings,
+    Following,
+    Subject,
+    probe,
+    steps,
+)
+from agentopd.environment.contract import Info, examples, system_prompt
 from agentopd.environment.registry import make
 
 _CHILD = """
@@ -30,6 +40,8 @@ Told = dict[str, str]
 
 _BEFORE, _SHOWN = 20, 60
 """Characters shown before a difference, and in all."""
+_LEFT = 2
+"""Turns after which an episode is left, for the next one to begin."""
 _ELSEWHERE = 5
 """How many calls' time another process may take: it starts, builds and plays."""
 
@@ -51,12 +63,14 @@ def _unseeded(seed: int, differs: str) -> Finding:
     return Finding("error", "seeding", message)
 
 
-def _drift(subject: Subject, seed: int, told: list[Told]) -> Finding | None:
+def _drift(
+    subject: Subject, seed: int, told: list[Told], turns: int | None = None
+) -> Finding | None:
     """What is wrong if `told` is no longer what a fresh instance tells, nothing else being changed.
 
     Asked before anything else is blamed: a clock in an observation differs now and then.
     """
-    differs = difference(told, _fresh(subject, seed))
+    differs = difference(told, _fresh(subject, seed, turns=turns))
     return _unseeded(seed, differs) if differs else None
 
 
@@ -98,6 +112,38 @@ def carry_over(subject: Subject) -> Findings:
         f"{differs}: set in reset() every attribute that step() changes"
     )
     yield Finding("error", "carry-over", message)
+
+
+def reused(subject: Subject) -> Findings:
+    """One that says it is reusable goes from episode to episode, played to the end or left in the
+    middle, and plays each as a fresh one does. Then it is used for all checks that follow.
+    """
+    found: list[tuple[int, list[Told], list[Told]]] = []
+    with subject.opened() as used:
+        if not used.metadata.get("reusable"):
+            return
+        # The first again at the end: what is kept by its seed shows there.
+        for seed in (*subject.few, 0):
+            whole = list(_telling(used, seed, PATIENCE, Following()))
+            found.append((seed, whole, list(_telling(used, seed, _LEFT))))
+    for seed, *told in found:
+        fresh = (
+            _fresh(subject, seed, turns=PATIENCE, choose=Following()),
+            _fresh(subject, seed, turns=_LEFT),
+        )
+        if differs := next(filter(None, map(difference, told, fresh)), ""):
+            yield _drift(subject, seed, fresh[1], _LEFT) or _stale(seed, differs)
+            return
+    subject.reuse()
+
+
+def _stale(seed: int, differs: str) -> Finding:
+    message = (
+        f"metadata['reusable'] is true, but an instance that has played before plays seed {seed} "
+        f"differently from a fresh one, first {differs}: make reset() undo whatever an episode "
+        "changes, in the instance and in what stands behind it, or leave reusable out"
+    )
+    return Finding("error", "reusable", message)
 
 
 def beside(subject: Subject) -> Findings:
@@ -245,19 +291,28 @@ def _global_state() -> bytes:
     return pickle.dumps((random.getstate(), np.random.get_state()))
 
 
-def _fresh(subject: Subject, seed: int, luck: int = 0) -> list[Told]:
+def _fresh(
+    subject: Subject,
+    seed: int,
+    luck: int = 0,
+    turns: int | None = None,
+    choose: Choose = probe,
+) -> list[Told]:
     """What a fresh instance tells of `seed`, with `luck` as the seed of the global state."""
     _seed_global(luck)
     with subject.opened() as env:
-        return list(_telling(env, seed, subject.turns))
+        return list(_telling(env, seed, turns or subject.turns, choose))
 
 
-def _telling(env: gymnasium.Env[str, str], seed: int, turns: int) -> Iterator[Told]:
+def _telling(
+    env: gymnasium.Env[str, str], seed: int, turns: int, choose: Choose = probe
+) -> Iterator[Told]:
     """Everything an episode says."""
     observation, info = env.reset(seed=seed)
-    yield _named(("observation",), (observation,), info)
+    rules = {"system_prompt": repr(system_prompt(env)), "examples": repr(examples(env))}
+    yield _named(("observation",), (observation,), info) | rules
     names = ("observation", "reward", "terminated", "truncated")
-    for _, result in steps(env, info, probe, turns):
+    for _, result in steps(env, info, choose, turns):
         yield _named(names, result[:4], result[4])
 
 

@@ -84,6 +84,14 @@ class Episode:
         return any(turn.result[4]["success"] for turn in self.turns)
 
 
+@dataclass
+class _Kept:
+    """Environments that are used again, once `proven` says that they may be."""
+
+    proven: bool = False
+    idle: list[gymnasium.Env[str, str]] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Subject:
     """The environment under test."""
@@ -94,25 +102,43 @@ class Subject:
     strict: bool
     watch: Watch
     _played: dict[tuple[Way, int], Episode] = field(default_factory=dict)
+    _kept: _Kept = field(default_factory=_Kept)
 
     @contextmanager
     def opened(self, **more: Any) -> Iterator[gymnasium.Env[str, str]]:
-        """A fresh instance, closed at the end: it may hold the only place there is on a server.
+        """A fresh instance, closed at the end: it may hold the only place there is on a server. Of
+        one that is known to be reusable, any that is idle.
 
         Args:
             more: stands in place of the options.
         """
-        self.watch.begin(f"building {self.spec}", seconds=_LOADING * self.watch.seconds)
-        try:
-            env = Watched(make(self.spec, {**self.options, **more}), self.watch)
-        finally:
-            self.watch.end()
+        again = self._kept.proven and not more
+        env = self._kept.idle.pop() if again and self._kept.idle else self._built(more)
         with ExitStack() as failing:
             # What goes wrong in between says more than what then goes wrong in closing.
             failing.callback(self._dropped, env)
             yield env
             failing.pop_all()
-        env.close()
+        if again:
+            self._kept.idle.append(env)
+        else:
+            env.close()
+
+    def reuse(self) -> None:
+        """Whatever is opened from here on may have been played before."""
+        self._kept.proven = True
+
+    def close(self) -> None:
+        """Close what is idle."""
+        while self._kept.idle:
+            self._kept.idle.pop().close()
+
+    def _built(self, more: Mapping[str, Any]) -> gymnasium.Env[str, str]:
+        self.watch.begin(f"building {self.spec}", seconds=_LOADING * self.watch.seconds)
+        try:
+            return Watched(make(self.spec, {**self.options, **more}), self.watch)
+        finally:
+            self.watch.end()
 
     def _dropped(self, env: gymnasium.Env[str, str]) -> None:
         call = self.watch.last

@@ -16,6 +16,7 @@ from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.parallel.processes import ALONE, Processes
 from agentopd.rollout.acting.roles import STUDENTS, Adviser, Recall, Teller
+from agentopd.rollout.kept import Shelf
 from agentopd.rollout.opponents.rival import Mirror
 from agentopd.rollout.pool import EpisodePool, Limits, Task
 from agentopd.rollout.sampler import Sampler
@@ -154,6 +155,7 @@ class Rollout(Conduct, family="rollout"):
     env_seconds: float = Field(default=Limits.env_seconds, gt=0)
 
     _processes: Processes = PrivateAttr(default=ALONE)
+    _shelf: Shelf | None = PrivateAttr(default=None)
 
     @abstractmethod
     def collect(
@@ -166,6 +168,13 @@ class Rollout(Conduct, family="rollout"):
         and all have all trajectories.
         """
         self._processes = processes
+
+    def reuse(self, shelf: Shelf) -> Self:
+        """Play, from now on, in reusable environments that `shelf` keeps from pool to pool; whoever
+        gives it closes it. Returns this rollout.
+        """
+        self._shelf = shelf
+        return self
 
     @property
     def processes(self) -> Processes:
@@ -244,7 +253,7 @@ class Rollout(Conduct, family="rollout"):
             env.face(Mirror(student))
         return EpisodePool(
             env_id=env.id,
-            make_env=lambda: env.build(**options),
+            make_env=lambda: env.bare(**options),
             template=student.template,
             stop_ids=student.stop_ids,
             limits=Limits(self.max_turns, self.max_turn_tokens, context, self.env_seconds),
@@ -253,6 +262,9 @@ class Rollout(Conduct, family="rollout"):
             seed=seed,
             truncation=truncation_of(self),
             processes=self._processes,
+            key=(env.id, {**env.options, **options}),
+            around=env.around,
+            shelf=self._shelf,
         )
 
 

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from agentopd.base.stopping import Interrupted, interruptible
 from agentopd.base.types import Owner, Trajectory
 from agentopd.models.model import load_model
 from agentopd.rollout.failures import refuse_failures
+from agentopd.rollout.kept import Shelf
 from agentopd.running.collecting.playing import Players
 from agentopd.running.collecting.settings import CollectSettings
 from agentopd.running.collecting.text import read_traces
@@ -121,11 +123,11 @@ def collect(
         return asdict(ended)
     check_environments(config)
     make_folder(out)
-    with held_alone(out), interruptible(stop) as asked:
+    with held_alone(out), interruptible(stop) as asked, closing(Shelf()) as shelf:
         state = _begun(config, settings, out)  # as it is now that nobody else writes there
         if settings.onto is not None and not (out / RECORD).is_file():
             _begin_with(Path(settings.onto), state, out)
-        pieces = _pieces(config, settings, state)
+        pieces = _pieces(config, settings, state, shelf)
         while True:
             if asked.is_set():
                 raise Interrupted(state.pieces)
@@ -147,7 +149,9 @@ def collect(
     return asdict(state)
 
 
-def _pieces(config: RunConfig, settings: CollectSettings, state: Collection) -> Iterator[Piece]:
+def _pieces(
+    config: RunConfig, settings: CollectSettings, state: Collection, shelf: Shelf
+) -> Iterator[Piece]:
     """What is left to be played or read, piece by piece."""
 
     def kept(played: Sequence[Trajectory]) -> list[Trajectory]:
@@ -161,6 +165,7 @@ def _pieces(config: RunConfig, settings: CollectSettings, state: Collection) -> 
             yield Piece(read, kept(read))
         return
     players, most = Players.of(config, settings), config.rollout.episodes
+    players.config.rollout.reuse(shelf)
     for first in range(state.pieces * most, settings.episodes, most):
         count = min(most, settings.episodes - first)
         played = players.play(state.before * most + first, count)

@@ -16,6 +16,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from threading import Event
 from typing import Any
@@ -27,6 +28,7 @@ from agentopd.base.types import Trajectory
 from agentopd.environment.contract import HELD_OUT_SEED, declared, legal_actions
 from agentopd.environment.wrappers import EnvSettings
 from agentopd.models.model import LanguageModel, load_model
+from agentopd.rollout.kept import Shelf
 from agentopd.rollout.policies import Rollout
 from agentopd.rollout.sampler import Answer, Completion, Request
 from agentopd.running.config import RunConfig
@@ -149,10 +151,11 @@ def habits_of(config: RunConfig) -> list[Baseline]:
     """Every habit on the held-out tasks of a run, within the limits of its evaluation."""
     config = config.fresh()
     settings = config.evaluate
-    rollout = config.rollout.model_copy(update=settings.sampling)
     student = load_model(config.student)
-    played = Baselines(config.env, config.env, student, rollout, settings.options)
-    return played.measure(settings.episodes)
+    with closing(Shelf()) as shelf:
+        rollout = config.rollout.model_copy(update=settings.sampling).reuse(shelf)
+        played = Baselines(config.env, config.env, student, rollout, settings.options)
+        return played.measure(settings.episodes)
 
 
 class Habitual(EnvSettings):
@@ -160,9 +163,9 @@ class Habitual(EnvSettings):
 
     habit: Habit
 
-    def build(self, **more: Any) -> gymnasium.Env[str, str]:
-        """See `EnvSettings.build`."""
-        return HabitEnv(super().build(**more), self.habit)
+    def around(self, env: gymnasium.Env[str, str]) -> gymnasium.Env[str, str]:
+        """See `EnvSettings.around`."""
+        return HabitEnv(super().around(env), self.habit)
 
 
 class HabitEnv(gymnasium.Wrapper[str, str, str, str]):

@@ -15,6 +15,7 @@ from agentopd.privilege.view import EveryTurnView, SystemView, ViewBuilder
 from agentopd.privilege.whispered import Told, Whispered
 from agentopd.privilege.writing.skills import SkillSummary
 from agentopd.rollout.failures import EveryEpisodeFailed
+from agentopd.rollout.kept import Shelf
 from agentopd.running.config import RunConfig
 from agentopd.running.defaults import is_large
 from agentopd.running.preparation.behaviour import Behaviour, Player
@@ -87,7 +88,11 @@ def prepare(
     rollout = config.rollout
     if config.evaluate.temperature is not None:
         rollout = rollout.model_copy(update={"temperature": config.evaluate.temperature})
-    with config.sampler.open(model, rollout.max_context) as sampler:
+    with (
+        config.sampler.open(model, rollout.max_context) as sampler,
+        contextlib.closing(Shelf()) as shelf,
+    ):
+        rollout.reuse(shelf)
         return _measured(config, Player(model, sampler, rollout), episodes, step, tell)
 
 

@@ -14,12 +14,14 @@ Form = Literal[
     "solution",
     "feedback",
     "reflection",
+    "next",
     "copy",
     "filler",
     "other_skill",
     "other_solution",
 ]
-"""The kind of privileged text that an episode is played with; `copy` is no episode but some text,
+"""The kind of privileged text that an episode is played with; `next` is the best next action, told
+before each answer; `copy` is no episode but some text,
 and the same text as the answer, from which reading to the letter is learnt. The last three are
 negative forms: words that say nothing, the skill of another environment, the solution of another
 task. A student that copies moves follows the last to the letter, and fails."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ from agentopd.envs.sokoban.env import GUIDE
 from agentopd.privilege import writer
 from agentopd.zoo.demonstrations.episode import NOISE, UNHEEDED, Form, Piece, idle_words
 
-_OTHER_SKILLS = (
+OTHER_SKILLS = (
     GUIDE,
     "Place the largest misplaced disk first: clear it and its peg of smaller disks.",
     "Look for two numbers whose result leaves an easy last step, and undo a dead end.",
@@ -81,6 +82,9 @@ class ToldDemonstrator:
         ValueError: there is no such environment, or reflections have a share.
     """
 
+    most_turns: int = sys.maxsize
+    """Where an episode is left that has not ended by then."""
+
     def __init__(
         self,
         env: str,
@@ -113,14 +117,12 @@ class ToldDemonstrator:
         noise = self.random_share if form in UNHEEDED else self.rng.choice(NOISE)
         if form in ("solution", "other_solution"):  # may have been played through, or left
             observation, info = self.env.reset(seed=task)
-        rules = system_prompt(self.env)
-        pieces = [Piece(f"<|system|>{rules}{text}<|end|>", False)]
-        done = False
-        while not done:
+        pieces = self._opening(text)
+        done, turns = False, 0
+        while not done and turns < self.most_turns:
+            turns += 1
             best = plan.pop(0) if plan else self._best(info)
-            whisper = ""
-            if form == "feedback":
-                whisper, best = self._advice(info, best)
+            whisper, best = self._whisper(form, info, best)
             stray, learnt = self._strays(form, noise)
             action = self._other(info) if stray else best
             if action != best:
@@ -133,6 +135,14 @@ class ToldDemonstrator:
             if info.get("mistake"):
                 self.mistakes[info["mistake"]] = None
         return pieces
+
+    def _opening(self, text: str) -> list[Piece]:
+        """What stands before the first observation, `text` behind the rules."""
+        return [Piece(f"<|system|>{system_prompt(self.env)}{text}<|end|>", False)]
+
+    def _whisper(self, form: Form, info: Info, best: str) -> tuple[str, str]:
+        """What is told before one answer, and the action of one who listens."""
+        return self._advice(info, best) if form == "feedback" else ("", best)
 
     def _strays(self, form: Form, noise: float) -> tuple[bool, bool]:
         """Whether the next action is made at random, and whether the answer is learnt."""
@@ -164,7 +174,7 @@ class ToldDemonstrator:
         if form == "filler":
             return idle_words(self.rng)
         if form == "other_skill":
-            return self._skill(self.rng.choice(_OTHER_SKILLS))
+            return self._skill(self.rng.choice(OTHER_SKILLS))
         _, other = self.env.reset(seed=self.rng.randrange(HELD_OUT_SEED))
         return writer.solution(other["reference"])
 
@@ -172,7 +182,7 @@ class ToldDemonstrator:
         """The whole of an episode, just begun, in which the first one or two actions are others."""
         plan: list[str] = []
         strays, done = self.rng.randint(1, 2), False
-        while not done:
+        while not done and len(plan) < self.most_turns:
             action = self._other(info) if len(plan) < strays else self._best(info)
             plan.append(action)
             _, _, terminated, truncated, info = self.env.step(self._reply(info, action))

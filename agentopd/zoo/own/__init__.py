@@ -1,0 +1,1 @@
+"""Students for environments of one's own: `agentopd zoo build FILE.yaml`."""
