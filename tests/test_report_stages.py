@@ -31,7 +31,8 @@ def _marks(results: Results) -> list[list[tuple[str, float]]]:
     for plot in success_plots(results):
         (axes,) = plot.figure.axes
         names: list[Any] = [*axes.texts]
-        dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
+        upright = [line for line in axes.lines if len({*line.get_xdata()}) == 1]  # type: ignore[misc]
+        dotted = [line for line in upright if line.get_linestyle() == ":"]
         assert [text.xy[0] for text in names] == [line.get_xdata()[0] for line in dotted]  # type: ignore[index]
         found.append([(text.get_text(), text.xy[0]) for text in names])
     return found

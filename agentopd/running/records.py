@@ -5,28 +5,26 @@ writes, and the others only wait where they must.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agentopd.base.files import append_line, write_whole
 from agentopd.base.trackers import Trackers
 from agentopd.base.types import Trajectory
 from agentopd.learning.learner import Update
 from agentopd.parallel.processes import Processes, by_the_first
-from agentopd.privilege.base import missing_keys, scalars_of
+from agentopd.privilege.base import missing_keys
 from agentopd.probes.collector import jsonable
 from agentopd.probes.rollout import depths, rollout_probes
 from agentopd.rollout.engine import disagreement
 from agentopd.rollout.failures import failures, mixed_groups, unopened
+from agentopd.running.clock import Clock
 from agentopd.running.config import RunConfig
 from agentopd.running.folder import METRICS, SUMMARY, forget_lines, open_folder
 from agentopd.signal.groups import dead_groups
 from agentopd.stored.scores import save_scores
 from agentopd.stored.trajectories import save_trajectories
-
-if TYPE_CHECKING:
-    from agentopd.running.run import Run
 
 Watch = Callable[[dict[str, Any]], None]
 
@@ -93,44 +91,57 @@ class Records:
 
 
 def step_line(
-    run: Run, step: int, trajectories: list[Trajectory], update: Update
+    config: RunConfig,
+    trajectories: list[Trajectory],
+    update: Update,
+    clock: Clock,
+    *,
+    done: int,
+    unheard: int,
+    beside: Mapping[str, float],
+    started: Mapping[str, float],
+    evaluation: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """What a step was like, for its line of metrics, with the evaluation that stands after it."""
-    stages, tokens = run.clock.since_last_line()
-    parts = run.config.unit.scalars() | run.config.rollout.scalars()
-    numbers = {**parts, **run.sampler.numbers}
-    heard = run.taught or run.config.rollout.consults
-    told = scalars_of(run.config.privilege) if heard else {}
+    """What a step was like, for its line of metrics, with the evaluation that stands after it.
+
+    Args:
+        done: how many steps there have been, with this one.
+        unheard: episodes that the teacher was asked about and said nothing of.
+        beside: numbers of the run's parts that stand beside the update's.
+        started: how many environments were, where these are kept.
+    """
+    stages, tokens = clock.since_last_line()
+    taught = bool(config.mix.distil_coefficient)
     line: dict[str, Any] = {
-        "step": step,
-        "episodes": run.step * run.config.rollout.episodes,
-        "seconds": run.clock.seconds - run.clock.stages["evaluate"],
+        "step": done - 1,
+        "episodes": done * config.rollout.episodes,
+        "seconds": clock.seconds - clock.stages["evaluate"],
         "train": {
             **rollout_probes(trajectories),
             "dead_groups": dead_groups(trajectories),
-            **run.shelf.scalars(run.processes),
+            **started,
         },
         "loss": update.loss,
-        "probes": {**update.probes, "scalars": {**update.scalars, **numbers, **told}},
+        "probes": {**update.probes, "scalars": {**update.scalars, **beside}},
         "stages": stages,
         "tokens": tokens,
     }
-    if any(schedule.reads_depth for schedule in run.config.schedule.values()):
+    if any(schedule.reads_depth for schedule in config.schedule.values()):
         line["depth"] = depths(trajectories, update.probes.get("by_turn", {}))
     if update.skipped:
         line["skipped"] = update.skipped
     if failed := failures(trajectories):
         line |= {"failed": failed, "unopened": unopened(trajectories)}
-    if run.taught and run.unheard:
-        line["unheard"] = run.unheard
-    first = _first_look(run, trajectories) if step == 0 else []
+    if taught and unheard:
+        line["unheard"] = unheard
+    first = _first_look(config, trajectories, taught) if done == 1 else []
     gap = update.scalars.get("sampler_gap", 0.0)
-    if warnings := [*first, *disagreement(gap, run.config.student.dtype)]:
+    if warnings := [*first, *disagreement(gap, config.student.dtype)]:
         line["warnings"] = warnings
-    return line | {"evaluation": run.evaluation} if run.evaluation else line
+    return line | {"evaluation": evaluation} if evaluation else line
 
 
-def _first_look(run: Run, trajectories: list[Trajectory]) -> list[str]:
+def _first_look(config: RunConfig, trajectories: list[Trajectory], taught: bool) -> list[str]:
     """What the first step shows to be wrong with the whole run."""
-    untold = missing_keys(run.config.privilege, trajectories) if run.taught else []
+    untold = missing_keys(config.privilege, trajectories) if taught else []
     return [warning for warning in (mixed_groups(trajectories), *untold) if warning]

@@ -17,7 +17,7 @@ from agentopd.models.adapters import refuse_unmoved
 from agentopd.models.model import load_model
 from agentopd.parallel.episodes import known_elsewhere, own_episodes
 from agentopd.parallel.processes import ALONE, Processes, by_the_first
-from agentopd.privilege.base import gather
+from agentopd.privilege.base import gather, scalars_of
 from agentopd.privilege.view import most_inserted
 from agentopd.probes.showcase import describe_episode
 from agentopd.probes.untold import with_untold
@@ -237,7 +237,17 @@ class Run:
             self.evaluation = self._measure() if due else None
         except SamplerFailed as error:
             failed = error
-        line = step_line(self, step, trajectories, update)
+        line = step_line(
+            self.config,
+            trajectories,
+            update,
+            self.clock,
+            done=self.step,
+            unheard=self.unheard,
+            beside=self._numbers(),
+            started=self.shelf.scalars(self.processes),
+            evaluation=self.evaluation,
+        )
         self.records.line(line)
         self.errors.update(line.get("failed", {}))
         self.learner.history.append(looked_back_at(line))
@@ -330,6 +340,14 @@ class Run:
         with self.clock.stage("evaluate"):
             sampler = self.sampler.current()
             return measure(self.config, self.student, sampler, self.summarise, where)
+
+    def _numbers(self) -> dict[str, float]:
+        """What the parts say of a step."""
+        config = self.config
+        heard = self.taught or config.rollout.consults
+        told = scalars_of(config.privilege) if heard else {}
+        parts = config.unit.scalars() | config.rollout.scalars()
+        return {**parts, **self.sampler.numbers, **told}
 
     def _restore(self, checkpoint: Path | None) -> None:
         """Go on from a checkpoint; without one, start over from the first step."""

@@ -73,4 +73,6 @@ def train(
                 lessons = run.ask_teacher(trajectories, step)
                 update = run.learn(trajectories, lessons, step)
                 run.record(step, trajectories, update)
-        return run.finish()
+        summary = run.finish()
+        processes.any(False)  # what the first writes is there for all who come back
+        return summary

@@ -90,6 +90,8 @@ def rival_of(env: EnvSettings, student: LanguageModel) -> Rival | None:
     """The copy that plays against a run's student in `env`, which knows it from then on; None where
     it plays against others, or nobody.
     """
+    if "opponent" not in env.options and "opponent=" not in env.id:
+        return None  # built for nothing, an environment may be dear to start
     built = env.build()
     opponent = declared(built, "opponent", None)
     built.close()
