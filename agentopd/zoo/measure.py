@@ -20,6 +20,13 @@ _TOLD: dict[str, Any] = {
 }
 _ELSEWHERE = "Skill: Go towards the goal, around the holes, and not back."
 """Advice for another game, which no embedded student was made with."""
+_UNHEEDED: dict[str, Any] = {
+    "other_skill": {"kind": "text", "text": _ELSEWHERE},
+    "other_solution": {"kind": "text", "text": "Solution: up left left down down right"},
+    "filler": {"kind": "filler", "of": {"kind": "skill_summary"}},
+}
+"""What students that were made with negative forms are told besides, and should not be better for.
+"""
 _NOTED: dict[str, Any] = {
     "none": "none",
     "skill_summary": {"kind": "skill_summary"},
@@ -45,7 +52,8 @@ def measure(name: str, episodes: int) -> dict[str, Any]:
     """
     recipe = find_recipe(name)
     found: dict[str, Any] = {"levels": recipe.levels, "split": "test"}
-    for told, source in (_NOTED if recipe.speech else _TOLD).items():
+    beside = _UNHEEDED if "filler" in recipe.shares else {}
+    for told, source in (_NOTED if recipe.speech else _TOLD | beside).items():
         noted = recipe.speech and source != "none"
         privilege = {"kind": "noted", "of": source} if noted else source
         config = _config(name, recipe, privilege, episodes)
