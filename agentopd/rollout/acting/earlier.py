@@ -72,9 +72,13 @@ class Questions(EnvSettings):
 
     asked: tuple[Question, ...]
 
-    def build(self, **more: Any) -> Env:
-        """See `EnvSettings.build`."""
+    def bare(self, **more: Any) -> Env:
+        """See `EnvSettings.bare`."""
         return _QuestionEnv(self.asked)
+
+    def around(self, env: Env) -> Env:
+        """See `EnvSettings.around`: what asks has no wrappers."""
+        return env
 
 
 class _QuestionEnv(TextEnv):
