@@ -21,7 +21,7 @@ from agentopd.base.files import held_alone
 from agentopd.looking.report import write_report
 from agentopd.running.checkpoint import check_files
 from agentopd.running.folder import METRICS, ended
-from agentopd.running.studies.study import compare
+from agentopd.running.studies.study import _pass_on, compare
 from agentopd.running.train import train
 from agentopd.stored.trajectories import load_trajectories
 
@@ -234,3 +234,17 @@ def test_two_processes_do_not_write_to_one_study(tiny_model: Path, tmp_path: Pat
     config = small(tiny_model, "study={seeds: [0], arms: {token: {}}}", "steps=1")
     with held_alone(out), pytest.raises(ValueError, match="another process is at work"):
         compare(config, out, workers=1)
+
+
+def test_who_looks_on_is_shown_whole_lines_alone(tmp_path: Path) -> None:
+    """What is wrong with the others is said by the run that they are of."""
+    untrained = {"step": -1, "episodes": 0, "seconds": 0.0}
+    of_a_step = {"loss": 0.1, "train": {}, "probes": {}, "stages": {}, "tokens": {}}
+    whole = {**untrained, "step": 0, **of_a_step}
+    damaged = [{k: v for k, v in whole.items() if k != key} for key in whole]
+    lines = [json.dumps(line) for line in (untrained, *damaged, {"step": "0"}, [1], whole)]
+    (tmp_path / METRICS).write_text("\n".join([*lines, "{torn", '{"step": 1']))
+    shown: list[dict[str, Any]] = []
+    seen = _pass_on(tmp_path, 0, "turn", 0, lambda _arm, _seed, line: shown.append(line))
+    assert shown == [untrained, whole]
+    assert seen == len(lines) + 1

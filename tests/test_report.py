@@ -416,7 +416,8 @@ def test_one_extreme_token_does_not_make_all_others_pale() -> None:
 
 def read_episode(signals: list[float | None]) -> Episode:
     tokens = [{"text": "a", "signal": signal} for signal in signals]
-    return Episode.model_validate({"turns": [{"observation": "hello", "tokens": tokens}]})
+    turns = [{"observation": "hello", "tokens": tokens}]
+    return Episode.model_validate({**episode_of("token"), "turns": turns})
 
 
 def test_signed_numbers_are_short() -> None:

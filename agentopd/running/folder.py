@@ -189,13 +189,19 @@ def past_lines(
     if len(have) < steps:
         raise ConfigError(f"{metrics} ends at step {len(have)}, {what}: {advice}")
     for line in found:
-        missing = [key for key in _SAID_OF_A_STEP if key not in line and line["step"] >= 0]
-        if missing:
+        if missing := lacking(line):
             raise ConfigError(
                 f"{metrics}, step {line['step'] + 1} lacks {', '.join(missing)}: another version "
                 f"of agentopd wrote it, or a hand has changed it; {advice}"
             )
     return found
+
+
+def lacking(line: dict[str, Any]) -> list[str]:
+    """What a line of metrics does not say, and each one of a step does."""
+    of_a_step = line.get("step", 0) >= 0  # or else of the student before its first
+    said = ("step", *_SAID_OF_A_STEP) if of_a_step else ("episodes", "seconds")
+    return [key for key in said if key not in line]
 
 
 def _lines(metrics: Path) -> list[dict[str, Any]]:

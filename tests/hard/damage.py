@@ -194,6 +194,8 @@ def _wrong(case: Case, found: Result, sound: Result) -> str:
             return ""
         return f"not one line that names the file: {ended.errors[-1]}"
     differ = found.differs(sound, case.file)
+    if case.command == "report" and Path(case.file).name == "config.yaml":
+        return ""  # which has no sum: the page prints it as it stands
     return f"silent difference: {', '.join(differ[:3])}" if differ and not named else ""
 
 

@@ -178,12 +178,12 @@ class Turn(Record):
 class Episode(Record):
     """One episode for display."""
 
-    arm: str = ""
-    env: str = ""
-    task: str = ""
-    success: bool = False
-    privilege: str = ""
-    turns: tuple[Turn, ...] = ()
+    arm: str
+    env: str
+    task: str
+    success: bool
+    privilege: str
+    turns: tuple[Turn, ...]
 
 
 class Rate(Record):

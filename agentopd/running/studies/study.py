@@ -30,6 +30,7 @@ from agentopd.running.folder import (
     check_environments,
     check_folder,
     ended,
+    lacking,
     open_folder,
     past_lines,
 )
@@ -251,9 +252,19 @@ def _pass_on(folder: Path, seen: int, arm: str, seed: int, watch: Watch) -> int:
     metrics = folder / METRICS
     # The last piece has no newline yet while a line is being written.
     lines = metrics.read_text().split("\n")[:-1] if metrics.is_file() else []
-    for line in lines[seen:]:
-        watch(arm, seed, json.loads(line))
+    for line in filter(None, map(_whole, lines[seen:])):
+        watch(arm, seed, line)
     return max(seen, len(lines))
+
+
+def _whole(line: str) -> dict[str, Any] | None:
+    """A line of metrics; None where it is damaged, which the run that it is of will say."""
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    known = isinstance(found, dict) and isinstance(found.get("step"), int)
+    return found if known and not lacking(found) else None
 
 
 def _summary(config: RunConfig, out: Path, beside: Mapping[str, Any]) -> dict[str, Any]:
