@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,15 @@ def the_study(group: int, signal_: signal.Signals) -> None:
 
 
 def a_worker(group: int, signal_: signal.Signals) -> None:
-    """The one that has worked most: it trains, where the other has nothing to do."""
+    """The one that works: it trains, where the other has nothing to do any more."""
 
     def spent(pid: int) -> int:
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return int(words[11]) + int(words[12])
 
-    os.kill(max(set(members(group)) - {group}, key=spent), signal_)
+    before = {pid: spent(pid) for pid in set(members(group)) - {group}}
+    time.sleep(2)
+    os.kill(max(before, key=lambda pid: spent(pid) - before[pid]), signal_)
 
 
 STOPS = {
