@@ -16,7 +16,7 @@ if typing.TYPE_CHECKING:
     from agentopd.base.types import Lesson, Privilege, Trajectory, Turn
     from agentopd.divergences.base import Divergence, Row
     from agentopd.environment.check import check_env
-    from agentopd.environment.wrappers import EnvSettings
+    from agentopd.environment.settings import EnvSettings
     from agentopd.looking.replay.compare import replay
     from agentopd.looking.report import write_report
     from agentopd.mixes.base import Mix, Route
@@ -76,7 +76,7 @@ _LATE = {
     "agentopd.base.types": ("Lesson", "Privilege", "Trajectory", "Turn"),
     "agentopd.divergences.base": ("Divergence", "Row"),
     "agentopd.environment.check": ("check_env",),
-    "agentopd.environment.wrappers": ("EnvSettings",),
+    "agentopd.environment.settings": ("EnvSettings",),
     "agentopd.looking.replay.compare": ("replay",),
     "agentopd.looking.report": ("write_report",),
     "agentopd.mixes.base": ("Mix", "Route"),

@@ -12,7 +12,7 @@ from scripted import random_model, toy_tokenizer
 
 import agentopd.rollout.policies.retry  # noqa: F401  (its kind)
 from agentopd.base.types import Attempt, Owner, Trajectory
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.parallel.processes import ALONE, Processes
 from agentopd.rollout.acting.roles import Adviser, Piece
 from agentopd.rollout.policies.base import Cast, Rollout

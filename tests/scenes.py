@@ -13,6 +13,7 @@ from trajectories import played
 
 from agentopd.base.types import Briefed, Lesson, Trajectory
 from agentopd.learning.learner import Learner, Update
+from agentopd.learning.method import AXES
 from agentopd.mixes.advantages import Grpo
 from agentopd.mixes.gold import NONE, GoldEpisodes
 from agentopd.models.adapters import LoraSettings
@@ -21,7 +22,8 @@ from agentopd.models.model import LanguageModel, StudentSettings, load_model
 from agentopd.parallel.episodes import known_elsewhere, own_episodes
 from agentopd.parallel.processes import ALONE, Processes
 from agentopd.privilege.view import SystemView
-from agentopd.running.reading import parse_config
+from agentopd.running.config import RunConfig
+from agentopd.running.reading import parse_config, stage_configs
 from agentopd.running.train import Run
 from agentopd.teacher import Teacher
 from agentopd.teachers.copies import FrozenTeacher
@@ -141,6 +143,21 @@ def written_out(scene: Scene, student: LanguageModel) -> torch.Tensor:
         gain_N = torch.minimum(ratio_N * advantage, ratio_N.clamp(0.8, 1.2) * advantage)
         losses.append(0.5 * (p_NV.exp() * (p_NV - q_NV)).sum(-1) - gain_N)
     return torch.cat(losses).mean()
+
+
+def row_of(name: str, *overrides: str) -> RunConfig:
+    """A method's row on the usual environment."""
+    return parse_config(ENV, [f"method={name}", *overrides])
+
+
+def stages_of(name: str, *overrides: str) -> dict[str, RunConfig]:
+    """The stages of a row, by their folders."""
+    return {leg.folder: own for leg, own in stage_configs(row_of(name, *overrides))}
+
+
+def axes_of(config: RunConfig, *without: str) -> dict[str, object]:
+    """A method's values on its axes, and its gold."""
+    return config.model_dump(mode="json", include={*AXES, "gold"} - {*without})
 
 
 def assert_same(found: torch.Tensor, expected: torch.Tensor, within: float = 1e-6) -> None:

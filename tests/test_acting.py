@@ -13,7 +13,7 @@ from scripted import random_model, toy_tokenizer
 import agentopd.rollout.policies.mixed  # noqa: F401  (its kinds)
 from agentopd.base.types import Owner, Trajectory
 from agentopd.environment.contract import Info, TextEnv
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.privilege.environment import GroundTruth
 from agentopd.privilege.view import EveryTurnView, SystemView

@@ -13,7 +13,7 @@ from scripted import random_model, toy_tokenizer
 import agentopd.rollout.policies.hinted  # noqa: F401  (its kind)
 from agentopd.base.types import Briefed, Owner, Trajectory
 from agentopd.environment.contract import Info, TextEnv
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.learning.method import Method
 from agentopd.mixes.likelihood import Discriminant, Likelihood
 from agentopd.models.chat import ChatTemplate

@@ -16,7 +16,7 @@ from scripted import random_model, toy_tokenizer
 import agentopd.rollout.policies.bridged  # noqa: F401  (its kind)
 from agentopd.base.types import EndReason, Owner, Trajectory
 from agentopd.environment.contract import Info, TextEnv
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.learning.method import AXES
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.policies.base import Cast, Rollout

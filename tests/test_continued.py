@@ -16,7 +16,7 @@ from trajectories import played
 import agentopd.rollout.policies.prefix  # noqa: F401  (its kind)
 from agentopd.base.types import Owner, Trajectory
 from agentopd.environment.contract import Info, TextEnv
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.mixes.likelihood import authored
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.policies.base import Cast, Rollout

@@ -18,7 +18,7 @@ import agentopd
 from agentopd.base.stopping import Interrupted
 from agentopd.base.types import EndReason, Owner
 from agentopd.environment.opponents import OpponentFailed, read_opponent
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
 from agentopd.rollout.opponents import model as models
 from agentopd.rollout.opponents.model import Speaker

@@ -20,7 +20,7 @@ from agentopd.environment.contract import (
     parse_action,
 )
 from agentopd.environment.registry import make
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.rollout.policies import StudentRollout
 from agentopd.running.preparation.habits import Baseline, Baselines
 

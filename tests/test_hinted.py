@@ -16,7 +16,7 @@ from trajectories import lessons_of, played
 import agentopd.rollout.policies.hinted  # noqa: F401  (its kind)
 from agentopd.base.types import EndReason, Owner, Trajectory
 from agentopd.environment.contract import Info, TextEnv
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.mixes.routing import HintedDistilled
 from agentopd.privilege.environment import GroundTruth
 from agentopd.privilege.view import SystemView

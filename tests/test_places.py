@@ -17,7 +17,7 @@ from scripted import random_model, toy_tokenizer
 
 from agentopd.base.types import Owner, Trajectory
 from agentopd.environment.contract import Info, TextEnv
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.mixes.advantages import Grpo
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.acting.judging import Judge

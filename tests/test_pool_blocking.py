@@ -18,7 +18,8 @@ import pytest
 from scripted import CHATML, ScriptedEnv, ends, play, random_model, says, toy_tokenizer
 
 from agentopd.base.types import EndReason, Trajectory
-from agentopd.environment.wrappers import EnvSettings, InvalidLimit
+from agentopd.environment.settings import EnvSettings
+from agentopd.environment.wrappers import InvalidLimit
 from agentopd.privilege.view import SystemView
 from agentopd.privilege.whispered import WhisperingEnv
 from agentopd.rollout.calls import InPlace, OnThread, caller

@@ -13,7 +13,7 @@ from scripted import random_model, toy_tokenizer
 import agentopd.rollout.policies.prefix  # noqa: F401  (its kind)
 from agentopd.base.types import EndReason, Owner, Trajectory
 from agentopd.environment.contract import Info, TextEnv
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.rollout.policies.base import Cast, Rollout
 from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.stored.trajectories import save_trajectories

@@ -14,7 +14,7 @@ from scripted import CHATML, NO_SYSTEM, STRIPS_THINKING, TRIMS, random_model, to
 
 from agentopd.environment.contract import TextEnv, actions, examples, parse_action, system_prompt
 from agentopd.environment.registry import make
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.privilege import writer
 from agentopd.privilege.environment import EnvFeedback, GroundTruth, OracleNext

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scenes import ENV, Scene, assert_same, run_of, scene_of
+from scenes import Scene, assert_same, row_of, run_of, scene_of
 from scribes import Scribe, attempts, ready, told
 from scripted import toy_tokenizer
 from trajectories import evidence_of, opinion_of, played
@@ -22,8 +22,6 @@ from agentopd.models.model import LanguageModel, ModelSettings, load_model
 from agentopd.privilege.base import Source, gather
 from agentopd.privilege.view import EveryTurnView
 from agentopd.privilege.writing.hindsight import Reflection
-from agentopd.running.config import RunConfig
-from agentopd.running.reading import parse_config
 
 LOG_3 = math.log(3)
 GROUPED = ("rollout.tasks=2", "rollout.group=4")
@@ -45,18 +43,14 @@ def asked(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     return lambda source, says: ready(source, model, says, monkeypatch)
 
 
-def _row(name: str, *changes: str) -> RunConfig:
-    return parse_config(ENV, [f"method={name}", *changes])
-
-
 def _source(name: str) -> Source:
-    (source,) = _row(name).privilege
+    (source,) = row_of(name).privilege
     return source
 
 
 def _axes(name: str, *changes: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
     """The values of a row on the axes, but for some."""
-    dumped = _row(name, *changes).model_dump(mode="json")
+    dumped = row_of(name, *changes).model_dump(mode="json")
     left_out = {"method", "rollout", *without}
     return {k: v for k, v in dumped.items() if k not in left_out}
 
@@ -75,7 +69,7 @@ def _axes(name: str, *changes: str, without: tuple[str, ...] = ()) -> dict[str, 
 )
 def test_where_nothing_is_told_these_are_grpo(scene: Scene, row: str, rl: str) -> None:
     """No solved peer in the step, no skill that could be read, no positive vote."""
-    normalise = f"unit.normalise={_row(row).unit.normalise}"
+    normalise = f"unit.normalise={row_of(row).unit.normalise}"
     plain = scene.gradient(f"mix={{kind: rl, rl: {rl}}}", *GROUPED, normalise, lessons=[])
     assert_same(scene.gradient(f"method={row}", *GROUPED, lessons=[]), plain)
 
@@ -117,7 +111,7 @@ def test_opsdc_teaches_with_an_instruction_that_the_student_does_not_see() -> No
     source = _source("opsdc")
     (heard,) = told(source, attempts(["up"]))
     assert heard and "briefly" in heard[0][0] and heard[0][1] is None
-    assert _row("opsdc").teacher.every == 50  # type: ignore[attr-defined]
+    assert row_of("opsdc").teacher.every == 50  # type: ignore[attr-defined]
 
 
 def test_opcd_tells_advice_before_there_is_experience(asked: Callable[..., Scribe]) -> None:
@@ -159,7 +153,7 @@ def test_hero_without_diagnoses_is_feedback_sd(scene: Scene) -> None:
 
 
 def test_hero_teaches_nothing_in_a_turn_of_which_nothing_is_said() -> None:
-    (weight,) = _row("hero").weight
+    (weight,) = row_of("hero").weight
     trajectory = played([5, 6], [7], [8, 9])
     about = Privilege(source="diagnosis", text="so", turn=1)
     lesson = _lesson(trajectory, about)
@@ -187,7 +181,7 @@ def test_skills_written_by_hand_are_told_by_the_environment_or_by_tag() -> None:
 
 def test_agent_opsd_moves_a_belief_by_all_that_was_said() -> None:
     """From even odds a gap of log 3 goes to 3/4 and stays: increments 1/4 and 0, z 1 and -1."""
-    (weight,) = _row("agent_opsd", "rollout.group=8").weight
+    (weight,) = row_of("agent_opsd", "rollout.group=8").weight
     gaps = [LOG_3, 0.0]
     evidence = evidence_of(
         opinion_of([0.1, 0.1]),
@@ -212,13 +206,13 @@ def test_step_opsd_is_shown_nothing_of_a_peers_future() -> None:
 
 def test_srpo_distils_failed_episodes_that_have_a_peer_alone() -> None:
     batch = attempts(["up"], ["left"], ["down"], ["right"], solved=[1, 0, 0, 0])
-    (source,) = _row("srpo").privilege
+    (source,) = row_of("srpo").privilege
     assert [b.available for b in gather([source], batch)] == [False, True, False, False]
 
 
 def test_srpo_trusts_a_teacher_that_is_sure() -> None:
     """Two tokens at which it hesitates between one and between two: 1 and 1/2, of mean 1."""
-    (weight,) = _row("srpo").weight
+    (weight,) = row_of("srpo").weight
     teacher = replace(opinion_of([1.0, 0.5]), entropy_N=torch.tensor([0.0, math.log(2)]))
     evidence = evidence_of(opinion_of([0.5, 0.5]), teacher, played([5], [6]))
     assert weight.of(evidence).tolist() == pytest.approx([4 / 3, 2 / 3], abs=1e-5)
@@ -248,7 +242,7 @@ def test_resd_without_what_it_writes_and_keeps_is_sdpos_feedback() -> None:
 
 
 def test_resd_tells_an_attempt_its_feedback_and_never_its_own_solution() -> None:
-    sources = _row("resd").privilege
+    sources = row_of("resd").privilege
     first = attempts(["up"], solved=[1])
     again = [replace(first[0], episode=5, task=9)]
     heard = [[p.text for p in gather(sources, batch)[0].privileges] for batch in (first, again)]
@@ -258,7 +252,7 @@ def test_resd_tells_an_attempt_its_feedback_and_never_its_own_solution() -> None
 
 def test_ra_opd_c_in_words_of_a_template_is_reflection() -> None:
     batch = attempts(["up", "left"], ["down"], solved=[0, 1])
-    by_template = _row("ra_opd_c", "privilege=[{kind: reflection}]").privilege[0]
+    by_template = row_of("ra_opd_c", "privilege=[{kind: reflection}]").privilege[0]
     assert told(by_template, batch) == told(Reflection(), batch)
     assert all(told(by_template, batch))
 
@@ -267,7 +261,7 @@ def test_ra_opd_d_of_a_teacher_that_knows_no_more_is_c(asked: Callable[..., Scri
     batch = attempts(["up", "left"], ["down"], solved=[0, 1], reference="right")
     equal = "privilege=[{kind: reflection, level: 1, writer: {model: teacher}}]"
     found = []
-    sources = (_source("ra_opd_c"), _row("ra_opd_d", equal).privilege[0], _source("ra_opd_d"))
+    sources = (_source("ra_opd_c"), row_of("ra_opd_d", equal).privilege[0], _source("ra_opd_d"))
     for source in sources:
         scribe = asked(source, lambda text: f"so {len(text)}")
         found.append((told(source, batch), scribe.asked))
@@ -281,7 +275,7 @@ def test_openclaw_rl_distils_where_there_is_a_hint_alone(asked: Callable[..., Sc
     asked(source, lambda text: hint % (1 if "> left" in text else -1))
     heard = told(source, attempts(["up", "left"], ["down"]))
     assert heard == [[("Hint: wait for it", 1)], None]
-    (weight,) = _row("openclaw_rl").weight
+    (weight,) = row_of("openclaw_rl").weight
     trajectory = played([5, 6], [7])
     lesson = _lesson(trajectory, Privilege(source="hindsight_hint", text="so", turn=1))
     said = opinion_of([0.5] * 3)
@@ -289,7 +283,7 @@ def test_openclaw_rl_distils_where_there_is_a_hint_alone(asked: Callable[..., Sc
 
 
 def test_opsdl_reads_of_each_observation_what_is_new() -> None:
-    row = _row("opsdl")
+    row = row_of("opsdl")
     (played_,) = attempts(["up", "left"])
     turns = [
         replace(turn, observation=text)

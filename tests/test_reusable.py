@@ -22,7 +22,8 @@ from command_line import call
 from agentopd.base.types import Trajectory
 from agentopd.environment.check import check_env
 from agentopd.environment.contract import Info, TextEnv, parse_action
-from agentopd.environment.wrappers import Env, EnvSettings, Wrapper
+from agentopd.environment.settings import EnvSettings
+from agentopd.environment.wrappers import Env, Wrapper
 from agentopd.models.model import LanguageModel, ModelSettings, load_model
 from agentopd.rollout.kept import Shelf
 from agentopd.rollout.policies import StudentRollout

@@ -16,7 +16,7 @@ from test_hinted import SIZES
 
 import agentopd.rollout.policies.hinted  # noqa: F401  (its kind)
 from agentopd.base.types import Trajectory
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import ModelSettings, load_model
 from agentopd.privilege.advice import Advice
 from agentopd.privilege.base import Source

@@ -22,7 +22,7 @@ from scripted import (
 )
 
 from agentopd.base.types import EndReason, Message, Owner, Trajectory, Turn
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.chat import ChatTemplate
 from agentopd.rollout.policies import StudentRollout
 from agentopd.rollout.pool import EpisodePool, Limits, Task

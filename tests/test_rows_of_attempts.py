@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 import torch
 from retries import foreseen, marked, untold
-from scenes import ENV, Scene, assert_same, run_of, scene_of
+from scenes import Scene, assert_same, row_of, run_of, scene_of
 
 from agentopd.base.types import EndReason
 from agentopd.learning.method import AXES
 from agentopd.rollout.policies.retry import RetryRollout
-from agentopd.running.config import RunConfig
-from agentopd.running.reading import parse_config
 from agentopd.running.run import Run
 
 
@@ -31,10 +29,6 @@ def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     folder = tmp_path_factory.mktemp("rows")
     rows = ("erl", "rltf_sd", "ra_opd_a")
     return {name: run_of(tiny_model, folder / name, f"method={name}", *small) for name in rows}
-
-
-def _row(name: str, *overrides: str) -> RunConfig:
-    return parse_config(ENV, [f"method={name}", *overrides])
 
 
 @pytest.mark.parametrize("name", ["erl", "rltf_sd"])
@@ -166,15 +160,17 @@ def test_the_teacher_judges_attempt_and_reflection_and_is_told_the_solution(
 
 def test_ra_opd_a_without_a_reflection_is_opsd_by_its_own_divergence() -> None:
     """Nothing but the rollout differs, whose first attempts are `student`'s own episodes."""
-    opsd = _row("opsd", "teacher={kind: ema, rate: 0.05}", "divergence={kind: jsd, scaled: false}")
+    opsd = row_of(
+        "opsd", "teacher={kind: ema, rate: 0.05}", "divergence={kind: jsd, scaled: false}"
+    )
     ours, theirs = (
-        x.model_dump(mode="json", include={*AXES} - {"rollout"}) for x in (_row("ra_opd_a"), opsd)
+        x.model_dump(mode="json", include={*AXES} - {"rollout"}) for x in (row_of("ra_opd_a"), opsd)
     )
     assert ours == theirs
 
 
 def test_the_rows_say_what_the_papers_do() -> None:
-    erl, rltf, ra = (_row(name).rollout for name in ("erl", "rltf_sd", "ra_opd_a"))
+    erl, rltf, ra = (row_of(name).rollout for name in ("erl", "rltf_sd", "ra_opd_a"))
     for rollout in (erl, rltf, ra):
         assert isinstance(rollout, RetryRollout) and rollout.stop == "solved"
     assert erl.reflects and ra.reflects and not rltf.reflects  # type: ignore[attr-defined]
@@ -184,6 +180,6 @@ def test_the_rows_say_what_the_papers_do() -> None:
 @pytest.mark.parametrize("name", ["erl", "rltf_sd", "rltf_fm"])
 def test_what_a_row_sets_is_read_where_tasks_are_attempted_again(name: str) -> None:
     """And told to change nothing where they are not."""
-    told = [x for x in _row(name).notices() if "nothing as the rest" in x]
-    once = _row(name, "rollout={kind: student, group: 8}", "mix.coefficient=0.5").notices()
+    told = [x for x in row_of(name).notices() if "nothing as the rest" in x]
+    once = row_of(name, "rollout={kind: student, group: 8}", "mix.coefficient=0.5").notices()
     assert not told and any(x.startswith("mix.coefficient changes nothing") for x in once)

@@ -11,37 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scenes import ENV, Scene, assert_same, run_of, scene_of
+from scenes import Scene, assert_same, axes_of, row_of, run_of, scene_of, stages_of
 from scribes import ready
 
 from agentopd.base.types import Owner
-from agentopd.learning.method import AXES
 from agentopd.models.template import ChatTemplate
 from agentopd.privilege.base import Source, gather
 from agentopd.privilege.texts import First
 from agentopd.privilege.writing.experience import Experience
 from agentopd.running.collecting.labels import Expert
-from agentopd.running.config import RunConfig
-from agentopd.running.reading import parse_config, stage_configs
 from agentopd.stored.trajectories import save_trajectories
 
 
 @pytest.fixture(scope="module")
 def scene(tiny_model: Path) -> Scene:
     return scene_of(tiny_model)
-
-
-def _row(name: str, *overrides: str) -> RunConfig:
-    return parse_config(ENV, [f"method={name}", *overrides])
-
-
-def _stages(name: str, *overrides: str) -> dict[str, RunConfig]:
-    return {leg.folder: own for leg, own in stage_configs(_row(name, *overrides))}
-
-
-def _axes(config: RunConfig, *without: str) -> dict[str, object]:
-    kept = {*AXES, "gold"} - {*without}
-    return config.model_dump(mode="json", include=kept)
 
 
 class _Acted(Expert):
@@ -65,7 +49,7 @@ def test_dagger_whose_expert_acts_throughout_is_sft_on_its_episodes(scene: Scene
     records = _Acted(ChatTemplate(student.tokenizer), student.stop_ids).label(theirs)
     states = [replace(t, episode=n) for n, t in enumerate(records)]
     assert len(states) == sum(len(t.turns) for t in theirs) > len(theirs)
-    mixes = (_stages("dagger")["2-fit"].mix, _stages("seq_kd")["2-sft"].mix)
+    mixes = (stages_of("dagger")["2-fit"].mix, stages_of("seq_kd")["2-sft"].mix)
     one, other = (
         scene.gradient(f"mix={mix.model_dump_json()}", lessons=[], trajectories=episodes)
         for mix, episodes in zip(mixes, (states, theirs), strict=True)
@@ -74,12 +58,14 @@ def test_dagger_whose_expert_acts_throughout_is_sft_on_its_episodes(scene: Scene
 
 
 def test_dagger_labels_what_the_student_visits_from_the_second_round_on() -> None:
-    collects = [leg.stage.collect for leg in _row("dagger").legs if not leg.trains]
+    collects = [leg.stage.collect for leg in row_of("dagger").legs if not leg.trains]
     first, *rounds = [x for x in collects if x is not None]
     assert (first.by, first.label, first.onto) == ("teacher", "teacher", None)
     assert {(x.by, x.label, x.onto) for x in rounds} == {("student", "teacher", "previous")}
-    fits = _stages("dagger")
-    assert _axes(fits["4-refit"]) == _axes(fits["2-fit"]) == _axes(_stages("seq_kd")["2-sft"])
+    fits = stages_of("dagger")
+    assert (
+        axes_of(fits["4-refit"]) == axes_of(fits["2-fit"]) == axes_of(stages_of("seq_kd")["2-sft"])
+    )
 
 
 MINILLM = "3-minillm"
@@ -90,16 +76,16 @@ BARE = (
 
 
 def test_minillm_of_single_steps_from_the_student_alone_is_opd(scene: Scene) -> None:
-    bare = _stages("minillm", *BARE)[MINILLM]
-    assert _axes(bare, "rollout") == _axes(_row("opd"), "rollout")
-    assert bare.learner == _row("opd").learner
+    bare = stages_of("minillm", *BARE)[MINILLM]
+    assert axes_of(bare, "rollout") == axes_of(row_of("opd"), "rollout")
+    assert bare.learner == row_of("opd").learner
     small = ("teacher=frozen", "rollout.tasks=2")
     one = scene.gradient("method=minillm", "stages={}", *BARE[1:3], *small)
     assert torch.equal(one, scene.gradient("method=opd", *small))
 
 
 def test_minillm_has_both_terms_beside_its_corpus() -> None:
-    config = _stages("minillm")[MINILLM]
+    config = stages_of("minillm")[MINILLM]
     assert config.divergence.plus is not None
     assert config.divergence.plus.model_dump() == {
         "kind": "reward_to_go", "discount": 0.95, "per": "remaining_length", "most": 50.0,
@@ -107,8 +93,8 @@ def test_minillm_has_both_terms_beside_its_corpus() -> None:
     }  # fmt: skip
     assert config.gold is not None
     assert (config.gold.path, config.learner.epochs) == ("stage:collect", 4)
-    assert _axes(_stages("minillm")["2-sft"], "divergence") == _axes(
-        _stages("seq_kd")["2-sft"], "divergence"
+    assert axes_of(stages_of("minillm")["2-sft"], "divergence") == axes_of(
+        stages_of("seq_kd")["2-sft"], "divergence"
     )
 
 
@@ -123,12 +109,14 @@ def test_oel_without_lessons_is_its_own_first_self_and_teaches_nothing(
 
 
 def test_oel_learns_in_its_own_episodes_without_a_step_of_the_environment() -> None:
-    rounds = _stages("oel")
+    rounds = stages_of("oel")
     assert [x.split("-")[1] for x in rounds] == ["deploy", "consolidate"] * 3
     learnt = rounds["2-consolidate"]
     rollout: Any = learnt.rollout
     assert (rollout.kind, rollout.path, rollout.single) == ("prefix", "previous", True)
-    assert _axes(learnt, "rollout", "privilege") == _axes(_row("opcd"), "rollout", "privilege")
+    assert axes_of(learnt, "rollout", "privilege") == axes_of(
+        row_of("opcd"), "rollout", "privilege"
+    )
     (source,) = learnt.privilege
     assert isinstance(source, First)
     assert isinstance(source.of[0], Experience)
@@ -160,18 +148,18 @@ def _heard(source: Source, episodes: list[Any]) -> list[str]:
 
 
 def test_dasd_with_one_stage_and_all_of_a_store_is_seq_kd() -> None:
-    whole = _stages("dasd", "stages.second.rollout.keep.divergent=null")
-    assert _axes(whole["4-second"]) == _axes(_stages("seq_kd")["2-sft"])
-    chosen: Any = _stages("dasd")["4-second"].rollout
+    whole = stages_of("dasd", "stages.second.rollout.keep.divergent=null")
+    assert axes_of(whole["4-second"]) == axes_of(stages_of("seq_kd")["2-sft"])
+    chosen: Any = stages_of("dasd")["4-second"].rollout
     assert chosen.keep.divergent == 0.5
 
 
 def test_dasd_begins_cool_and_its_teacher_goes_on_from_the_student() -> None:
-    stages = _stages("dasd")
+    stages = stages_of("dasd")
     cool, hot, continued = (stages[x].rollout for x in ("1-cool", "3-hot", "6-continued"))
     assert (cool.temperature, hot.temperature) == (0.6, 1.0)
     assert (continued.actors, continued.learns) == ({Owner.TEACHER}, {Owner.TEACHER})
-    assert _axes(stages["7-third"]) == _axes(_stages("seq_kd")["2-sft"])
+    assert axes_of(stages["7-third"]) == axes_of(stages_of("seq_kd")["2-sft"])
 
 
 def _power(scene: Scene, power: str) -> torch.Tensor:
@@ -188,8 +176,10 @@ def test_ddt_of_power_zero_is_sft_and_of_power_one_by_ones_own_probability(scene
 
 
 def test_ddt_is_star_in_one_round_whose_failures_are_written_by_both_selves() -> None:
-    star, ddt = (_stages(name) for name in ("star", "ddt"))
+    star, ddt = (stages_of(name) for name in ("star", "ddt"))
     blended = ddt["1-collect"].rollout
     assert blended.model_dump() | {"blend": None} == star["1-collect"].rollout.model_dump()
-    assert _axes(ddt["1-collect"], "rollout", "mix") == _axes(star["1-collect"], "rollout", "mix")
-    assert _axes(ddt["2-sft"], "mix") == _axes(star["2-sft"], "mix")
+    assert axes_of(ddt["1-collect"], "rollout", "mix") == axes_of(
+        star["1-collect"], "rollout", "mix"
+    )
+    assert axes_of(ddt["2-sft"], "mix") == axes_of(star["2-sft"], "mix")

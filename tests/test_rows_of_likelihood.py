@@ -8,17 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scenes import ENV, Scene, scene_of
+from scenes import Scene, axes_of, row_of, scene_of, stages_of
 from trajectories import played
 
 from agentopd.base.types import Owner
 from agentopd.divergences.linear import measure
 from agentopd.divergences.question import Question
-from agentopd.learning.method import AXES
 from agentopd.mixes.advantages import Grpo, Rloo
 from agentopd.models.head import Head
-from agentopd.running.config import RunConfig
-from agentopd.running.reading import parse_config, stage_configs
 
 
 @pytest.fixture(scope="module")
@@ -26,25 +23,13 @@ def scene(tiny_model: Path) -> Scene:
     return scene_of(tiny_model)
 
 
-def _row(name: str, *overrides: str) -> RunConfig:
-    return parse_config(ENV, [f"method={name}", *overrides])
-
-
-def _stages(name: str, *overrides: str) -> dict[str, RunConfig]:
-    return {leg.folder: own for leg, own in stage_configs(_row(name, *overrides))}
-
-
-def _axes(config: RunConfig) -> dict[str, object]:
-    return config.model_dump(mode="json", include={*AXES, "gold"})
-
-
 def test_the_second_half_of_qwen3_is_opd() -> None:
-    assert _axes(_stages("qwen3_opd")["3-opd"]) == _axes(_row("opd"))
+    assert axes_of(stages_of("qwen3_opd")["3-opd"]) == axes_of(row_of("opd"))
 
 
 def test_stable_opd_without_its_terms_is_opd() -> None:
-    bare = _stages("stable_opd", "mix.kl_coefficient=0", "stages.opd.gold=null")["2-opd"]
-    assert _axes(bare) == _axes(_row("opd"))
+    bare = stages_of("stable_opd", "mix.kl_coefficient=0", "stages.opd.gold=null")["2-opd"]
+    assert axes_of(bare) == axes_of(row_of("opd"))
 
 
 def test_tinker_is_opd_by_the_sampled_log_ratio(scene: Scene) -> None:
@@ -61,7 +46,7 @@ def test_seq_kd_is_sft_on_the_teachers_episodes(scene: Scene) -> None:
         replace(t, owner=np.where(t.trainable, Owner.TEACHER, Owner.TEMPLATE))
         for t in scene.trajectories
     ]
-    mixes = (_stages("seq_kd")["2-sft"].mix, _stages("sft")["2-sft"].mix)
+    mixes = (stages_of("seq_kd")["2-sft"].mix, stages_of("sft")["2-sft"].mix)
     one, other = (
         scene.gradient(f"mix={mix.model_dump_json()}", lessons=[], trajectories=theirs)
         for mix in mixes
@@ -70,7 +55,7 @@ def test_seq_kd_is_sft_on_the_teachers_episodes(scene: Scene) -> None:
 
 
 def test_the_rounds_of_iterative_sft_each_learn_what_the_last_student_solved() -> None:
-    config = _row("iterative_sft")
+    config = row_of("iterative_sft")
     assert [leg.folder for leg in config.legs] == [
         "1-collect", "2-sft", "3-collect", "4-sft", "5-collect", "6-sft",
     ]  # fmt: skip
@@ -98,7 +83,7 @@ def test_essd_learns_nothing_on_average_from_what_it_samples_as_it_is() -> None:
     assert expected(logits_V.softmax(0)).abs().max() < 1e-12
     hot_V = (logits_V / 1.5).where(logits_V >= logits_V.topk(3).values[-1], -torch.inf)
     assert expected(hot_V.softmax(0)).abs().max() > 1e-2
-    rollout = _stages("essd")["1-collect"].rollout
+    rollout = stages_of("essd")["1-collect"].rollout
     assert (rollout.temperature, rollout.top_p, rollout.top_k) == (1.5, 0.8, 20)
 
 
@@ -106,19 +91,19 @@ def test_rloo_is_centred_grpo_but_for_the_size_of_the_group() -> None:
     pair = [played([1], rewards=[r], episode=n) for n, r in enumerate((1.0, 0.0))]
     assert Rloo().of(pair) == {0: 1.0, 1: -1.0}
     assert Grpo(std=False).of(pair) == {0: 0.5, 1: -0.5}
-    rl = _row("rloo").mix.rl_channel
+    rl = row_of("rloo").mix.rl_channel
     assert isinstance(rl, Rloo)
 
 
 def test_each_round_of_star_teaches_the_first_student_what_the_last_one_collected() -> None:
     """With no hint and the last student in its place it is iterative SFT."""
-    rounds = [leg.stage for leg in _row("star").legs]
+    rounds = [leg.stage for leg in row_of("star").legs]
     collecting, teaching = rounds[0::2], rounds[1::2]
     assert [stage.start for stage in teaching] == ["initial"] * 3
     assert [stage.start for stage in collecting] == ["previous"] * 3
-    star, iterative = (_stages(name)["2-sft"] for name in ("star", "iterative_sft"))
-    assert _axes(star) == _axes(iterative)
-    collected = _stages("star")["1-collect"]
+    star, iterative = (stages_of(name)["2-sft"] for name in ("star", "iterative_sft"))
+    assert axes_of(star) == axes_of(iterative)
+    collected = stages_of("star")["1-collect"]
     hinted = collected.rollout
     assert (hinted.group, hinted.recomputes, hinted.tells) == (1, True, True)
     assert [source.kind for source in collected.privilege] == ["ground_truth"]

@@ -17,7 +17,7 @@ from agentopd.environment.contract import (
     without_reasoning,
 )
 from agentopd.environment.registry import env_ids
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.envs.adapters.world_server import code_of
 
 HANOI = "agentopd/Hanoi-v0"

@@ -11,7 +11,7 @@ from scripted import NO_SYSTEM, STRIPS_THINKING, ids_of, play_one, toy_tokenizer
 from agentopd.base.types import Briefed, Owner, Privilege
 from agentopd.environment.check import check_env
 from agentopd.environment.contract import Info, TextEnv, examples
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.chat import ChatTemplate
 from agentopd.privilege.view import EveryTurnView, SystemView
 

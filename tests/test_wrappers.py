@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from agentopd.environment.check import check_env
 from agentopd.environment.contract import system_prompt
+from agentopd.environment.settings import EnvSettings
 from agentopd.environment.tools import Tool, ToolError
-from agentopd.environment.wrappers import EnvSettings
 
 LINE = f"{broken_envs.__name__}:Line"
 

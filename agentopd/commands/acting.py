@@ -22,7 +22,7 @@ from agentopd.commands.place import stored
 if TYPE_CHECKING:  # a command without an environment starts sooner
     from agentopd.base.types import Trajectory
     from agentopd.environment.contract import Summarise
-    from agentopd.environment.wrappers import EnvSettings
+    from agentopd.environment.settings import EnvSettings
     from agentopd.models.model import LanguageModel
     from agentopd.rollout.engine import InferenceEngine
     from agentopd.rollout.kept import Shelf

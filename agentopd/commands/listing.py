@@ -18,7 +18,7 @@ from agentopd.base.console import quiet_libraries, stdout, table, warn, working
 from agentopd.commands.progress import build_progress
 
 if TYPE_CHECKING:  # a command without an environment starts sooner
-    from agentopd.environment.wrappers import EnvSettings
+    from agentopd.environment.settings import EnvSettings
 
 
 def envs() -> None:
@@ -109,7 +109,7 @@ def check_env(spec: str, env: EnvSettings, strict: bool, seeds: int | None, seco
 
     with working(f"playing {spec}"):
         if env.wrappers:
-            named, options = "agentopd.environment.wrappers:build", env.model_dump(mode="json")
+            named, options = "agentopd.environment.settings:build", env.model_dump(mode="json")
         else:
             named, options = env.id, env.options
         findings = check(named, options, seeds, strict, seconds)

@@ -12,7 +12,7 @@ _ACTED = ("env", "evaluate", "rollout", "student")
 """What is asked of a run by whoever acts as it does."""
 
 if TYPE_CHECKING:  # a command without an environment starts sooner
-    from agentopd.environment.wrappers import EnvSettings
+    from agentopd.environment.settings import EnvSettings
 
 
 def place(
@@ -34,7 +34,8 @@ def place(
     Raises:
         ValueError: no environment is named and `run` is no run's folder, or a wrapper is none.
     """
-    from agentopd.environment.wrappers import EnvSettings, Wrapper
+    from agentopd.environment.settings import EnvSettings
+    from agentopd.environment.wrappers import Wrapper
 
     told = stored(named or run)
     if named is None and not told:

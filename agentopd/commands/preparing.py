@@ -15,7 +15,7 @@ from agentopd.base.files import write_whole
 from agentopd.commands.place import stored
 
 if TYPE_CHECKING:  # help and mistakes come before torch
-    from agentopd.environment.wrappers import EnvSettings
+    from agentopd.environment.settings import EnvSettings
     from agentopd.running.preparation.behaviour import Behaviour
     from agentopd.running.preparation.findings import Finding
     from agentopd.running.preparation.report import Prepared

@@ -15,7 +15,7 @@ from agentopd.base.console import warn
 if TYPE_CHECKING:  # a command without an environment starts sooner
     from websockets.sync.server import Server
 
-    from agentopd.environment.wrappers import EnvSettings
+    from agentopd.environment.settings import EnvSettings
 
 _SECONDS = 10.0
 

@@ -43,7 +43,8 @@ from agentopd.environment.contract import (
     system_prompt,
     turn_limit,
 )
-from agentopd.environment.wrappers import EnvSettings, Wrapper
+from agentopd.environment.settings import EnvSettings
+from agentopd.environment.wrappers import Wrapper
 
 if TYPE_CHECKING:
     from websockets.http11 import Request, Response

@@ -14,14 +14,13 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import gymnasium
-from pydantic import Field, PrivateAttr, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from agentopd.base.objects import load_object
-from agentopd.base.parts import Part, Settings
+from agentopd.base.parts import Part
 from agentopd.environment.contract import (
     Info,
     actions,
@@ -32,8 +31,6 @@ from agentopd.environment.contract import (
     system_prompt,
     without_reasoning,
 )
-from agentopd.environment.opponents import Host
-from agentopd.environment.registry import make
 from agentopd.environment.tools import Syntax, Tool, ToolError
 
 Env = gymnasium.Env[str, str]
@@ -361,45 +358,3 @@ class _Calling(Reading):
                 if calls and None not in calls:
                     told[key] = "\n".join(filter(None, calls))
         return told
-
-
-class EnvSettings(Settings):
-    """Which environment, what its constructor is given, and what is put around it in order."""
-
-    id: str
-    options: dict[str, Any] = Field(default_factory=dict)
-    wrappers: list[SerializeAsAny[Wrapper]] = Field(default_factory=list)
-
-    _host: Host | None = PrivateAttr(default=None)
-
-    @property
-    def host(self) -> Host | None:
-        """Who brings an opponent that is the student; None where nobody does."""
-        return self._host
-
-    def face(self, host: Host) -> None:
-        """Let every environment that is built from now on know who brings its opponent."""
-        self._host = host
-
-    def build(self, **more: Any) -> Env:
-        """A fresh environment in its wrappers; `more` takes the place of its options."""
-        return self.around(self.bare(**more))
-
-    def bare(self, **more: Any) -> Env:
-        """A fresh environment without these wrappers."""
-        env = make(self.id, {**self.options, **more})
-        if self._host and (face := declared(env, "face", None)):
-            face(self._host)
-        return env
-
-    def around(self, env: Env) -> Env:
-        """`env` in these wrappers."""
-        for wrapper in self.wrappers:
-            env = wrapper.wrap(env)
-        return env
-
-
-def build(id: str, options: Mapping[str, Any] | None = None, wrappers: Sequence[Any] = ()) -> Env:
-    """An environment in its wrappers, from plain values: for who names it by a function."""
-    described = {"id": id, "options": options or {}, "wrappers": list(wrappers)}
-    return EnvSettings.model_validate(described).build()

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from agentopd.base.types import Lesson, Trajectory
 from agentopd.mixes.advantages import Reinforce
-from agentopd.mixes.shared import RlOnly
+from agentopd.mixes.shared import PaidByTeacher, RlOnly
 from agentopd.signal.beside import Beside
 from agentopd.signal.evidence import Measured
 from agentopd.signal.tokens import Tokens, sum_by
@@ -112,7 +112,7 @@ class RewardReplacement(RlOnly, kind="reward"):
         }
 
 
-class TurnReward(RlOnly, kind="turn_reward"):
+class TurnReward(PaidByTeacher, kind="turn_reward"):
     """A turn's reward is its episode's, times how likely the teacher finds the turn (TAMTRL
     2603.21663).
 
@@ -122,23 +122,11 @@ class TurnReward(RlOnly, kind="turn_reward"):
     part; the models are asked twice, before the step and in it.
     """
 
-    distils = False
-
     @property
     def formula(self) -> str:
         """See `Part.formula`."""
         scaled = "the turn's mean of q(y), scaled to 0 .. 1 over the step"
         return f"R with the environment's return times {scaled}, as the reward"
-
-    @property
-    def distil_coefficient(self) -> float:
-        """See `Mix.distil_coefficient`: the teacher is asked for its probabilities."""
-        return 1.0
-
-    @property
-    def scored_by(self) -> Literal["teacher"]:
-        """See `Mix.scored_by`."""
-        return "teacher"
 
     def check(self, beside: Beside) -> None:
         """See `Mix.check`."""

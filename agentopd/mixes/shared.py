@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field, SerializeAsAny
 
@@ -56,6 +58,24 @@ class RlOnly(Mix, kind="rl"):
     def distil_coefficient(self) -> float:
         """See `Mix.distil_coefficient`."""
         return 0.0
+
+
+class PaidByTeacher(RlOnly):
+    """Rewards that a teacher's opinion of whole episodes makes; it is asked before the step and in
+    it, and gives no credit of its own.
+    """
+
+    distils = False
+
+    @property
+    def distil_coefficient(self) -> float:
+        """See `Mix.distil_coefficient`: the teacher is asked."""
+        return 1.0
+
+    @property
+    def scored_by(self) -> Literal["teacher"]:
+        """See `Mix.scored_by`."""
+        return "teacher"
 
 
 class Auxiliary(RlOnly, kind="auxiliary"):

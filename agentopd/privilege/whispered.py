@@ -10,7 +10,7 @@ import numpy as np
 
 from agentopd.base.types import EndReason, Privilege, Trajectory, Turn
 from agentopd.environment.contract import Info, system_prompt
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.privilege.base import Source
 from agentopd.privilege.view import EveryTurnView, SystemView
 

@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, SerializeAsAny, model_validator
 import agentopd.running.kinds  # noqa: F401  (every built-in part is known by its kind)
 from agentopd.base.parts import Settings
 from agentopd.base.written import ConfigError
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.learning.idle.notices import notices_of, truncation_notice
 from agentopd.learning.method import Method
 from agentopd.mixes.gold import Gold

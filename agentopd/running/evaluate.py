@@ -9,7 +9,7 @@ from typing import Any
 from agentopd.base.statistics import wilson
 from agentopd.base.types import EndReason, Trajectory
 from agentopd.environment.contract import HELD_OUT_SEED, Summarise, declared
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.view import SystemView
 from agentopd.privilege.whispered import Told, Whispered

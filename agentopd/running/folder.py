@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from agentopd.base.files import UNFINISHED, make_folder, naming, read_json, read
 from agentopd.base.trackers import check_trackers
 from agentopd.base.written import STORED, read_mapping
 from agentopd.environment.contract import Summarise, declared
+from agentopd.environment.opponents import Opponent
 from agentopd.learning.method import Method
 from agentopd.running.checkpoint import latest
 from agentopd.running.config import ConfigError, RunConfig
@@ -141,19 +143,31 @@ def starts_over(out: Path) -> bool:
     return metrics.is_file() and bool(_lines(metrics)) and latest(out / "checkpoints") is None
 
 
-def check_environments(config: RunConfig) -> Summarise | None:
+@dataclass(frozen=True)
+class Declared:
+    """What an environment says of itself that a run needs to know.
+
+    Attributes:
+        opponent: who plays against the student in a game for two.
+    """
+
+    summarise: Summarise | None
+    opponent: Opponent | None
+
+
+def check_environments(config: RunConfig) -> Declared:
     """Build the environment once as it is trained in, once as it is evaluated in; the sources learn
     what it declares. What is to track the run must be installed.
 
     Returns:
-        What the environment declares as `summarise`.
+        What the environment declares.
 
     Raises:
         ValueError: it refuses its options, or a tracker is not installed; the message says which.
     """
     check_trackers(config.track)
     env = config.env.build()
-    summarise: Summarise | None = declared(env, "summarise", None)
+    found = Declared(declared(env, "summarise", None), declared(env, "opponent", None))
     for source in config.privilege:
         source.enter(env)
     env.close()
@@ -161,7 +175,7 @@ def check_environments(config: RunConfig) -> Summarise | None:
         config.env.build(**config.evaluate.options).close()
     except ValueError as error:
         raise ConfigError(f"evaluate.options: {error}") from error
-    return summarise
+    return found
 
 
 def past_lines(

@@ -82,7 +82,8 @@ class Run:
         self.evaluation: dict[str, Any] | None = None
         self.skipped, self.errors = Counter[str](), Counter[str]()
         check_folder(self.config, out, resume, "run", free=_FREE)
-        self.summarise = check_environments(self.config)
+        declared = check_environments(self.config)
+        self.summarise = declared.summarise
         self.config.sampler.join(processes)
         self.config.sampler.check(self.config.student)
         processes.check_device(self.config.student.device)
@@ -98,7 +99,7 @@ class Run:
                 source.meet(self.student, self.config.teacher)
         self.gold = self.config.gold.store(self.student) if self.config.gold else []
         refuse_unmoved(self.student.name, self.student.module)
-        self.rival = rival_of(self.config.env, self.student)
+        self.rival = rival_of(declared.opponent, self.config.env, self.student)
         self.config.rollout.join(processes)
         inferred = self.config.inferred_reward
         posterior = inferred.posterior(self.student) if inferred else None

@@ -22,7 +22,7 @@ from agentopd.commands.acting import show_end, show_outcome, show_text
 from agentopd.commands.keyboard.asides import ASIDE, Told, asked
 
 if TYPE_CHECKING:  # a command without an environment starts sooner
-    from agentopd.environment.wrappers import EnvSettings
+    from agentopd.environment.settings import EnvSettings
 
 _MORE = "\\"
 """At the end of a line: the answer goes on in the next one."""

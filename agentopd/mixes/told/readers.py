@@ -8,14 +8,13 @@ both}`, `view.tells: actor`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from pydantic import Field
 
 from agentopd.base.rows.symbols import times
 from agentopd.base.types import Lesson, Trajectory
-from agentopd.mixes.shared import RlOnly
+from agentopd.mixes.shared import PaidByTeacher
 from agentopd.signal.beside import Beside
 from agentopd.signal.evidence import Measured
 from agentopd.signal.tokens import Tokens, mean_by
@@ -24,22 +23,10 @@ from agentopd.weights.episode import spike
 # N tokens of some lessons, K their turns, L the lessons
 
 
-class ReadByStudent(RlOnly):
+class ReadByStudent(PaidByTeacher):
     """What a teacher that learns is paid by a student that reads it; nothing is learnt of the
-    record without what was told.
+    record without what was told. The student that reads stands in the teacher's place.
     """
-
-    distils = False
-
-    @property
-    def distil_coefficient(self) -> float:
-        """See `Mix.distil_coefficient`: the student that reads stands in the teacher's place."""
-        return 1.0
-
-    @property
-    def scored_by(self) -> Literal["teacher"]:
-        """See `Mix.scored_by`."""
-        return "teacher"
 
     def chosen(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
         """See `Mix.chosen`."""

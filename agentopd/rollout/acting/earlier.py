@@ -10,7 +10,8 @@ import gymnasium
 
 from agentopd.base.types import Trajectory, Turn
 from agentopd.environment.contract import Info, TextEnv
-from agentopd.environment.wrappers import Env, EnvSettings
+from agentopd.environment.settings import EnvSettings
+from agentopd.environment.wrappers import Env
 
 Place = Literal["system", "observation"]
 """Where it stands: behind the rules, or behind the first observation."""

@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from agentopd.environment.contract import declared
 from agentopd.environment.opponents import Opponent, OpponentFailed, Player, Seat
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.opponents.model import Speaker
 from agentopd.rollout.opponents.speaking import Speaking
@@ -86,15 +85,10 @@ class Rival(Mirror):
             self._speaker.renew()
 
 
-def rival_of(env: EnvSettings, student: LanguageModel) -> Rival | None:
+def rival_of(opponent: Opponent | None, env: EnvSettings, student: LanguageModel) -> Rival | None:
     """The copy that plays against a run's student in `env`, which knows it from then on; None where
     it plays against others, or nobody.
     """
-    if "opponent" not in env.options and "opponent=" not in env.id:
-        return None  # built for nothing, an environment may be dear to start
-    built = env.build()
-    opponent = declared(built, "opponent", None)
-    built.close()
     if not isinstance(opponent, SelfOpponent):
         return None
     rival = Rival(student, opponent.every)

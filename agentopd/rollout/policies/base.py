@@ -12,7 +12,7 @@ from pydantic import Field, PrivateAttr, ValidationError
 from agentopd.base.parts import Part
 from agentopd.base.types import Owner, Record, Trajectory
 from agentopd.environment.contract import training_seed
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.parallel.processes import ALONE, Processes
 from agentopd.rollout.acting.roles import STUDENTS, Adviser, Recall, Teller

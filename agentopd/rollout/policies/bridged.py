@@ -12,7 +12,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from agentopd.base.rows.costs import Cost
 from agentopd.base.types import Attempt, EndReason, Owner, Trajectory
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.acting.attempts import APART
 from agentopd.rollout.acting.branches import Opinions, branch, whole

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import PrivateAttr
 
 from agentopd.base.types import Owner, Trajectory
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.models.passes import trained_logprobs
 from agentopd.rollout.policies.base import Cast, Rollout

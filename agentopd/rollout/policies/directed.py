@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import PrivateAttr
 
 from agentopd.base.types import Owner, Trajectory
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.acting.ensemble import Ensemble
 from agentopd.rollout.acting.mixture import MixtureSampler

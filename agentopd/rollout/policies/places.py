@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, SerializeAsAny
 
 from agentopd.base.rows.costs import Cost
 from agentopd.base.types import EndReason, Owner, Trajectory
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.acting.judging import FactJudge, Judge, numbers_of
 from agentopd.rollout.acting.roles import ALONE, Direction, Voice

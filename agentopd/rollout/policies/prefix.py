@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from agentopd.base.rows.costs import Cost
 from agentopd.base.types import Owner, Trajectory
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.acting.roles import STUDENT, Direction, Voice
 from agentopd.rollout.acting.scripts import Replayed, Solution

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from agentopd.base.rows.costs import Cost, Does
 from agentopd.base.types import Attempt, EndReason, Owner, Record, Trajectory
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.acting.attempts import mark_of, numbered, rewarded, said
 from agentopd.rollout.acting.earlier import Given, Place, Question, Questions, Told

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agentopd.base.types import EndReason, Owner, Trajectory
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.acting.confidence import closed, longest_line
 from agentopd.rollout.acting.roles import STUDENTS

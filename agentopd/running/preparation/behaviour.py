@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentopd.base.types import Trajectory
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.rollout.failures import refuse_failures
 from agentopd.rollout.policies import Rollout

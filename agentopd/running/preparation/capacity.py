@@ -17,7 +17,8 @@ import torch
 
 from agentopd.base.types import Trajectory, View
 from agentopd.environment.contract import actions, declared
-from agentopd.environment.wrappers import Env, EnvSettings
+from agentopd.environment.settings import EnvSettings
+from agentopd.environment.wrappers import Env
 from agentopd.models.batching import by_length, padded
 from agentopd.models.encoding import Piece
 from agentopd.models.model import LanguageModel

@@ -18,7 +18,7 @@ from agentopd.environment.contract import (
     legal_actions,
     system_prompt,
 )
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.chat import Conversation
 from agentopd.models.model import LanguageModel
 

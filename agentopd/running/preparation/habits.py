@@ -26,7 +26,7 @@ import gymnasium
 from agentopd.base.statistics import wilson
 from agentopd.base.types import Trajectory
 from agentopd.environment.contract import HELD_OUT_SEED, declared, legal_actions
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.rollout.kept import Shelf
 from agentopd.rollout.policies import Rollout

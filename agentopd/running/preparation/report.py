@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.base import Source
 from agentopd.privilege.environment import GroundTruth, OracleNext

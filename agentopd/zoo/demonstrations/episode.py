@@ -30,6 +30,12 @@ UNHEEDED: frozenset[Form] = frozenset({"none", "filler", "other_skill", "other_s
 NOISE = (0.0, 0.15, 0.5)
 """Shares of moves at random, shown and never learnt, of which an episode with a text has one."""
 
+ADVICE = (
+    "Place the largest misplaced disk first: clear it and its peg of smaller disks.",
+    "Look for two numbers whose result leaves an easy last step, and undo a dead end.",
+    "Guess only codes that agree with every answer so far, and never the same one twice.",
+)
+"""What is advised in Hanoi, Countdown and Mastermind, and elsewhere is not to be heeded."""
 _MOST_IDLE = 24
 """The most words of a text that says nothing."""
 

@@ -22,7 +22,7 @@ from agentopd.environment.contract import (
     legal_actions,
     system_prompt,
 )
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.privilege import writer
 from agentopd.zoo.demonstrations.episode import UNHEEDED, Form, Piece
 from agentopd.zoo.demonstrations.told import OTHER_SKILLS, Player, ToldDemonstrator

@@ -25,12 +25,10 @@ from agentopd.envs.sokoban.env import GUIDE, Sokoban
 from agentopd.envs.sokoban.levels import MOVES, State
 from agentopd.envs.sokoban.search import step
 from agentopd.privilege import writer
-from agentopd.zoo.demonstrations.episode import NOISE, UNHEEDED, Form, Piece, idle_words
+from agentopd.zoo.demonstrations.episode import ADVICE, NOISE, UNHEEDED, Form, Piece, idle_words
 
 _OTHER_SKILLS = (
-    "Place the largest misplaced disk first: clear it and its peg of smaller disks.",
-    "Look for two numbers whose result leaves an easy last step, and undo a dead end.",
-    "Guess only codes that agree with every answer so far, and never the same one twice.",
+    *ADVICE,
     "Guess the middle of what is left.",
     "Read the card before you pay, and say which of them you took.",
     "Take the longest word that fits, and keep the vowels for the end.",
@@ -43,8 +41,7 @@ _OTHER_SKILLS = (
     "Play the low cards first, and never the last of a suit.",
     "Write down each price, and buy when it falls.",
 )
-"""What is advised elsewhere: for Hanoi, Countdown, Mastermind, the number game, and for games that
-are not here."""
+"""What is advised elsewhere, in games that are here and in others."""
 MISTAKES = ("wall", "corner", "stuck", "away")
 _BAD = (
     "hits a wall, {left} to go.",

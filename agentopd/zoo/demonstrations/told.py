@@ -30,15 +30,13 @@ from agentopd.environment.contract import (
 from agentopd.environment.registry import make
 from agentopd.envs.sokoban.env import GUIDE
 from agentopd.privilege import writer
-from agentopd.zoo.demonstrations.episode import NOISE, UNHEEDED, Form, Piece, idle_words
+from agentopd.zoo.demonstrations.episode import ADVICE, NOISE, UNHEEDED, Form, Piece, idle_words
 
 OTHER_SKILLS = (
     GUIDE,
-    "Place the largest misplaced disk first: clear it and its peg of smaller disks.",
-    "Look for two numbers whose result leaves an easy last step, and undo a dead end.",
-    "Guess only codes that agree with every answer so far, and never the same one twice.",
+    *ADVICE,
 )
-"""What is advised elsewhere: for Sokoban, Hanoi, Countdown and Mastermind."""
+"""What is advised elsewhere, in Sokoban first."""
 
 
 class Player(ABC):

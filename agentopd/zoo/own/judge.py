@@ -14,7 +14,7 @@ from typing import Any
 from agentopd.base.statistics import wilson
 from agentopd.base.types import Trajectory
 from agentopd.environment.contract import HELD_OUT_SEED, actions
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.privilege import writer
 from agentopd.privilege.base import Source

@@ -19,7 +19,7 @@ from agentopd.base.objects import load_object
 from agentopd.base.parts import Settings
 from agentopd.base.written import ConfigError, read_mapping
 from agentopd.environment.contract import Info
-from agentopd.environment.wrappers import EnvSettings
+from agentopd.environment.settings import EnvSettings
 from agentopd.zoo.demonstrations.episode import Form
 from agentopd.zoo.demonstrations.own import FORMS, Key
 from agentopd.zoo.demonstrations.told import Player

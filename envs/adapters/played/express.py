@@ -14,10 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentopd.environment.contract import TextEnv
 from agentopd.envs.adapters import library
 from agentopd.envs.adapters.played.base import SHOWN, Begun, Heard, Path, Played, judged
-from agentopd.envs.adapters.played.jvm import Machine
+from agentopd.envs.adapters.played.jvm import METADATA, Machine
 from agentopd.envs.puzzle import SPLITS, Outcome, Prompt, Split, check_choice, check_number
 
 GAMES = (
@@ -78,11 +77,7 @@ class Express(Played):
             installed.
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012  (as in gymnasium)
-        **TextEnv.metadata,
-        "blocking": True,
-        "reusable": True,
-    }
+    metadata = METADATA
 
     def __init__(
         self,

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from agentopd.environment.checks.subject import Caught
+from agentopd.environment.contract import TextEnv
 
+METADATA: dict[str, Any] = {**TextEnv.metadata, "blocking": True, "reusable": True}
+"""Of an environment with such a machine: it waits for it, and a reset makes it new."""
 _EXACT = "-XX:+IgnoreUnrecognizedVMOptions -XX:+UnlockExperimentalVMOptions -XX:hashCode=2"
 """Objects without a hash of their own get one and the same, so that the order of sets does not
 depend on what a machine has done before: otherwise ScienceWorld lists things in another order, and

@@ -15,10 +15,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from agentopd.environment.contract import TextEnv
 from agentopd.envs.adapters import library
 from agentopd.envs.adapters.played.base import SHOWN, Begun, Heard, Path, Played, judged
-from agentopd.envs.adapters.played.jvm import Machine
+from agentopd.envs.adapters.played.jvm import METADATA, Machine
 from agentopd.envs.puzzle import SPLITS, Outcome, Prompt, Split, check_choice, check_number
 
 ALL = "all"
@@ -71,11 +70,7 @@ class Science(Played):
         ValueError: there is no such task, option or value, ScienceWorld or Java is not installed.
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012  (as in gymnasium)
-        **TextEnv.metadata,
-        "blocking": True,
-        "reusable": True,
-    }
+    metadata = METADATA
 
     def __init__(
         self,
