@@ -12,6 +12,7 @@ from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.running.evaluate import play_tasks, score, teacher_success
 from agentopd.running.reading import load_config
 from agentopd.zoo.build import build
+from agentopd.zoo.measure import too_easily_stirred
 from agentopd.zoo.obedience import obedience
 from agentopd.zoo.recipes import RECIPES
 
@@ -35,6 +36,19 @@ def test_a_shipped_model_is_small_and_says_how_it_was_made(name: str) -> None:
         recipe.steps,
         recipe.random_share,
     )
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if "filler" in RECIPES[name].shares])
+def test_what_helps_nobody_does_not_help_a_shipped_student(name: str) -> None:
+    measured = json.loads((MODELS / name / "measured.json").read_text())
+    assert {"filler", "other_skill", "other_solution"} <= set(measured)
+    assert too_easily_stirred(measured) == []
+
+
+def test_a_student_that_any_text_sets_off_is_told_from_one_that_heeds_what_it_says() -> None:
+    told = {"none": 0.1, "skill_summary": 0.7, "filler": 0.39, "other_skill": 0.41}
+    measured = {name: {"success": success} for name, success in told.items()}
+    assert too_easily_stirred(measured) == ["other_skill"]
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -206,14 +206,22 @@ def measure(name: str, episodes: int) -> None:
     """Print, as JSON, how well an embedded model plays alone and when told.
 
     Raises:
-        ValueError: no embedded model has that name.
+        ValueError: no embedded model has that name; or, after the figures, texts that help nobody
+            make it play half as well as the skill does.
     """
     with working("measuring"):
         quiet_libraries()
         from agentopd.zoo.measure import measure as measured
+        from agentopd.zoo.measure import too_easily_stirred
 
         found = measured(name, episodes)
     typer.echo(json.dumps(found, indent=2))
+    if stirred := too_easily_stirred(found):
+        raise ValueError(
+            f"{name} is not to be shipped: told {' or '.join(stirred)}, it gains half of what the "
+            "skill gains it or more, so that no control would show what a text is worth. Give the "
+            "negative forms of its recipe larger shares, or more steps"
+        )
 
 
 def _models() -> Path:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from agentopd.base.statistics import wilson
+from agentopd.environment.registry import make
 from agentopd.models.model import ModelSettings, load_model
+from agentopd.privilege import writer
 from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.running.config import RunConfig
 from agentopd.running.evaluate import play_tasks, score, teacher_success
@@ -22,11 +26,12 @@ _ELSEWHERE = "Skill: Go towards the goal, around the holes, and not back."
 """Advice for another game, which no embedded student was made with."""
 _UNHEEDED: dict[str, Any] = {
     "other_skill": {"kind": "text", "text": _ELSEWHERE},
-    "other_solution": {"kind": "text", "text": "Solution: up left left down down right"},
     "filler": {"kind": "filler", "of": {"kind": "skill_summary"}},
 }
 """What students that were made with negative forms are told besides, and should not be better for.
 """
+_OTHERS = 8
+"""Tasks of the training whose solutions are told on other tasks."""
 _NOTED: dict[str, Any] = {
     "none": "none",
     "skill_summary": {"kind": "skill_summary"},
@@ -42,7 +47,8 @@ def measure(name: str, episodes: int) -> dict[str, Any]:
     """Success on held-out tasks with each text in the system prompt, temperature 1.
 
     Returns:
-        The levels; for each source of text the success, its interval and the episodes; as `reads`,
+        The levels; for each source of text, and where a recipe has negative forms for those that
+        help nobody, the success, its interval and the episodes; as `reads`,
         whether it is what the text says that counts: see `obedience` and `following`; and of those
         that speak in two ways, in its place, as `mechanism`, how one who is told speaks and acts:
         see `agentopd.running.preparation.mechanism.Mechanism`.
@@ -53,6 +59,8 @@ def measure(name: str, episodes: int) -> dict[str, Any]:
     recipe = find_recipe(name)
     found: dict[str, Any] = {"levels": recipe.levels, "split": "test"}
     beside = _UNHEEDED if "filler" in recipe.shares else {}
+    if beside:
+        found["other_solution"] = _misled(name, recipe, episodes)
     for told, source in (_NOTED if recipe.speech else _TOLD | beside).items():
         noted = recipe.speech and source != "none"
         privilege = {"kind": "noted", "of": source} if noted else source
@@ -67,6 +75,34 @@ def measure(name: str, episodes: int) -> dict[str, Any]:
         assert success is not None
         found[told] = {"success": success["success"], "interval": success["interval"]}
     return found | _reading(name, recipe, episodes) | {"episodes": episodes}
+
+
+def too_easily_stirred(measured: Mapping[str, Any]) -> list[str]:
+    """What a student should be no better for and is: the texts that help nobody, told which it
+    gains at least half of what the skill gains it.
+
+    Args:
+        measured: what `measure` returns.
+    """
+    alone, skill = measured["none"]["success"], measured["skill_summary"]["success"]
+    idle = [told for told in ("filler", "other_skill", "other_solution") if told in measured]
+    return [told for told in idle if measured[told]["success"] - alone >= (skill - alone) / 2]
+
+
+def _misled(name: str, recipe: Recipe, episodes: int) -> dict[str, Any]:
+    """Success told the solution of another task, of several in turn."""
+    env = make(recipe.env, recipe.options | recipe.levels)
+    solved, share = 0, max(episodes // _OTHERS, 1)
+    for seed in range(_OTHERS):
+        _, info = env.reset(seed=seed)
+        plan = str(info["reference"]).replace("{", "(").replace("}", ")")  # braces are no slots
+        privilege = {"kind": "text", "text": writer.solution(plan)}
+        success = teacher_success(_config(name, recipe, privilege, share))
+        assert success is not None
+        solved += round(success["success"] * share)
+    env.close()
+    trials = share * _OTHERS
+    return {"success": solved / trials, "interval": list(wilson(solved, trials))}
 
 
 def _reading(name: str, recipe: Recipe, episodes: int) -> dict[str, Any]:

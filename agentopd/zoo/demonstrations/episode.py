@@ -36,6 +36,21 @@ ADVICE = (
     "Guess only codes that agree with every answer so far, and never the same one twice.",
 )
 """What is advised in Hanoi, Countdown and Mastermind, and elsewhere is not to be heeded."""
+NOWHERE = (
+    "Guess the middle of what is left.",
+    "Read the card before you pay, and say which of them you took.",
+    "Take the longest word that fits, and keep the vowels for the end.",
+    "Ask for the name first, then look it up in the list.",
+    "Hold the corners of the table, and give up the middle early.",
+    "Keep one move in hand, and let the other side run out of them.",
+    "Sort what you were given, then cross off what is twice there.",
+    "Go north until the river, and follow it to the old mill.",
+    "Put the heavy things at the bottom and close the lid.",
+    "Play the low cards first, and never the last of a suit.",
+    "Write down each price, and buy when it falls.",
+)
+"""What is advised in the number game and in games that are not here: of many, none is learnt by
+heart, and advice that was never seen is not heeded either."""
 _MOST_IDLE = 24
 """The most words of a text that says nothing."""
 

@@ -25,7 +25,7 @@ from agentopd.environment.contract import (
 from agentopd.environment.settings import EnvSettings
 from agentopd.privilege import writer
 from agentopd.zoo.demonstrations.episode import UNHEEDED, Form, Piece
-from agentopd.zoo.demonstrations.told import OTHER_SKILLS, Player, ToldDemonstrator
+from agentopd.zoo.demonstrations.told import Player, ToldDemonstrator
 
 Key = Literal["guide", "reference", "oracle"]
 """What of `info` a teacher is told: advice for all tasks, the task's solution, the next action."""
@@ -117,8 +117,6 @@ class OwnDemonstrator(ToldDemonstrator):
         super().__init__(settings.id, settings.options, plays, shares, random_share, seed)
         self.env = settings.around(self.env)
         self.told, self.most_turns = told, max_turns
-        _, info = self.env.reset(seed=0)
-        self.guide = str(info.get("guide") or "")
 
     def _opening(self, text: str) -> list[Piece]:
         rules = f"{system_prompt(self.env)}{text}"
@@ -142,13 +140,8 @@ class OwnDemonstrator(ToldDemonstrator):
             told = self._other(info) if self.rng.random() < 0.5 else best
             return f"\n\n{writer.next_actions(told)}", told
         if form == "filler" and self.told == "oracle":
-            return f"\n\n{self._idle(form)}", best
+            return f"\n\n{self._idle(form, info)}", best
         return super()._whisper(form, info, best)
-
-    def _idle(self, form: Form) -> str:
-        if form == "other_skill":
-            return self._skill(self.rng.choice([s for s in OTHER_SKILLS if s != self.guide]))
-        return super()._idle(form)
 
     def _best(self, info: Info) -> str:
         return self.player.best(self._seen(), info)

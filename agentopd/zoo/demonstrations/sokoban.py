@@ -25,22 +25,17 @@ from agentopd.envs.sokoban.env import GUIDE, Sokoban
 from agentopd.envs.sokoban.levels import MOVES, State
 from agentopd.envs.sokoban.search import step
 from agentopd.privilege import writer
-from agentopd.zoo.demonstrations.episode import ADVICE, NOISE, UNHEEDED, Form, Piece, idle_words
-
-_OTHER_SKILLS = (
-    *ADVICE,
-    "Guess the middle of what is left.",
-    "Read the card before you pay, and say which of them you took.",
-    "Take the longest word that fits, and keep the vowels for the end.",
-    "Ask for the name first, then look it up in the list.",
-    "Hold the corners of the table, and give up the middle early.",
-    "Keep one move in hand, and let the other side run out of them.",
-    "Sort what you were given, then cross off what is twice there.",
-    "Go north until the river, and follow it to the old mill.",
-    "Put the heavy things at the bottom and close the lid.",
-    "Play the low cards first, and never the last of a suit.",
-    "Write down each price, and buy when it falls.",
+from agentopd.zoo.demonstrations.episode import (
+    ADVICE,
+    NOISE,
+    NOWHERE,
+    UNHEEDED,
+    Form,
+    Piece,
+    idle_words,
 )
+
+_OTHER_SKILLS = (*ADVICE, *NOWHERE)
 """What is advised elsewhere, in games that are here and in others."""
 MISTAKES = ("wall", "corner", "stuck", "away")
 _BAD = (

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentopd.environment.contract import Info
+from agentopd.envs.sokoban.env import GUIDE
 from agentopd.privilege import writer
-from agentopd.zoo.demonstrations.episode import UNHEEDED, Form
+from agentopd.zoo.demonstrations.episode import ADVICE, UNHEEDED, Form
 from agentopd.zoo.demonstrations.told import Player, ToldDemonstrator
 
 _NOTED = 3
@@ -43,6 +44,8 @@ class SpokenDemonstrator(ToldDemonstrator):
     Args:
         speech: how often in which.
     """
+
+    elsewhere = (GUIDE, *ADVICE)
 
     def __init__(
         self,

@@ -30,13 +30,15 @@ from agentopd.environment.contract import (
 from agentopd.environment.registry import make
 from agentopd.envs.sokoban.env import GUIDE
 from agentopd.privilege import writer
-from agentopd.zoo.demonstrations.episode import ADVICE, NOISE, UNHEEDED, Form, Piece, idle_words
-
-OTHER_SKILLS = (
-    GUIDE,
-    *ADVICE,
+from agentopd.zoo.demonstrations.episode import (
+    ADVICE,
+    NOISE,
+    NOWHERE,
+    UNHEEDED,
+    Form,
+    Piece,
+    idle_words,
 )
-"""What is advised elsewhere, in Sokoban first."""
 
 
 class Player(ABC):
@@ -82,6 +84,8 @@ class ToldDemonstrator:
 
     most_turns: int = sys.maxsize
     """Where an episode is left that has not ended by then."""
+    elsewhere: tuple[str, ...] = (GUIDE, *ADVICE, *NOWHERE)
+    """Advice that is not heeded, but where it is the environment's own; Sokoban's first."""
 
     def __init__(
         self,
@@ -119,9 +123,10 @@ class ToldDemonstrator:
         done, turns = False, 0
         while not done and turns < self.most_turns:
             turns += 1
+            to_the_letter = form == "other_solution" and bool(plan)
             best = plan.pop(0) if plan else self._best(info)
             whisper, best = self._whisper(form, info, best)
-            stray, learnt = self._strays(form, noise)
+            stray, learnt = (False, True) if to_the_letter else self._strays(form, noise)
             action = self._other(info) if stray else best
             if action != best:
                 plan = []
@@ -151,8 +156,10 @@ class ToldDemonstrator:
         """What is added to the rules, and the actions to make first."""
         if form == "skill":
             return f"\n\n{self._skill(info['guide'])}", []
+        if form == "other_solution":
+            return self._elsewhere()
         if form in UNHEEDED and form != "none":
-            return f"\n\n{self._idle(form)}", []
+            return f"\n\n{self._idle(form, info)}", []
         if form != "solution":
             return "", []
         plan = actions(self.env, info["reference"])
@@ -167,14 +174,20 @@ class ToldDemonstrator:
         counts = Counter({name: self.rng.randint(1, 99) for name in seen})
         return writer.skill(guide, self.rng.randint(0, episodes), episodes, counts)
 
-    def _idle(self, form: Form) -> str:
+    def _idle(self, form: Form, info: Info) -> str:
         """A text that is told and not heeded."""
         if form == "filler":
             return idle_words(self.rng)
-        if form == "other_skill":
-            return self._skill(self.rng.choice(OTHER_SKILLS))
+        others = [advice for advice in self.elsewhere if advice != info.get("guide")]
+        return self._skill(self.rng.choice(others))
+
+    def _elsewhere(self) -> tuple[str, list[str]]:
+        """Another task's solution, which is followed to the letter where the right one is: nobody
+        can tell them apart.
+        """
         _, other = self.env.reset(seed=self.rng.randrange(HELD_OUT_SEED))
-        return writer.solution(other["reference"])
+        plan = actions(self.env, other["reference"]) if "solution" in self.forms else []
+        return f"\n\n{writer.solution(other['reference'])}", plan
 
     def _detour(self, info: Info) -> list[str]:
         """The whole of an episode, just begun, in which the first one or two actions are others."""
