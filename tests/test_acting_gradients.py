@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scenes import ENV, run_of
+from scenes import ENV, Scene, assert_same, run_of, scene_of, taught
 from trajectories import lessons_of, played
 
-from agentopd.base.types import Owner
+from agentopd.base.types import Owner, Trajectory
 from agentopd.divergences.base import Row
 from agentopd.divergences.estimators import K1, K2, Estimator, RhoK3
 from agentopd.divergences.kl import ByOwner
@@ -200,3 +200,45 @@ def test_numbers_of_a_rollout_follow_their_schedules() -> None:
     assert [r.turns for r in played_at] == [1, 1, 2, 3]  # type: ignore[attr-defined]
     assert [r.temperature for r in played_at] == [1.0, 0.5, 0.5, 0.5]
     assert isinstance(config, Method) and config.rollout.temperature == 1.0
+
+
+def test_behind_a_replayed_turn_the_expected_gradient_is_that_of_the_students_next_token(
+    tiny_model: Path,
+) -> None:
+    """All answers of one token behind the same replayed turn, each as often as any other and
+    weighed by its ratio: together the reverse KL's gradient there, and nothing of the turn's own.
+    """
+    scene = scene_of(tiny_model)
+    size = scene.student.vocabulary
+    behind = [_replayed([9, 10, 11], [v], episode=v, logprob=-np.log(size)) for v in range(size)]
+    sampled = "divergence={kind: reverse_kl, support: sampled, estimator: k1}"
+    found = _taught_gradient(scene, behind, sampled)
+    exact = _taught_gradient(scene, behind[:1], "divergence={kind: reverse_kl, support: full}")
+    assert_same(found, exact, within=1e-4)
+
+
+def _replayed(*answers: list[int], episode: int, logprob: float) -> Trajectory:
+    """An episode whose first turn is a demonstration's."""
+    trajectory = played(*answers, episode=episode, logprob=logprob)
+    owner, first = trajectory.owner.copy(), trajectory.turns[0]
+    owner[first.start : first.stop] = Owner.DEMO
+    logprob = np.where(owner == Owner.STUDENT, trajectory.logprob, np.nan).astype(np.float32)
+    return replace(trajectory, owner=owner, logprob=logprob, trainable=owner == Owner.STUDENT)
+
+
+def _taught_gradient(scene: Scene, trajectories: list[Trajectory], *overrides: str) -> torch.Tensor:
+    lessons = taught(scene.teacher, trajectories)
+    return scene.gradient(*overrides, trajectories=trajectories, lessons=lessons)
+
+
+@pytest.mark.parametrize(("owner", "share"), [(Owner.STUDENT, 0.25), (Owner.TEACHER, 0.25)])
+def test_guided_by_nobody_or_throughout_it_is_one_of_its_two_parts(
+    tiny_model: Path, owner: Owner, share: float
+) -> None:
+    """Guided-OPD with beta 0 is opd, with beta 1 the forward KL in the teacher's episodes."""
+    scene = scene_of(tiny_model)
+    mine = [replace(t, owner=np.where(t.owner, owner, t.owner)) for t in scene.trajectories]
+    found = _taught_gradient(scene, mine, f"divergence={{kind: by_owner, share: {share}}}")
+    kind, part = ("reverse_kl", 1 - share) if owner is Owner.STUDENT else ("forward_kl", share)
+    alone = _taught_gradient(scene, mine, f"divergence={{kind: {kind}, support: full}}")
+    assert_same(found, part * alone)
