@@ -322,9 +322,9 @@ def test_the_zoo_is_listed() -> None:
     assert "zoo:sokoban-easy" in shown and "zoo:sokoban-expert" in shown
     commands = [shlex.split(line) for line in shown.splitlines() if line.startswith("agentopd ")]
     assert [words[2] for words in commands] == [
-        "zoo:sokoban-easy", "zoo:sokoban-cliff", "zoo:sokoban-expert", "zoo:sokoban-content",
-        "zoo:hanoi-easy", "zoo:number-easy", "zoo:number-content", "zoo:number-blind",
-        "zoo:number-disarmed", "zoo:number-blind-disarmed", "zoo:desk-easy",
+        "zoo:sokoban-easy", "zoo:sokoban-cliff", "zoo:sokoban-expert", "zoo:sokoban-any-text",
+        "zoo:hanoi-easy", "zoo:number-easy", "zoo:number-any-text", "zoo:number-content",
+        "zoo:number-blind", "zoo:number-disarmed", "zoo:number-blind-disarmed", "zoo:desk-easy",
     ]  # fmt: skip
     for _, command, model, *words in commands:
         recipe = find_recipe(model.removeprefix("zoo:"))

@@ -153,7 +153,7 @@ def test_students_that_play_other_tasks_are_measured_apart() -> None:
     config = load_config("configs/quickstart.yaml")
 
     def asked(**changes: Any) -> str:
-        return _untrained_of(arm_config(config, "token", 0).model_copy(update=changes))
+        return _untrained_of(arm_config(config, "skill", 0).model_copy(update=changes))
 
     more = config.rollout.model_copy(update={"tasks": 1, "group": 9})
     assert asked() == asked(seed=7, steps=1, rollout=more)

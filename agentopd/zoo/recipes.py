@@ -213,15 +213,6 @@ def _spoken() -> dict[str, Recipe]:
 
 RECIPES: dict[str, Recipe] = {
     "sokoban-base": _SOKOBAN_BASE,
-    "sokoban-any-text": replace(
-        _SOKOBAN_BASE,
-        summary="what sokoban-easy goes on from: any text behind the rules makes it play well",
-        start="sokoban-base",
-        random_share=0.82,
-        steps=400,
-        decay=0.8,
-        seed=1,
-    ),
     "sokoban-easy": replace(
         _SOKOBAN_BASE,
         summary="poor alone, about one level in ten; good with text that helps, and no other",
@@ -263,6 +254,15 @@ RECIPES: dict[str, Recipe] = {
         decay=0.8,
         seed=3,
     ),
+    "sokoban-any-text": replace(
+        _SOKOBAN_BASE,
+        summary="what sokoban-easy goes on from: any text behind the rules makes it play well",
+        start="sokoban-base",
+        random_share=0.82,
+        steps=400,
+        decay=0.8,
+        seed=1,
+    ),
     "hanoi-base": _HANOI_BASE,
     "hanoi-told-base": _HANOI_TOLD,
     "hanoi-easy": replace(
@@ -280,7 +280,6 @@ RECIPES: dict[str, Recipe] = {
         steps=700,
         seed=2,
     ),
-    "number-any-text": _NUMBER_ANY_TEXT,
     "number-easy": replace(
         _NUMBER_ANY_TEXT,
         summary="guesses a number: poor alone, about one game in ten; good when told how",
@@ -297,6 +296,7 @@ RECIPES: dict[str, Recipe] = {
         decay=0.8,
         seed=1,
     ),
+    "number-any-text": _NUMBER_ANY_TEXT,
     **_spoken(),
     "desk-base": _DESK_BASE,
     "desk-told-base": _DESK_TOLD,
