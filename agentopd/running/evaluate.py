@@ -46,7 +46,8 @@ def measure(
     summarise: Summarise | None,
     where: str,
 ) -> dict[str, Any]:
-    """A student's success on the run's held-out tasks, as `score` tells it.
+    """A student's success on the run's held-out tasks, as `score` tells it, and as `outcomes` each
+    task's own: a digit a task in their order, 1 where it was solved.
 
     Args:
         where: in the run, for a message: "after 3 steps", say.
@@ -58,7 +59,8 @@ def measure(
     rollout = config.rollout.model_copy(update=settings.sampling)
     played = play_tasks(config.env, student, sampler, rollout, settings.episodes, settings.options)
     refuse_failures(played, f"of the evaluation {where}")
-    return score(played, summarise)
+    outcomes = "".join(str(int(t.success)) for t in played)
+    return {**score(played, summarise), "outcomes": outcomes}
 
 
 def untrained_success(config: RunConfig) -> dict[str, Any]:
