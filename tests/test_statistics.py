@@ -89,10 +89,10 @@ def test_strata_are_redrawn_by_themselves() -> None:
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
-    stratum = Stratum(ONE, OTHER)
-    assert bootstrapped([improvement], [stratum]) == bootstrapped([improvement], [stratum])
-    other = bootstrapped([difference], [stratum], draws=50, seed=1)
-    assert other != bootstrapped([difference], [stratum], draws=50, seed=2)
+    outcomes = np.random.default_rng(6).integers(0, 2, (3, 2, 40)).astype(float)
+    stratum = Stratum(outcomes[0], outcomes[1])
+    first, again = (bootstrapped([difference], [stratum], draws=50) for _ in range(2))
+    assert first == again != bootstrapped([difference], [stratum], draws=50, seed=1)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8, 9])
@@ -171,3 +171,36 @@ def test_outcomes_that_cannot_be_compared_are_refused(one: Array, other: Array, 
 def test_nothing_is_estimated_from_nothing() -> None:
     with pytest.raises(ValueError, match="no stratum"):
         bootstrapped([difference], [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spread", "seeds", "held"),
+    [(0.0, 2, 0.99), (0.0, 5, 0.99), (0.2, 2, 0.95), (0.2, 5, 0.98), (0.5, 2, 0.82), (0.5, 5, 0.9)],
+)
+def test_intervals_hold_the_truth_as_often_as_the_docs_say(
+    spread: float, seeds: int, held: float
+) -> None:
+    """Tasks and seeds shift the log-odds of success by normal numbers; two arms differ by 0.8.
+
+    `spread` is the standard deviation of the seeds' shifts: 0.2 are some 4 points, 0.5 some 10.
+    """
+    noise = np.random.default_rng(1)
+
+    def chance(middle: float, task: Array, seed: Array) -> Array:
+        return 1 / (1 + np.exp(-(middle + task + spread * seed)))
+
+    task, seed = noise.normal(size=(2, 1_000_000))
+    truth = np.mean(chance(0.4, task, seed)) - np.mean(chance(-0.4, task, seed))
+
+    def holds() -> bool:
+        task = noise.normal(size=128)
+        one, other = (
+            noise.random((seeds, 128)) < chance(middle, task, noise.normal(size=(seeds, 1)))
+            for middle in (0.4, -0.4)
+        )
+        stratum = Stratum(one.astype(float), other.astype(float))
+        (found,) = bootstrapped([difference], [stratum], draws=500)
+        return found.interval[0] <= truth <= found.interval[1]
+
+    assert np.mean([holds() for _ in range(300)]) == pytest.approx(held, abs=0.04)

@@ -110,7 +110,7 @@ def row_of(name: str, results: Results) -> Row:
 def shared_arms(rows: Sequence[Row]) -> list[str]:
     """The names of what more than one study has tried, in the order of their appearance."""
     seen: dict[str, int] = {}
-    for cell in (cell for row in rows for cell in row.of("fix")):
+    for cell in (cell for row in rows if row.sick for cell in row.of("fix")):
         seen[cell.name] = seen.get(cell.name, 0) + 1
     return [name for name, count in seen.items() if count > 1]
 
