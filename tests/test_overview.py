@@ -19,7 +19,7 @@ from agentopd.looking.studies.changes import Row, overall, row_of, shared_arms
 from agentopd.looking.studies.drawn import curves, painted, scattered
 from agentopd.looking.studies.folders import read_studies
 from agentopd.looking.studies.predictors import predicted
-from agentopd.looking.studies.words import caveats, extent, points, verdict
+from agentopd.looking.studies.words import caveats, extent, points, searched, verdict
 
 BLIND = {
     "seen": Drawn(0.8, 0.31, {"student.path": "zoo:number-disarmed"}),
@@ -140,6 +140,16 @@ def test_a_control_in_which_the_effect_stays_is_said_to_be_none(tmp_path: Path) 
     write_tunnel(tmp_path / "s", arms, {"sick": "sick", "control": ["made_well"]})
     row = row_of("s", read_results(tmp_path / "s"))
     assert "it cannot be told to be gone in made_well" in verdict(row)
+
+
+def test_how_an_arm_searches_is_told_before_and_after_with_its_teacher(
+    rows: dict[str, Row],
+) -> None:
+    row = rows["disarmed"]
+    told, alone = (searched(row.cells[n], row.results.steps[n]) for n in ("token", "grpo"))
+    assert told == ["states: 4.5 → 2.0, its teacher 3.2", "revisits: 25 % → 25 %"]
+    assert alone == ["states: 4.5 → 2.0", "revisits: 25 % → 25 %"]
+    assert searched(row.cells["token"], []) == []
 
 
 def test_few_seeds_and_unfinished_studies_are_owned_up_to(rows: dict[str, Row]) -> None:

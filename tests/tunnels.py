@@ -33,6 +33,7 @@ def mechanism_of(arm: Drawn) -> dict[str, Any]:
         "own": -3.5 + 3 * arm.opening,
         "other": -1.0,
         "asked": 192,
+        "teacher_search": {"states": 3.25},
     }
 
 
@@ -88,9 +89,12 @@ def _run(
         "log_ratio": [0.1, 0.3, None],
         "student_entropy": [1.0, 2.0, None],
     }
+    before = {"success": 0.1, "turns": 5.5, "search/states": 4.5, "search/revisits": 0.25}
+    after_it = before | {"search/states": 2.0}
     lines = [
-        {"step": -1, "episodes": 0, "seconds": 0.0, "evaluation": {"success": 0.1, "turns": 5.5}},
+        {"step": -1, "episodes": 0, "seconds": 0.0, "evaluation": before},
         {"step": 0, "episodes": 32, "seconds": 3.0, "probes": {"by_turn": by_turn}},
+        {"step": 1, "episodes": 64, "seconds": 6.0, "evaluation": after_it},
     ]
     (at / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     episode = {

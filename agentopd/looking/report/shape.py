@@ -211,6 +211,8 @@ class Mechanism(Record):
     own: float | None = None
     other: float | None = None
     asked: int = 0
+    student_search: dict[str, float] = {}
+    teacher_search: dict[str, float] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from agentopd.looking.studies.changes import Cell, Row, overall, row_of, shared_
 from agentopd.looking.studies.drawn import FULL, Curves, curves, painted, scattered
 from agentopd.looking.studies.folders import read_studies
 from agentopd.looking.studies.predictors import predicted
-from agentopd.looking.studies.words import cause, caveats, extent, points, verdict
+from agentopd.looking.studies.words import cause, caveats, extent, points, searched, verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,7 @@ class Shown:
     cell: Cell
     curves: Curves | None
     episode: ShownEpisode | None
+    search: list[str]
 
 
 def write_overview(folder: Path) -> Path:
@@ -80,4 +81,5 @@ def _shown(row: Row, cell: Cell, anchor: str) -> Shown:
         cell=cell,
         curves=curves(cell.arm, sick),
         episode=show_episode(found) if found and found.turns else None,
+        search=searched(cell, row.results.steps.get(cell.name, [])),
     )

@@ -6,10 +6,20 @@ from collections.abc import Sequence
 
 from agentopd.base.statistics import Estimate
 from agentopd.looking.report.finding import UNKNOWN, percent, span
+from agentopd.looking.report.shape import Step
 from agentopd.looking.studies.changes import Cell, Row
 
 _SEEDS = 5
 """Below so many seeds, a bootstrap's intervals are too narrow where seeds differ much."""
+
+
+_SEARCH = {
+    "states": "{:.1f}".format,
+    "revisits": percent,
+    "backtracks": percent,
+    "repeats": percent,
+}
+"""How the numbers of `agentopd.probes.search` are written."""
 
 
 def points(value: float) -> str:
@@ -83,6 +93,21 @@ def cause(cell: Cell) -> list[str]:
     if found.own is not None and found.other is not None:
         own, other = (f"{value:.1f}".replace("-", "\u2212") for value in (found.own, found.other))
         lines.append(f"best action {own} / {other}")
+    return lines
+
+
+def searched(cell: Cell, steps: Sequence[Step]) -> list[str]:
+    """How an arm's student searches before and after its training, and its teacher, a line a
+    number; nothing where it was not measured.
+    """
+    measured = [step.evaluation for step in steps if step.evaluation]
+    told = cell.mechanism.teacher_search if cell.mechanism else {}
+    lines = []
+    for name, form in _SEARCH.items():
+        known = [found.get(f"search/{name}") for found in measured]
+        if known and known[0] is not None and known[-1] is not None:
+            teacher = f", its teacher {form(told[name])}" if name in told else ""
+            lines.append(f"{name}: {form(known[0])} → {form(known[-1])}{teacher}")
     return lines
 
 
