@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,34 @@ def test_how_an_arm_searches_is_told_before_and_after_with_its_teacher(
     assert told == ["states: 4.5 → 2.0, its teacher 3.2", "revisits: 25 % → 25 %"]
     assert alone == ["states: 4.5 → 2.0", "revisits: 25 % → 25 %"]
     assert searched(row.cells["token"], []) == []
+
+
+def test_what_an_arm_did_beside_success_stands_with_it(folder: Path, tmp_path: Path) -> None:
+    at = tmp_path / "blind"
+    shutil.copytree(folder / "blind", at)
+    change = {
+        "before": {"thought": 4.0, "claims": 0.25, "cut": 0.0},
+        "after": {"thought": 9.0, "claims": 0.75, "trained": {"success": 1.0, "interval": [0, 1]}},
+        "kl_thought": 0.5,
+        "kl_action": None,
+    }
+    again = change | {"after": change["after"] | {"thought": 10.0}, "kl_thought": 0.3}
+    written = {"changes": {"seen": [change, again]}, "gradients": {"same": {"bias": 0.5}}}
+    (at / "effects.json").write_text(json.dumps(written))
+    effects = read_studies(tmp_path).effects["blind"]
+    assert effects.brief("seen") == "as told 75 %, thought 9.5" and not effects.brief("same")
+    assert effects.lines("seen") == [
+        "begins as told 25 % → 75 %",
+        "tokens of a thought 4.0 → 9.5",
+        "tasks of its training 100 %",
+        "KL from its start, on thoughts 0.4 nats",
+    ]
+    assert effects.lines("same") == ["bias of its first gradient 0.50"]
+    page = write_overview(tmp_path).read_text(encoding="utf-8")
+    assert "as told 75 %, thought 9.5" in page and "bias of its first gradient 0.50" in page
+    (at / "effects.json").write_text(json.dumps({"changes": []}))
+    with pytest.raises(ValueError, match=r"effects\.json is not what agentopd writes there"):
+        write_overview(tmp_path)
 
 
 def test_few_seeds_and_unfinished_studies_are_owned_up_to(rows: dict[str, Row]) -> None:

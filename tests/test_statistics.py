@@ -201,6 +201,6 @@ def test_intervals_hold_the_truth_as_often_as_the_docs_say(
         )
         stratum = Stratum(one.astype(float), other.astype(float))
         (found,) = bootstrapped([difference], [stratum], draws=500)
-        return found.interval[0] <= truth <= found.interval[1]
+        return bool(found.interval[0] <= truth <= found.interval[1])
 
     assert np.mean([holds() for _ in range(300)]) == pytest.approx(held, abs=0.04)

@@ -19,6 +19,7 @@ from agentopd.base.statistics import (
     wilson_difference,
 )
 from agentopd.looking.report.shape import Arm, Mechanism, Record, Results
+from agentopd.looking.studies.effects import Effects
 
 Role = Literal["sick", "healthy", "control", "fix"]
 _STATISTICS = (iqm_of_one, difference, improvement)
@@ -74,6 +75,7 @@ class Row:
 
     name: str
     results: Results
+    effects: Effects
     sick: Cell | None
     cells: Mapping[str, Cell]
 
@@ -92,8 +94,12 @@ class Overall:
     chance: Estimate
 
 
-def row_of(name: str, results: Results) -> Row:
-    """The arms of a study beside its sick one."""
+def row_of(name: str, results: Results, effects: Effects | None = None) -> Row:
+    """The arms of a study beside its sick one.
+
+    Args:
+        effects: what these did to their students, where it was measured.
+    """
     arms = results.summary.arms
     roles = Roles.model_validate(results.summary.config.get("study") or {})
     sick = arms.get(roles.sick) if roles.sick else None
@@ -104,7 +110,13 @@ def row_of(name: str, results: Results) -> Row:
         arm: _cell(arm, roles.of(arm), found, sick, mechanisms.get(arm))
         for arm, found in arms.items()
     }
-    return Row(name=name, results=results, sick=cells.get(roles.sick or ""), cells=cells)
+    return Row(
+        name=name,
+        results=results,
+        effects=effects or Effects(),
+        sick=cells.get(roles.sick or ""),
+        cells=cells,
+    )
 
 
 def shared_arms(rows: Sequence[Row]) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agentopd.looking.report.data import read_results
 from agentopd.looking.report.shape import Results
+from agentopd.looking.studies.effects import Effects, read_effects
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,12 @@ class Studies:
 
     Attributes:
         finished: what each has come to, by its folder's name.
+        effects: what the arms of each did to their students.
         pending: those that have begun and have no summary yet.
     """
 
     finished: Mapping[str, Results]
+    effects: Mapping[str, Effects]
     pending: tuple[str, ...]
 
 
@@ -43,7 +46,7 @@ def read_studies(folder: Path) -> Studies:
             f"no study in {folder} has a summary.json yet, so there is nothing to show; go on with "
             f"one: agentopd resume {found[0] if found else folder}"
         )
-    return Studies(finished, pending)
+    return Studies(finished, {name: read_effects(folder / name) for name in finished}, pending)
 
 
 def _is_study(path: Path) -> bool:

@@ -40,7 +40,9 @@ def write_overview(folder: Path) -> Path:
             cannot be written.
     """
     studies = read_studies(folder)
-    rows = [row_of(name, results) for name, results in studies.finished.items()]
+    rows = [
+        row_of(name, results, studies.effects[name]) for name, results in studies.finished.items()
+    ]
     shared = shared_arms(rows)
     anchors = {
         (row.name, name): f"study-{i}-arm-{j}"

@@ -88,7 +88,8 @@ def _predicted(predictor: Predictor, known: Sequence[Known]) -> Predicted:
     if len(points) < _FEWEST_ARMS or count < _FEWEST_CAUSES:
         least = f"{_FEWEST_ARMS} arms of {_FEWEST_CAUSES} different students and teachers"
         return Predicted(predictor, points, count, None, f"too few: it takes {least}")
-    correlation = correlated(*map(list, zip(*points, strict=True)), causes)
+    values, gains = ([point[axis] for point in points] for axis in (0, 1))
+    correlation = correlated(values, gains, causes)
     why = "" if correlation else "the same in all arms"
     return Predicted(predictor, points, count, correlation, why)
 
