@@ -109,7 +109,9 @@ def compare(
 
 @app.command(rich_help_panel=_TRAIN)
 def resume(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a run or a study.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Of a run, a study, or several studies.")
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="steps, threads or sampler; steps=50 for more."),
@@ -228,9 +230,11 @@ def play(
 
 @app.command(rich_help_panel=_LOOK)
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a run or a study.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Of a run, a study, or several studies.")
+    ],
 ) -> None:
-    """Write report.html and plots of a run or a study again."""
+    """Write report.html again: of a run, of a study, or over all studies in a folder."""
     running.report(folder)
 
 

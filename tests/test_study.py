@@ -53,6 +53,18 @@ def test_the_summary_is_what_lies_in_the_folder(
     assert (out / "report.html").stat().st_size > 10_000
 
 
+def test_every_run_keeps_the_outcome_of_each_test_task(
+    study: tuple[RunConfig, Path, dict[str, Any]],
+) -> None:
+    config, out, summary = study
+    for arm in summary["arms"].values():
+        for run in arm["runs"]:
+            lines = (out / run["folder"] / "metrics.jsonl").read_text().splitlines()
+            assert json.loads(lines[-1])["evaluation"]["outcomes"] == run["outcomes"]
+            assert len(run["outcomes"]) == config.evaluate.episodes
+            assert run["outcomes"].count("1") / 4 == run["success_after"]
+
+
 def test_habits_are_measured_once_on_the_test_tasks(
     study: tuple[RunConfig, Path, dict[str, Any]],
 ) -> None:

@@ -195,6 +195,7 @@ def test_every_pathology_has_a_sick_arm_and_a_control_student() -> None:
     for path in pathologies().values():
         config = load_config(path)
         assert config.study is not None and len(config.study.seeds) >= 2
+        assert config.study.sick and config.study.control, path.stem
         others = [arm for arm in config.study.arms.values() if "student.path" in arm]
         assert others, f"{path.stem} has no control student"
 
@@ -202,13 +203,16 @@ def test_every_pathology_has_a_sick_arm_and_a_control_student() -> None:
 def test_a_study_prints_the_cause_beside_the_outcome(tmp_path: Path) -> None:
     words = [
         "study", "blind", "steps=1", "rollout.tasks=2", "evaluate.episodes=4", "evaluate.every=0",
-        "study.seeds=[0]", "study.arms={sick: {}}", "probe.enabled=false",
+        "study.seeds=[0]", "study.arms={sick: {}}", "study.sick=sick", "study.control=[]",
+        "probe.enabled=false",
         "--out", str(tmp_path), "--workers", "1",
     ]  # fmt: skip
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0 and "speaks as told" in done.output, done.output
     out = tmp_path / "blind"
     assert "The cause, before any step" in (out / "report.html").read_text()
-    marked = {"sick": {"marked": True}}
-    (out / "mechanisms.json").write_text(json.dumps(marked))
+    assert "goes from" in (tmp_path / "report.html").read_text()
+    marked = {"sick": {"marked": True, "arms": ["sick"]}}
+    (out / "mechanisms.json").write_text(json.dumps({"sick": {"marked": True}}))
     assert study_mechanisms(load_stored(out), out) == marked, "measured twice"
+    assert json.loads((out / "mechanisms.json").read_text()) == marked

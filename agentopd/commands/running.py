@@ -85,6 +85,7 @@ def study(named: str, overrides: Sequence[str], out: Path, workers: int, engine:
     for name, config in configs.items():
         begun = (out / name / STORED).is_file()
         _compare(config, out / name, begun, workers, engine, causes=True)
+        _overview(out)
 
 
 def pathologies() -> dict[str, Path]:
@@ -185,14 +186,24 @@ def _statuses(config: RunConfig) -> dict[tuple[str, int], Status]:
 
 
 def report(folder: Path) -> None:
-    """Write a folder's report again.
+    """Write a folder's report again; of a folder of studies, the page over all of them.
 
     Raises:
         ValueError: see `agentopd.looking.report.write_report`.
     """
     from agentopd.looking.report import write_report
+    from agentopd.looking.studies import holds_studies
 
-    typer.echo(f"the report: {write_report(folder)}")
+    if holds_studies(folder):
+        _overview(folder)
+    else:
+        typer.echo(f"the report: {write_report(folder)}")
+
+
+def _overview(folder: Path) -> None:
+    from agentopd.looking.studies import write_overview
+
+    typer.echo(f"the page over all studies: {write_overview(folder)}")
 
 
 def _default_out(path: Path) -> Path:

@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import Field, PrivateAttr, SerializeAsAny, model_validator
+from pydantic import Field, PrivateAttr, SerializeAsAny, field_validator, model_validator
 
 import agentopd.running.kinds  # noqa: F401  (every built-in part is known by its kind)
-from agentopd.base.parts import Settings
+from agentopd.base.parts import Settings, closest
 from agentopd.base.written import ConfigError
 from agentopd.environment.settings import EnvSettings
 from agentopd.learning.idle.notices import notices_of, truncation_notice
@@ -51,12 +51,57 @@ class StudySettings(Settings):
     """A comparison: each arm is the run with some keys overridden, repeated for every seed.
 
     With `habits`, what acting without reading scores is measured beside, once.
+
+    Args:
+        sick: in the study of a pathology, the arm that has it; the page of several studies shows
+            what every other arm changes against it.
+        healthy: arms to which the pathology never came.
+        control: arms whose student was made without its cause.
+
+    Raises:
+        ValueError: one of these three names no arm, or an arm twice.
     """
 
     name: str = "comparison"
     arms: dict[str, dict[str, Any]]
     seeds: tuple[int, ...] = (0, 1)
     habits: bool = True
+    sick: str | None = None
+    healthy: tuple[str, ...] = ()
+    control: tuple[str, ...] = ()
+
+    @field_validator("healthy", "control", mode="before")
+    @classmethod
+    def _of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _names_its_arms(self) -> StudySettings:
+        said: dict[str, str] = {}
+        for role, names in self.roles.items():
+            for name in names:
+                if name not in self.arms:
+                    raise ValueError(
+                        f"{role}: no arm is called {name!r}, so nothing can be told of it; "
+                        f"{closest(name, self.arms)} (without such an arm, say {role}: "
+                        f"{'null' if role == 'sick' else '[]'})"
+                    )
+                if name in said:
+                    raise ValueError(
+                        f"{role}: the arm {name!r} is {said[name]} already, and an arm is compared "
+                        "in one of them; name it once"
+                    )
+                said[name] = role
+        return self
+
+    @property
+    def roles(self) -> dict[str, tuple[str, ...]]:
+        """The arms by what they are in the study of a pathology."""
+        return {
+            "sick": () if self.sick is None else (self.sick,),
+            "healthy": self.healthy,
+            "control": self.control,
+        }
 
 
 class RunConfig(Method):

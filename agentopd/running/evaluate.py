@@ -14,6 +14,7 @@ from agentopd.models.model import LanguageModel, load_model
 from agentopd.privilege.view import SystemView
 from agentopd.privilege.whispered import Told, Whispered
 from agentopd.probes.rollout import env_metrics, rollout_probes
+from agentopd.probes.search import search_probes
 from agentopd.rollout.failures import failures, most_frequent, refuse_failures, unopened
 from agentopd.rollout.policies import Rollout
 from agentopd.rollout.pool import Task
@@ -46,7 +47,9 @@ def measure(
     summarise: Summarise | None,
     where: str,
 ) -> dict[str, Any]:
-    """A student's success on the run's held-out tasks, as `score` tells it.
+    """A student's success on the run's held-out tasks, as `score` tells it; as `search/...` what
+    `search_probes` does; and as `outcomes` each task's own: a digit a task in their order, 1 where
+    it was solved.
 
     Args:
         where: in the run, for a message: "after 3 steps", say.
@@ -58,7 +61,9 @@ def measure(
     rollout = config.rollout.model_copy(update=settings.sampling)
     played = play_tasks(config.env, student, sampler, rollout, settings.episodes, settings.options)
     refuse_failures(played, f"of the evaluation {where}")
-    return score(played, summarise)
+    outcomes = "".join(str(int(t.success)) for t in played)
+    search = {f"search/{name}": value for name, value in search_probes(played).items()}
+    return {**score(played, summarise), **search, "outcomes": outcomes}
 
 
 def untrained_success(config: RunConfig) -> dict[str, Any]:

@@ -65,13 +65,15 @@ def check_folder(
 
 
 def changed_settings(config: RunConfig, out: Path, free: Collection[str] = ()) -> list[str]:
-    """The settings that differ from those a folder was started with, but for the `free` ones.
+    """The settings that differ from those a folder was started with, but for the `free` ones, and
+    for what a study's arms are to each other, which changes no run.
 
     Raises:
         ConfigError: the folder's configuration is damaged; the message names the file.
     """
-    described = config.model_dump(mode="json")
-    stored = load_stored(out).model_dump(mode="json")
+    roles = {"study": {"sick", "healthy", "control"}}
+    described = config.model_dump(mode="json", exclude=roles)
+    stored = load_stored(out).model_dump(mode="json", exclude=roles)
     return [k for k in described if k not in free and stored[k] != described[k]]
 
 

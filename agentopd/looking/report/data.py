@@ -38,7 +38,7 @@ def read_results(folder: Path) -> Results:
     path = folder / "summary.json"
     written = read_json(path) if path.is_file() else {}
     if "arms" in written:
-        summary = _checked(Summary, written, path)
+        summary = checked(Summary, written, path)
         if not summary.arms:
             raise ValueError(f"{path} names no arm: run the study until one arm has finished")
     elif written.get("run") or (folder / "metrics.jsonl").is_file():
@@ -58,7 +58,7 @@ def read_results(folder: Path) -> Results:
                 steps[name] = found
             if name not in episodes and (at / "episode.json").is_file():
                 shown = at / "episode.json"
-                episodes[name] = _checked(Episode, read_json(shown), shown)
+                episodes[name] = checked(Episode, read_json(shown), shown)
     return Results(
         summary=summary,
         single="arms" not in written,
@@ -70,7 +70,7 @@ def read_results(folder: Path) -> Results:
 
 def _mechanisms(path: Path) -> dict[str, Mechanism]:
     found = read_json(path) if path.is_file() else {}
-    return {arm: _checked(Mechanism, row, path) for arm, row in found.items()}
+    return {arm: checked(Mechanism, row, path) for arm, row in found.items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def read_steps(path: Path) -> list[Step]:
     if _is_complete(last):
         lines.append(last)
     where = [(f"{path}, line {i}", line) for i, line in enumerate(lines, 1) if line.strip()]
-    return [_checked(Step, _parse(line, place), place) for place, line in where]
+    return [checked(Step, _parse(line, place), place) for place, line in where]
 
 
 def _steps_of_run(folder: Path) -> list[Step]:
@@ -131,7 +131,12 @@ def _parse(text: str, where: str) -> Any:
         raise ValueError(f"{where} is not JSON ({error}): was it cut off or edited?") from error
 
 
-def _checked(kind: type[R], value: Any, where: Path | str) -> R:
+def checked(kind: type[R], value: Any, where: Path | str) -> R:
+    """A record of what a file holds.
+
+    Raises:
+        ValueError: it is not what agentopd writes there; the message names the file.
+    """
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -178,7 +183,7 @@ def _summary_of_run(folder: Path, written: dict[str, Any]) -> Summary:
     name = str(written.get("arm") or written.get("name") or folder.resolve().name)
     config = written.get("config") or _config(folder / "config.yaml")
     study = {"name": name} | written | {"config": config, "arms": {name: arm | {"runs": [run]}}}
-    return _checked(Summary, study, folder / "summary.json")
+    return checked(Summary, study, folder / "summary.json")
 
 
 def _config(path: Path) -> dict[str, Any]:

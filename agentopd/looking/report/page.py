@@ -44,7 +44,7 @@ def write_report(folder: Path) -> Path:
     for plot in everything:
         save_png(plot.figure, folder / "plots" / f"{plot.name}.png")
     page = (
-        _environment()
+        templates()
         .get_template("template.html.j2")
         .render(
             summary=results.summary,
@@ -68,11 +68,12 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def _environment() -> Environment:
-    """Templates beside this file; every value is escaped, a missing one is an error."""
-    loader = FileSystemLoader(Path(__file__).parent)
+def templates(*folders: Path) -> Environment:
+    """Templates beside this file and in `folders`, and the filters of a report; every value is
+    escaped, a missing one is an error.
+    """
     environment = Environment(
-        loader=loader,
+        loader=FileSystemLoader([Path(__file__).parent, *folders]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Interval = tuple[float, float]
 
@@ -29,12 +29,17 @@ class Point(Record):
 
 
 class Run(Record):
-    """One training seed of an arm; `folder` is relative to the study's."""
+    """One training seed of an arm; `folder` is relative to the study's.
+
+    `outcomes` has a digit a test task, 1 where it was solved after the training; none are kept by
+    older versions.
+    """
 
     seed: int = 0
     folder: str = "."
     success_before: float | None = None
     success_after: float | None = None
+    outcomes: str = Field(default="", pattern="^[01]*$")
     curve: tuple[Point, ...] = ()
 
 
@@ -195,8 +200,10 @@ class Rate(Record):
 
 class Mechanism(Record):
     """What an arm's student and teacher are to each other before any step; see
-    `agentopd.running.preparation.mechanism.Mechanism`.
+    `agentopd.running.preparation.mechanism.Mechanism`. `arms` have the same two.
     """
+
+    arms: tuple[str, ...] = ()
 
     alone: Rate
     told: Rate | None = None
@@ -204,6 +211,8 @@ class Mechanism(Record):
     own: float | None = None
     other: float | None = None
     asked: int = 0
+    student_search: dict[str, float] = {}
+    teacher_search: dict[str, float] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

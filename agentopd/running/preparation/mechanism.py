@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from agentopd.models.model import LanguageModel, load_model
 from agentopd.models.passes import Reading, hidden_at
 from agentopd.privilege.base import before_turns, gather
 from agentopd.privilege.whispered import Told
+from agentopd.probes.search import search_probes
 from agentopd.rollout.episode import Task
 from agentopd.rollout.failures import refuse_failures
 from agentopd.rollout.policies import Rollout
@@ -76,6 +77,7 @@ class Mechanism:
             student's episodes. Where `own` is far below `other`, the student's words disarm it.
             None where answers hold no closed thought, or there is no oracle.
         asked: turns that these are means over.
+        student_search, teacher_search: how richly each of them searches; see `search_probes`.
     """
 
     alone: Rate
@@ -84,6 +86,8 @@ class Mechanism:
     own: float | None = None
     other: float | None = None
     asked: int = 0
+    student_search: dict[str, float] = field(default_factory=dict)
+    teacher_search: dict[str, float] = field(default_factory=dict)
 
     def described(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -107,7 +111,7 @@ def measure_mechanism(config: RunConfig, episodes: int) -> Mechanism:
     alone = Rate.of(played)
     asked = bool(config.mix.distil_coefficient) and config.teacher.local
     if not asked or not isinstance(config.view, Told):
-        return Mechanism(alone)
+        return Mechanism(alone, student_search=search_probes(played))
     config.teacher.prepare(student)
     acted = _acted(config, student, episodes)
     questions = list(_questions(config, student, played))[:_ASKED]
@@ -122,6 +126,8 @@ def measure_mechanism(config: RunConfig, episodes: int) -> Mechanism:
             _logprobs(teacher, [q.behind(t) for q, t in zip(questions, thoughts, strict=True)])
         ),
         asked=len(questions),
+        student_search=search_probes(played),
+        teacher_search=search_probes(acted) if acted else {},
     )
 
 

@@ -20,27 +20,34 @@ def study_mechanisms(config: RunConfig, out: Path) -> dict[str, Any]:
     leave that in the study's folder.
 
     Returns:
-        `Mechanism.described()` by the first arm that has this student, teacher and privilege; read
-        from the folder where it has been measured.
+        `Mechanism.described()` by the first arm that has this student, teacher and privilege, with
+        the `arms` that have them; read from the folder where it has been measured.
 
     Raises:
         EveryEpisodeFailed: of one, no task could be played.
     """
     path = out / RECORD
-    if path.is_file():
-        return read_json(path)
     assert config.study is not None
-    arms = {arm: arm_config(config, arm, config.study.seeds[0]) for arm in config.study.arms}
-    first: dict[str, str] = {}
-    for arm, run in arms.items():
+    runs = {arm: arm_config(config, arm, config.study.seeds[0]) for arm in config.study.arms}
+    alike: dict[str, list[str]] = {}
+    for arm, run in runs.items():
         if run.mix.distil_coefficient:
-            first.setdefault(_cause(run), arm)
+            alike.setdefault(_cause(run), []).append(arm)
+    known = read_json(path) if path.is_file() else None
     found = {
-        arm: measure_mechanism(arms[arm], arms[arm].evaluate.episodes).described()
-        for arm in first.values()
+        arms[0]: {**_measured(runs[arms[0]], arms[0], known), "arms": arms}
+        for arms in alike.values()
     }
-    write_whole(path, json.dumps(found, indent=2) + "\n")
+    if found != known:
+        write_whole(path, json.dumps(found, indent=2) + "\n")
     return found
+
+
+def _measured(run: RunConfig, arm: str, known: dict[str, Any] | None) -> dict[str, Any]:
+    """What an arm's student and teacher are to each other, as it is known or measured."""
+    if known and arm in known:
+        return known[arm]
+    return measure_mechanism(run, run.evaluate.episodes).described()
 
 
 def _cause(run: RunConfig) -> str:

@@ -317,6 +317,7 @@ def _arm(config: RunConfig, out: Path, arm: str) -> dict[str, Any]:
                 "folder": str(run_folder(out, arm, seed).relative_to(out)),
                 "success_before": run["summary"]["success_before"],
                 "success_after": run["summary"]["success_after"],
+                "outcomes": run["summary"]["evaluation"].get("outcomes", ""),
                 "curve": run["curve"],
             }
             for seed, run in zip(study.seeds, runs, strict=True)
