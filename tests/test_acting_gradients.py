@@ -222,8 +222,8 @@ def _replayed(*answers: list[int], episode: int, logprob: float) -> Trajectory:
     trajectory = played(*answers, episode=episode, logprob=logprob)
     owner, first = trajectory.owner.copy(), trajectory.turns[0]
     owner[first.start : first.stop] = Owner.DEMO
-    logprob = np.where(owner == Owner.STUDENT, trajectory.logprob, np.nan).astype(np.float32)
-    return replace(trajectory, owner=owner, logprob=logprob, trainable=owner == Owner.STUDENT)
+    logprob_T = np.where(owner == Owner.STUDENT, trajectory.logprob, np.nan).astype(np.float32)
+    return replace(trajectory, owner=owner, logprob=logprob_T, trainable=owner == Owner.STUDENT)
 
 
 def _taught_gradient(scene: Scene, trajectories: list[Trajectory], *overrides: str) -> torch.Tensor:
