@@ -19,6 +19,9 @@ from agentopd.envs.adapters.search import index
 
 Build = Callable[..., Any]
 
+ON_STAND_INS = ("verified_sums", "verified_guess", "agentopd_student")
+"""Modules that are built on a package's classes, and so are others on its stand-in."""
+
 
 @pytest.fixture(autouse=True)
 def mended() -> Iterator[None]:
@@ -62,23 +65,31 @@ def standing_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setitem(gymnasium.registry, key, spec)
     monkeypatch.setattr("shutil.which", lambda name: f"bin/{name}")
     monkeypatch.delenv("ALFWORLD_DATA", raising=False)
+    for name in ON_STAND_INS:
+        monkeypatch.delitem(sys.modules, name, raising=False)
     caches = (alfworld.found_games, index.index, index.questions)
     for cache in caches:
         cache.cache_clear()
     yield
+    for name in ON_STAND_INS:
+        sys.modules.pop(name, None)
     for cache in caches:
         cache.cache_clear()
 
 
 @pytest.fixture
-def build(standing_in: None, files: Path) -> Build:
+def build(standing_in: None, files: Path) -> Iterator[Build]:
     """Makes an environment on stand-ins; FILES in names and options is the folder of `files`."""
+    made: list[Any] = []
 
     def built(spec: str, **options: Any) -> Any:
         given = {
             key: value.replace("FILES", str(files)) if isinstance(value, str) else value
             for key, value in options.items()
         }
-        return make(spec.replace("FILES", str(files)), given)
+        made.append(make(spec.replace("FILES", str(files)), given))
+        return made[-1]
 
-    return built
+    yield built
+    for env in made:
+        env.close()

@@ -9,36 +9,15 @@ import random
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from types import ModuleType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
+import verifiers_stand_in
+from broken import Broken
 from gymnasium.envs.registration import EnvSpec
 
 WAY = ("open door to kitchen", "go to kitchen", "focus on water", "activate stove")
-
-
-class Broken:
-    """What goes wrong, for all stand-ins: `dies` names the command that breaks the game, `said`
-    replaces what a game says.
-    """
-
-    dies: ClassVar[str] = ""
-    said: ClassVar[str | None] = None
-    closed: ClassVar[int] = 0
-    started: ClassVar[int] = 0
-
-    @classmethod
-    def mend(cls) -> None:
-        """Nothing goes wrong, nothing was closed."""
-        cls.dies, cls.said, cls.closed, cls.started = "", None, 0, 0
-
-    @classmethod
-    def hear(cls, command: str, text: str) -> str:
-        """What is said; raises where the command breaks the game."""
-        if cls.dies and command == cls.dies:
-            raise ConnectionResetError("the machine is gone")
-        return text if cls.said is None else cls.said
 
 
 def modules(**named: Mapping[str, Any]) -> dict[str, ModuleType]:
@@ -426,6 +405,8 @@ def installed() -> dict[str, ModuleType]:
         jericho={"FrotzEnv": FrotzEnv},
         nle={},
         nle__env={},
+        verifiers={},
+        verifiers__v1=verifiers_stand_in.contents(),
         bm25s={"BM25": BM25, "tokenize": tokenize, "__version__": "0"},
     )
 
