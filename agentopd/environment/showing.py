@@ -48,13 +48,14 @@ class _Showing(Around):
 
     def reset(self, **kwargs: Any) -> tuple[str, Info]:
         observation, info = self.env.reset(**kwargs)
-        if not (listed := self._listed(info)):
+        listed = self._listed(info)
+        if not listed and "admissible" not in info:
             raise ValueError(
                 f"{self.env.unwrapped.__class__.__name__} lists no admissible actions, neither in "
                 "info['admissible'] nor by legal_actions(): take the wrapper `admissible` out, or "
                 "set the option by which the environment lists them"
             )
-        return self._with(observation, listed), info
+        return self._with(observation, listed) if listed else observation, info
 
     def step(self, action: str) -> Result:
         observation, reward, terminated, truncated, info = self.env.step(action)

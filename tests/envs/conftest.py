@@ -12,10 +12,12 @@ import gymnasium
 import pytest
 import stand_ins
 from stand_ins import Broken
+from webshop_data import write_shop
 
 from agentopd import make
 from agentopd.envs.adapters.played import alfworld
 from agentopd.envs.adapters.search import index
+from agentopd.envs.adapters.webshop import products
 
 Build = Callable[..., Any]
 
@@ -44,6 +46,8 @@ def files(tmp_path: Path) -> Path:
         rows = [_row(number) for number in range(first, first + 6)]
         text = "\n".join(map(json.dumps, rows))
         (tmp_path / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    (tmp_path / "shop").mkdir()
+    write_shop(tmp_path / "shop")
     for story in ("known.z5", "unknown.z8"):
         (tmp_path / story).write_bytes(b"story")
     return tmp_path
@@ -67,7 +71,7 @@ def standing_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("ALFWORLD_DATA", raising=False)
     for name in ON_STAND_INS:
         monkeypatch.delitem(sys.modules, name, raising=False)
-    caches = (alfworld.found_games, index.index, index.questions)
+    caches = (alfworld.found_games, index.index, index.questions, products.shop)
     for cache in caches:
         cache.cache_clear()
     yield

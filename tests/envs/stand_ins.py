@@ -5,6 +5,7 @@ Each is small, plays one way to success, and can be told to break (`Broken`).
 
 from __future__ import annotations
 
+import difflib
 import random
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
@@ -376,6 +377,17 @@ def tokenize(texts: list[str], **_: Any) -> SimpleNamespace:
     return SimpleNamespace(ids=[[w for w in text.split() if w not in stop] for text in cleaned])
 
 
+def token_set_ratio(one: str, other: str, processor: Any = str.lower) -> float:
+    """`rapidfuzz.fuzz.token_set_ratio`: of the words that are shared, with those of each side."""
+    sides = [set(processor(text).split()) for text in (one, other)]
+    shared = " ".join(sorted(sides[0] & sides[1]))
+    if shared and not (sides[0] - sides[1] and sides[1] - sides[0]):
+        return 100.0
+    both = [f"{shared} {' '.join(sorted(a - b))}".strip() for a, b in (sides, sides[::-1])]
+    pairs = [both, *([shared, text] for text in both if shared)]
+    return max(100 * difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+
 def start(path: str, wanted: Any, wrappers: Sequence[Any] = ()) -> Household:
     """`textworld.start`."""
     return Household(path)
@@ -407,6 +419,9 @@ def installed() -> dict[str, ModuleType]:
         nle__env={},
         verifiers={},
         verifiers__v1=verifiers_stand_in.contents(),
+        rapidfuzz={},
+        rapidfuzz__fuzz={"token_set_ratio": token_set_ratio},
+        rapidfuzz__utils={"default_process": str.lower},
         bm25s={"BM25": BM25, "tokenize": tokenize, "__version__": "0"},
     )
 

@@ -31,6 +31,8 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
     ("skyrl:gsm8k", {"data": "FILES/train.jsonl"}),
     ("skyrl:gsm8k_multi_turn", {"data": "FILES/train.jsonl", "max_turns": 4}),
     ("verifiers:verified_sums", {"forms": ["#### {}"]}),
+    ("webshop:FILES/shop", {}),
+    ("webshop:FILES/shop", {"split": "test", "goals": "made", "admissible": False}),
     ("search:small", {}),
     ("search:small", {"split": "test", "match": "contains"}),
 ]
@@ -227,6 +229,9 @@ def test_an_oracle_is_told_where_the_turns_suffice(build: Any) -> None:
         ("verifiers:verified_sums", {"skip": 6}, "has no tasks from number 6 on"),
         ("verifiers:verified_sums", {"forms": ["####"]}, "a form of answers holds"),
         ("verifiers:verified_sums", {"limit": 0}, "limit is a whole number at least 1"),
+        ("webshop:FILES", {}, "there is no items_ins_v2.json or items_ins_v2_1000.json in"),
+        ("webshop:FILES/shop", {"products": 1, "split": "test"}, "there is no goal of the split"),
+        ("webshop:FILES/shop", {"goals": "own"}, "goals is one of human, made"),
         ("search:FILES", {}, "there is no corpus.jsonl in"),
         ("search:small", {"most": 0}, "most is a whole number"),
         ("search:small", {"match": "near"}, "match is one of exact, contains"),
