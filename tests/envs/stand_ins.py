@@ -385,7 +385,7 @@ def token_set_ratio(one: str, other: str, processor: Any = str.lower) -> float:
         return 100.0
     both = [f"{shared} {' '.join(sorted(a - b))}".strip() for a, b in (sides, sides[::-1])]
     pairs = [both, *([shared, text] for text in both if shared)]
-    return max(100 * difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+    return max(100 * difflib.SequenceMatcher(None, a, b).ratio() for a, b in pairs)
 
 
 def start(path: str, wanted: Any, wrappers: Sequence[Any] = ()) -> Household:

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 
-import verifiers.v1 as vf
+import verifiers.v1 as vf  # pyright: ignore[reportMissingImports]
 
 
 class GuessData(vf.TaskData):

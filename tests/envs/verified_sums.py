@@ -1,6 +1,6 @@
 """An environment of verifiers: a question, answered once."""
 
-import verifiers.v1 as vf
+import verifiers.v1 as vf  # pyright: ignore[reportMissingImports]
 
 
 class SumsConfig(vf.TasksetConfig):

@@ -54,7 +54,8 @@ class Player:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self._events.put))
         self._begun, self._closing = threading.Event(), threading.Event()
         self._cancel: Callable[[], Any] = int
-        url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        self._port = int(self._server.server_address[1])
+        url = f"http://127.0.0.1:{self._port}/v1"
         self._threads = [
             threading.Thread(target=target, args=given, name=f"verifiers-{name}", daemon=True)
             for name, target, given in (
@@ -114,7 +115,7 @@ class Player:
             asked.answer.put(None)
         self._closing.set()
         with contextlib.suppress(OSError):  # a call of nobody wakes what waits for calls
-            socket.create_connection(self._server.server_address[:2], _LEFT).close()
+            socket.create_connection(("127.0.0.1", self._port), _LEFT).close()
         for thread in self._threads:
             thread.join(_LEFT)
         self._server.server_close()
@@ -165,7 +166,7 @@ def _handler(heard: Callable[[Asked], None]) -> type[BaseHTTPRequestHandler]:
                 self.end_headers()
                 self.wfile.write(sent)
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             """Nothing is printed."""
 
     return Handler

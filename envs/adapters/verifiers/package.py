@@ -70,6 +70,7 @@ class Episodes:
     ) -> None:
         self._package = library("verifiers.v1", "verifiers")
         _enter(self._package)
+        agents: list[str] = []
         with Caught() as caught:
             kind = self._package.env_config_type(name, str(env.get("id", "")))
             agents = _agents(kind, self._package.AgentConfig)
