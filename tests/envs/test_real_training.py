@@ -42,7 +42,7 @@ def test_two_steps_an_evaluation_and_a_kill_that_changes_nothing(
         "threads": 1,
         "student": {"path": "zoo:sokoban-easy"},
         "env": {"id": spec, "options": {"max_turns": 3, **options}},
-        "rollout": {"tasks": 2, "slots": 2, "max_turn_tokens": 6, "env_seconds": 120},
+        "rollout": {"tasks": 2, "slots": 1, "max_turn_tokens": 6, "env_seconds": 3600},
         "privilege": [{"kind": "text", "text": "Look around first."}],
         "learner": {"learning_rate": 0.001},
         "evaluate": {"episodes": 2, "every": 3, "options": split},
