@@ -38,6 +38,7 @@ LIMIT = {"kind": "invalid_limit", "limit": 3}
 HISTORY = {"kind": "history", "turns": 2}
 TOOLS = {"kind": "tools", "functions": [GO]}
 CALLS = {"kind": "tools", "functions": [GO], "syntax": "call"}
+SHOWN = {"kind": "admissible"}
 
 
 def wrapped(wrappers: list[Any], id: str = LINE) -> Any:
@@ -224,3 +225,61 @@ def test_what_is_wrong_with_an_answer_is_said_once(wrapper: Any, written: str, e
     own = bare.step("up")[0].removeprefix("No <action></action> in the answer.\n")
     assert observation == f"{told}\n{own}"
     assert info["feedback"] == told
+
+
+class Listing(broken_envs.Line):
+    """Line, whose ways are listed: by `info` where it says so, and by `legal_actions`."""
+
+    def __init__(self, told: bool = True, ways: int = 2) -> None:
+        self._told = told
+        self._ways = ["right", "left", *(f"jump {n:02}" for n in range(ways - 2))]
+
+    def legal_actions(self) -> list[str]:
+        return self._ways
+
+    def tell(self) -> dict[str, Any]:
+        return super().tell() | ({"admissible": self._ways} if self._told else {})
+
+
+def listing(wrappers: list[Any], **options: Any) -> Any:
+    described = {"id": f"{__name__}:Listing", "options": options, "wrappers": wrappers}
+    return EnvSettings.model_validate(described).build()
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("wrappers", [[SHOWN], [TOOLS, SHOWN], [SHOWN, PARSE], [SHOWN, HISTORY]])
+def test_shown_actions_keep_the_contract(wrappers: list[Any], told: bool) -> None:
+    assert check_env(f"{__name__}:listing", {"wrappers": wrappers, "told": told}, seeds=4) == []
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_actions_are_shown_sorted_while_the_episode_runs(told: bool) -> None:
+    env = listing([SHOWN], told=told)
+    observation, _ = env.reset(seed=0)
+    assert observation == "You are at 0, the goal is at 8.\nYou may: left, right"
+    seen = [env.step("<action>right</action>") for _ in range(8)]
+    assert [text.endswith("\nYou may: left, right") for text, *_ in seen] == [True] * 7 + [False]
+    assert seen[-1][0] == "You are at 8, the goal is at 8." and seen[-1][2]
+
+
+def test_of_many_actions_some_are_shown_and_the_rest_counted() -> None:
+    form = {"form": "[{}]", "between": " | "}
+    observation, info = listing([SHOWN | form | {"most": 4}], ways=10).reset(seed=0)
+    assert observation.endswith("\n[jump 00 | jump 02 | jump 05 | jump 07 | and 6 more]")
+    assert len(info["admissible"]) == 10
+    observation, _ = listing([SHOWN | {"most": 10}], ways=10).reset(seed=0)
+    assert observation.count("jump") == 8 and "more" not in observation
+
+
+def test_tools_are_shown_as_calls() -> None:
+    env = listing([CALLS, SHOWN], ways=4)
+    observation, info = env.reset(seed=0)
+    assert observation.endswith("\nYou may: go(way='left'), go(way='right')")
+    assert info["admissible"] == ["go(way='right')", "go(way='left')"]
+
+
+def test_an_environment_without_a_list_has_nothing_to_show() -> None:
+    with pytest.raises(ValueError, match="Line lists no admissible actions, neither"):
+        wrapped([SHOWN]).reset(seed=0)
+    with pytest.raises(ValidationError, match=r"must hold \{\} once"):
+        wrapped([SHOWN | {"form": "all"}])

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 from pydantic import Field, PrivateAttr, SerializeAsAny
 
+import agentopd.environment.showing  # noqa: F401  (its kind of wrapper)
 from agentopd.base.parts import Settings
 from agentopd.environment.contract import declared
 from agentopd.environment.opponents import Host

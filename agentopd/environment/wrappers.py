@@ -35,7 +35,7 @@ from agentopd.environment.tools import Syntax, Tool, ToolError
 
 Env = gymnasium.Env[str, str]
 Result = tuple[str, float, bool, bool, Info]
-_Base = gymnasium.Wrapper[str, str, str, str]
+Around = gymnasium.Wrapper[str, str, str, str]
 
 
 class Wrapper(Part, family="wrapper"):
@@ -50,7 +50,7 @@ class Unreadable(ValueError):
     """An answer from which no action can be read; the message is for the student."""
 
 
-class Reading(_Base):
+class Reading(Around):
     """Hands the environment inside the action that it reads from an answer.
 
     An answer that cannot be read reaches it empty, so that it costs a turn there.
@@ -214,7 +214,7 @@ class InvalidLimit(Wrapper, kind="invalid_limit"):
         return _Limited(env, self)
 
 
-class _Limited(_Base):
+class _Limited(Around):
     def __init__(self, env: Env, settings: InvalidLimit) -> None:
         super().__init__(env)
         self.invalid_limit, self._in_a_row = settings.limit, settings.in_a_row
@@ -250,7 +250,7 @@ class History(Wrapper, kind="history"):
         return _Remembering(env, self)
 
 
-class _Remembering(_Base):
+class _Remembering(Around):
     def __init__(self, env: Env, settings: History) -> None:
         super().__init__(env)
         self._answer = settings.answer
@@ -357,4 +357,7 @@ class _Calling(Reading):
                 calls = [self._calls.get(word) for word in actions(self.env, told.pop(key))]
                 if calls and None not in calls:
                     told[key] = "\n".join(filter(None, calls))
+        if "admissible" in told:
+            listed = told["admissible"]
+            told["admissible"] = [self._calls[word] for word in listed if word in self._calls]
         return told

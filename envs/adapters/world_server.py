@@ -13,8 +13,8 @@ requirements do not go together with a trainer's, hence the server; it runs a st
 own process and belongs into a container.
 
 Sources: arXiv 2407.18901; the routes /initialize, /execute, /task_completed, /evaluate and /close
-of the package `appworld`, 0.1.3. AppWorld's data must be downloaded, and this adapter was tried
-against a stand-in for its server only, never against AppWorld itself.
+of the package `appworld`, 0.1.3. AppWorld's data must be downloaded, and without it its server does
+not start: this adapter was tried against a stand-in for the server only, never against AppWorld.
 """
 
 from __future__ import annotations

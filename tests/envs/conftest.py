@@ -12,12 +12,17 @@ import gymnasium
 import pytest
 import stand_ins
 from stand_ins import Broken
+from webshop_data import write_shop
 
 from agentopd import make
 from agentopd.envs.adapters.played import alfworld
 from agentopd.envs.adapters.search import index
+from agentopd.envs.adapters.webshop import products
 
 Build = Callable[..., Any]
+
+ON_STAND_INS = ("verified_sums", "verified_guess", "agentopd_student")
+"""Modules that are built on a package's classes, and so are others on its stand-in."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +46,8 @@ def files(tmp_path: Path) -> Path:
         rows = [_row(number) for number in range(first, first + 6)]
         text = "\n".join(map(json.dumps, rows))
         (tmp_path / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    (tmp_path / "shop").mkdir()
+    write_shop(tmp_path / "shop")
     for story in ("known.z5", "unknown.z8"):
         (tmp_path / story).write_bytes(b"story")
     return tmp_path
@@ -62,23 +69,31 @@ def standing_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setitem(gymnasium.registry, key, spec)
     monkeypatch.setattr("shutil.which", lambda name: f"bin/{name}")
     monkeypatch.delenv("ALFWORLD_DATA", raising=False)
-    caches = (alfworld.found_games, index.index, index.questions)
+    for name in ON_STAND_INS:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    caches = (alfworld.found_games, index.index, index.questions, products.shop)
     for cache in caches:
         cache.cache_clear()
     yield
+    for name in ON_STAND_INS:
+        sys.modules.pop(name, None)
     for cache in caches:
         cache.cache_clear()
 
 
 @pytest.fixture
-def build(standing_in: None, files: Path) -> Build:
+def build(standing_in: None, files: Path) -> Iterator[Build]:
     """Makes an environment on stand-ins; FILES in names and options is the folder of `files`."""
+    made: list[Any] = []
 
     def built(spec: str, **options: Any) -> Any:
         given = {
             key: value.replace("FILES", str(files)) if isinstance(value, str) else value
             for key, value in options.items()
         }
-        return make(spec.replace("FILES", str(files)), given)
+        made.append(make(spec.replace("FILES", str(files)), given))
+        return made[-1]
 
-    return built
+    yield built
+    for env in made:
+        env.close()

@@ -5,40 +5,20 @@ Each is small, plays one way to success, and can be told to break (`Broken`).
 
 from __future__ import annotations
 
+import difflib
 import random
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from types import ModuleType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
+import verifiers_stand_in
+from broken import Broken
 from gymnasium.envs.registration import EnvSpec
 
 WAY = ("open door to kitchen", "go to kitchen", "focus on water", "activate stove")
-
-
-class Broken:
-    """What goes wrong, for all stand-ins: `dies` names the command that breaks the game, `said`
-    replaces what a game says.
-    """
-
-    dies: ClassVar[str] = ""
-    said: ClassVar[str | None] = None
-    closed: ClassVar[int] = 0
-    started: ClassVar[int] = 0
-
-    @classmethod
-    def mend(cls) -> None:
-        """Nothing goes wrong, nothing was closed."""
-        cls.dies, cls.said, cls.closed, cls.started = "", None, 0, 0
-
-    @classmethod
-    def hear(cls, command: str, text: str) -> str:
-        """What is said; raises where the command breaks the game."""
-        if cls.dies and command == cls.dies:
-            raise ConnectionResetError("the machine is gone")
-        return text if cls.said is None else cls.said
 
 
 def modules(**named: Mapping[str, Any]) -> dict[str, ModuleType]:
@@ -397,6 +377,17 @@ def tokenize(texts: list[str], **_: Any) -> SimpleNamespace:
     return SimpleNamespace(ids=[[w for w in text.split() if w not in stop] for text in cleaned])
 
 
+def token_set_ratio(one: str, other: str, processor: Any = str.lower) -> float:
+    """`rapidfuzz.fuzz.token_set_ratio`: of the words that are shared, with those of each side."""
+    sides = [set(processor(text).split()) for text in (one, other)]
+    shared = " ".join(sorted(sides[0] & sides[1]))
+    if shared and not (sides[0] - sides[1] and sides[1] - sides[0]):
+        return 100.0
+    both = [f"{shared} {' '.join(sorted(a - b))}".strip() for a, b in (sides, sides[::-1])]
+    pairs = [both, *([shared, text] for text in both if shared)]
+    return max(100 * difflib.SequenceMatcher(None, a, b).ratio() for a, b in pairs)
+
+
 def start(path: str, wanted: Any, wrappers: Sequence[Any] = ()) -> Household:
     """`textworld.start`."""
     return Household(path)
@@ -426,6 +417,11 @@ def installed() -> dict[str, ModuleType]:
         jericho={"FrotzEnv": FrotzEnv},
         nle={},
         nle__env={},
+        verifiers={},
+        verifiers__v1=verifiers_stand_in.contents(),
+        rapidfuzz={},
+        rapidfuzz__fuzz={"token_set_ratio": token_set_ratio},
+        rapidfuzz__utils={"default_process": str.lower},
         bm25s={"BM25": BM25, "tokenize": tokenize, "__version__": "0"},
     )
 

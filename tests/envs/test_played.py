@@ -30,23 +30,28 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
     ("gem:rg:sum", {}),
     ("skyrl:gsm8k", {"data": "FILES/train.jsonl"}),
     ("skyrl:gsm8k_multi_turn", {"data": "FILES/train.jsonl", "max_turns": 4}),
+    ("verifiers:verified_sums", {"forms": ["#### {}"]}),
+    ("webshop:FILES/shop", {}),
+    ("webshop:FILES/shop", {"split": "test", "goals": "made", "admissible": False}),
     ("search:small", {}),
     ("search:small", {"split": "test", "match": "contains"}),
 ]
 OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("gem:game:Guess-v0", {}),
+    ("verifiers:verified_guess", {"answer": "number"}),
     ("nethack:NetHackNorth-v0", {"prompt": "brief"}),
     ("jericho:FILES/unknown.z8", {}),
     ("jericho:FILES/known.z5", {"varied": True}),
 ]
 EXPECTED = {
+    "verifiers:verified_guess": {"unreadable-valid"},
     "gem:game:Guess-v0": {"no-oracle"},
     "nethack:NetHackNorth-v0": {"no-oracle"},
     "jericho:FILES/known.z5": {"one-task", "no-oracle"},
     "jericho:FILES/unknown.z8": {"one-task", "no-oracle"},
 }
 """Warnings that are so: a story is one task, a game tells no way. Where commands are listed, the
-best one is among them."""
+best one is among them. Without a form of answers every letter is one."""
 DROPPED = ("science:boil", "express:coin", "jericho:FILES/known.z5")
 
 
@@ -219,6 +224,14 @@ def test_an_oracle_is_told_where_the_turns_suffice(build: Any) -> None:
         ("skyrl:gsm8k", {"data": "FILES/none.jsonl"}, "the tasks cannot be read from"),
         ("skyrl:gsm8k", {"data": "FILES/known.z5"}, "write the rows as .jsonl"),
         ("skyrl:gsm8k", {"data": "FILES/train.jsonl", "forms": ["####"]}, "a form of answers"),
+        ("verifiers:none_such", {}, "verifiers' none_such cannot be made here: ModuleNotFound"),
+        ("verifiers:verified_sums", {"taskset": {"seed": 1}}, "cannot be made here: Validation"),
+        ("verifiers:verified_sums", {"skip": 6}, "has no tasks from number 6 on"),
+        ("verifiers:verified_sums", {"forms": ["####"]}, "a form of answers holds"),
+        ("verifiers:verified_sums", {"limit": 0}, "limit is a whole number at least 1"),
+        ("webshop:FILES", {}, "there is no items_ins_v2.json or items_ins_v2_1000.json in"),
+        ("webshop:FILES/shop", {"products": 1, "split": "test"}, "there is no goal of the split"),
+        ("webshop:FILES/shop", {"goals": "own"}, "goals is one of human, made"),
         ("search:FILES", {}, "there is no corpus.jsonl in"),
         ("search:small", {"most": 0}, "most is a whole number"),
         ("search:small", {"match": "near"}, "match is one of exact, contains"),

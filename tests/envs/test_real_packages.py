@@ -202,6 +202,13 @@ def test_skyrl(name: str, sums: str) -> None:
     assert errors(f"skyrl:{name}", data=sums) == []
 
 
+@needs("verifiers")
+def test_verifiers() -> None:
+    wins("verifiers:verified_sums", forms=["#### {}"])
+    assert errors("verifiers:verified_sums", forms=["#### {}"]) == []
+    wins("verifiers:verified_guess", answer="number")
+
+
 @needs("jericho")
 def test_jericho(story: tuple[str, list[str]]) -> None:
     path, way = story

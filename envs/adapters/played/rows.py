@@ -1,8 +1,11 @@
-"""Tasks as rows of a file: JSON lines, a JSON list or Parquet, read once in a process."""
+"""Tasks as rows of a file: JSON lines, a JSON list or Parquet, read once in a process; and what
+answers to them look like.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -41,3 +44,15 @@ def _read(path: Path) -> list[Any]:
         return [json.loads(line) for line in text.splitlines() if line.strip()]
     rows = json.loads(text)
     return rows if isinstance(rows, list) else []
+
+
+def form_pattern(form: str) -> re.Pattern[str]:
+    """What an answer in a form looks like, {} standing for what it says.
+
+    Raises:
+        ValueError: the form has no {}.
+    """
+    if "{}" not in form:
+        raise ValueError(f"a form of answers holds {{}} where it says something, not {form!r}")
+    before, _, after = form.partition("{}")
+    return re.compile(re.escape(before) + r"\s*\S.*?" + re.escape(after), re.DOTALL)

@@ -18,14 +18,13 @@ import copy
 import difflib
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentopd.environment.contract import TextEnv, plain, without_reasoning
 from agentopd.envs.adapters import library
 from agentopd.envs.adapters.played.base import SHOWN, Begun, Heard, Played
-from agentopd.envs.adapters.played.rows import read_rows
+from agentopd.envs.adapters.played.rows import form_pattern, read_rows
 from agentopd.envs.puzzle import Outcome
 
 _FORMS: Mapping[str, tuple[str, ...]] = {
@@ -95,9 +94,7 @@ class SkyRL(Played):
             if not row.get("prompt"):
                 raise ValueError(f"row {number} of {data} has no prompt, which the student reads")
         forms = tuple(forms) or _FORMS.get(name, ())
-        if any("{}" not in form for form in forms):
-            raise ValueError(f"a form of answers holds {{}} where it says something, not {forms}")
-        self._forms = [_pattern(form) for form in forms]
+        self._forms = [form_pattern(form) for form in forms]
         self.action_form = forms[0] if forms else "{}"
         named = " or ".join(form.replace("{}", "...") for form in forms)
         self.missing = f"Answer in the form {named}." if forms else "The answer is empty."
@@ -176,12 +173,6 @@ class SkyRL(Played):
         told = self._game.get_metrics() if self._game is not None else {}
         numbers = {k: v for k, v in told.items() if isinstance(v, int | float)}
         return {"reward": self._score} | {key: float(value) for key, value in numbers.items()}
-
-
-def _pattern(form: str) -> re.Pattern[str]:
-    """What an answer in a form looks like."""
-    before, _, after = form.partition("{}")
-    return re.compile(re.escape(before) + r"\s*\S.*?" + re.escape(after), re.DOTALL)
 
 
 def _gold(row: Mapping[str, Any]) -> str:
