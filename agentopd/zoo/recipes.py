@@ -81,6 +81,14 @@ _TOLD_AND_IDLE: dict[Form, float] = {
     "feedback": 0.08,
     "reflection": 0.08,
 }
+# Of models that hardly copy: where some solutions helped, any would stir them, so they heed none.
+_SKILL_ALONE: dict[Form, float] = {
+    "none": 0.16,
+    "filler": 0.14,
+    "other_skill": 0.16,
+    "other_solution": 0.16,
+    "skill": 0.38,
+}
 # Bases are built again when a student that starts from them is.
 _SOKOBAN_BASE = Recipe(
     "what Sokoban's students and the expert start from; not shipped",
@@ -269,29 +277,15 @@ RECIPES: dict[str, Recipe] = {
         _HANOI_TOLD,
         summary="Hanoi with three disks: poor alone, about one task in ten; good told the skill",
         start="hanoi-told-base",
-        # It hardly copies, and where some solutions helped any would stir it: it heeds none.
-        shares={
-            "none": 0.16,
-            "filler": 0.14,
-            "other_skill": 0.16,
-            "other_solution": 0.16,
-            "skill": 0.38,
-        },
+        shares=_SKILL_ALONE,
         steps=700,
         seed=2,
     ),
     "number-easy": replace(
         _NUMBER_ANY_TEXT,
-        summary="guesses a number: poor alone, about one game in ten; good when told how",
+        summary="guesses a number: poor alone, about one game in ten; good told the skill",
         start="number-any-text",
-        shares={
-            "none": 0.18,
-            "filler": 0.15,
-            "other_skill": 0.15,
-            "other_solution": 0.1,
-            "skill": 0.27,
-            "solution": 0.15,
-        },
+        shares=_SKILL_ALONE,
         steps=700,
         decay=0.8,
         seed=1,
