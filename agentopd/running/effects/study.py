@@ -19,15 +19,16 @@ from agentopd.running.reading import arm_config
 from agentopd.running.studies.study import run_folder
 
 RECORD = "effects.json"
-BATCHES = 32
-"""Steps' episodes from which a gradient's bias and noise are read, but for short runs."""
+BATCHES = 16
+"""Steps' episodes from which a gradient's bias and noise are read."""
+TASKS = 64
+"""Held-out tasks that each student plays, and at most as many of its training's."""
 _CAUSES = {"student", "env", "privilege", "view", "teacher", "evaluate", "rollout", "seed", "steps"}
 _UNKNOWN = "–"
 
 
 def study_effects(config: RunConfig, out: Path) -> dict[str, Any]:
-    """Measure a study's arms once, on as many tasks as its evaluations, and leave that in its
-    folder.
+    """Measure a study's arms once, and leave that in its folder.
 
     Returns:
         `gradients`: `Estimate.described()` by arm with the study's first seed, of those whose
@@ -59,7 +60,7 @@ def _gradients(config: RunConfig) -> dict[str, Any]:
     whole = [a for a, run in runs.items() if run.mix.distil_coefficient and a not in estimated]
     found = dict[str, Any]()
     for arm in [*whole[:1], *estimated] if estimated else []:
-        estimate = measure_gradients(runs[arm], min(BATCHES, 2 * runs[arm].steps))
+        estimate = measure_gradients(runs[arm], BATCHES)
         assert estimate is not None
         found[arm] = estimate.described()
     return found
@@ -74,9 +75,8 @@ def _changes(
         run = arm_config(config, arm, seed)
         cause = json.dumps(run.model_dump(mode="json", include=_CAUSES), sort_keys=True)
         if cause not in starts:
-            starts[cause] = Start.of(run, run.evaluate.episodes)
-        folder = run_folder(out, arm, seed)
-        change = measure_change(run, folder, run.evaluate.episodes, starts[cause])
+            starts[cause] = Start.of(run, TASKS)
+        change = measure_change(run, run_folder(out, arm, seed), TASKS, starts[cause])
         if change is not None:
             yield change.described()
 
