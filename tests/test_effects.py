@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from agentopd.running.config import RunConfig
+from agentopd.running.effects import study
 from agentopd.running.effects.change import Start, measure_change
 from agentopd.running.effects.gradients import Estimate, looks_at_less, measure_gradients
 from agentopd.running.effects.study import effects_tables, study_effects
@@ -18,7 +19,7 @@ from agentopd.running.train import train
 
 pytest.importorskip("textarena")
 
-SMALL = ("study=null", "rollout.tasks=2", "threads=1", "evaluate.episodes=4", "probe.enabled=false")
+SMALL = ("study=null", "rollout.tasks=2", "threads=1", "evaluate.episodes=2", "probe.enabled=false")
 
 
 def run_of(*overrides: str) -> RunConfig:
@@ -82,7 +83,7 @@ def test_only_what_looks_at_less_is_an_estimate() -> None:
 def test_a_student_that_did_not_move_is_what_it_was(tmp_path: Path) -> None:
     config = run_of("steps=1", "learner.learning_rate=1e-30", "evaluate.every=0")
     train(config, tmp_path / "run")
-    found = measure_change(config, tmp_path / "run", 4)
+    found = measure_change(config, tmp_path / "run", 2)
     assert found is not None and found.before == found.after
     assert (found.kl_thought, found.kl_action) == (0.0, 0.0)
     assert found.before.thought > 3 and found.before.claims is not None
@@ -92,15 +93,19 @@ def test_only_what_is_taught_or_drags_along_moves(tmp_path: Path) -> None:
     action = "unit={kind: turn, part: action, reduce: sum}"
     config = run_of("steps=2", "learner.learning_rate=1e-2", "evaluate.every=0", action)
     train(config, tmp_path / "run")
-    start = Start.of(config, 4)
-    found = measure_change(config, tmp_path / "run", 4, start)
+    start = Start.of(config, 2)
+    found = measure_change(config, tmp_path / "run", 2, start)
     assert found is not None and found.before == start.conduct
     assert found.kl_thought is not None and found.kl_action is not None
     assert found.kl_thought > 1e-4 and found.kl_action > 1e-4
-    assert measure_change(config, tmp_path / "none", 4, start) is None
+    assert measure_change(config, tmp_path / "none", 2, start) is None
 
 
-def test_a_study_keeps_what_it_has_measured(tmp_path: Path) -> None:
+def test_a_study_keeps_what_it_has_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "TASKS", 2)
+    monkeypatch.setattr(study, "BATCHES", 2)
     arms = "study={seeds: [0], arms: {sick: {divergence.support: sampled}}}"
     config = load_config("configs/pathologies/content.yaml", [*SMALL[1:], "steps=1", arms])
     folder = tmp_path / "arms" / "sick" / "seed-0"

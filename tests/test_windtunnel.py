@@ -193,7 +193,7 @@ def test_a_student_without_a_teacher_is_measured_alone() -> None:
 
 
 def test_every_pathology_has_a_sick_arm_and_a_control() -> None:
-    assert set(pathologies()) >= {"blind", "boards", "content", "disarmed", "estimators"}
+    assert set(pathologies()) >= {"blind", "boards", "content", "disarmed", "estimators", "leak"}
     for path in pathologies().values():
         config = load_config(path)
         assert config.study is not None and len(config.study.seeds) >= 2
