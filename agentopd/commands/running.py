@@ -145,6 +145,7 @@ def _compare(
     from agentopd.looking.report import write_report
     from agentopd.looking.report.finding import finding
     from agentopd.looking.report.shape import Summary
+    from agentopd.running.effects.study import effects_tables, study_effects
     from agentopd.running.studies import study
     from agentopd.running.studies.engines import read_engine
     from agentopd.running.studies.mechanisms import study_mechanisms
@@ -162,6 +163,10 @@ def _compare(
         with working("measuring the causes"):
             found = study_mechanisms(config, out)
         console.print(_mechanisms_table(found))
+        with working("measuring the effects"):
+            effects = study_effects(config, out)
+        for shown in effects_tables(effects):
+            console.print(shown)
     console.print(_arms_table(summary["arms"]))
     console.print(finding(Summary.model_validate(summary)), soft_wrap=True)
     typer.echo(f"the report: {write_report(out)}")

@@ -37,7 +37,7 @@ from agentopd.running.evaluate import play_tasks
 
 # T tokens of a context, A tokens that are asked about, V vocabulary
 
-_OPENING = 2
+OPENING = 2
 """Tokens of an answer that are its opening: where models of a kind part, they part there."""
 _ASKED = 192
 """Turns that are asked about, at most: sooner or later all say the same."""
@@ -113,7 +113,7 @@ def measure_mechanism(config: RunConfig, episodes: int) -> Mechanism:
     if not asked or not isinstance(config.view, Told):
         return Mechanism(alone, student_search=search_probes(played))
     config.teacher.prepare(student)
-    acted = _acted(config, student, episodes)
+    acted = told_episodes(config, student, episodes)
     questions = list(_questions(config, student, played))[:_ASKED]
     thoughts = _thoughts(config, questions)
     teacher = config.teacher.model
@@ -131,7 +131,7 @@ def measure_mechanism(config: RunConfig, episodes: int) -> Mechanism:
     )
 
 
-def _acted(config: RunConfig, student: LanguageModel, episodes: int) -> list[Trajectory]:
+def told_episodes(config: RunConfig, student: LanguageModel, episodes: int) -> list[Trajectory]:
     """What the teacher does, told what it is told; in the history that an untold student reads.
 
     Nothing where it could not play, as when it is told only after the fact.
@@ -154,7 +154,7 @@ def _acted(config: RunConfig, student: LanguageModel, episodes: int) -> list[Tra
 def _opening(student: LanguageModel, acted: Sequence[Trajectory]) -> float | None:
     """See `Mechanism.opening`."""
     asked = [
-        _Asked(t.ids[_begin(t, turn.start) : turn.start], t.ids[turn.start :][:_OPENING])
+        _Asked(t.ids[_begin(t, turn.start) : turn.start], t.ids[turn.start :][:OPENING])
         for t in acted
         for turn in t.turns
     ]
