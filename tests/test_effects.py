@@ -39,7 +39,7 @@ def test_bias_and_noise_are_read_from_products_of_different_batches() -> None:
     assert got.bias == pytest.approx(np.sqrt(pairs(found - exact)) / scale)
     spread = (found**2).sum(1).mean() - pairs(found)
     assert got.noise == pytest.approx(np.sqrt(spread) / scale)
-    left = [pairs(np.delete(found - exact, b, 0)) for b in range(5)]
+    left = np.array([pairs(np.delete(found - exact, b, 0)) for b in range(5)])
     error = np.sqrt(4 / 5 * np.sum(np.square(left - np.mean(left))))
     assert got.bias_error == pytest.approx(error / (2 * np.sqrt(pairs(found - exact))) / scale)
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(exact, axis=1)
