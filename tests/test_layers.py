@@ -141,7 +141,7 @@ def test_options_of_another_environment_are_left_out(override: str) -> None:
     found = load_config("quickstart", [override, "env.options.size=3"])
     assert found.env.options == {"size": 3}
     assert found.evaluate.options == {}
-    assert found.evaluate.every == 3
+    assert found.evaluate.every == 2
     (notice,) = told(found, "env.id: mine:Maze is another environment than agentopd/Sokoban-v0")
     assert "evaluate.options (split)" in notice
     assert all(option in notice for option in QUICKSTART)
