@@ -132,12 +132,12 @@ def evaluate(acting: Acting, as_json: bool) -> None:
         played = _play(acting, kept)
         seconds = time.perf_counter() - began
         from agentopd.rollout.failures import failures, outgrown, refuse_failures, some_failed
-        from agentopd.running.evaluate import score
+        from agentopd.running.evaluate import score_by_task
 
         refuse_failures(played.trajectories, "played")
         habits = _habits(acting, played)
     trajectories = played.trajectories
-    found = score(trajectories, played.summarise)
+    found = score_by_task(trajectories, played.summarise)
     for said in (
         some_failed(failures(trajectories), found["episodes"], "played", found["unopened"]),
         outgrown(found["ends"], found["episodes"], "played"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gymnasium
 from pydantic import Field, PrivateAttr, SerializeAsAny
 
 import agentopd.environment.showing  # noqa: F401  (its kind of wrapper)
@@ -13,9 +12,7 @@ from agentopd.base.parts import Settings
 from agentopd.environment.contract import declared
 from agentopd.environment.opponents import Host
 from agentopd.environment.registry import make
-from agentopd.environment.wrappers import Wrapper
-
-Env = gymnasium.Env[str, str]
+from agentopd.environment.wrappers import Env, Wrapper
 
 
 class EnvSettings(Settings):

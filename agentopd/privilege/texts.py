@@ -25,6 +25,11 @@ _KEY = re.compile(r"\{(" + "|".join(sorted(PRIVILEGED)) + r")\}")
 _DEFAULT = "default"
 
 
+def without_slots(text: str) -> str:
+    """What an environment says, as a `Text` that is told as it is: its braces stand for nothing."""
+    return text.replace("{", "(").replace("}", ")")
+
+
 class Text(Source, kind="text"):
     """A text of your own: an instruction (OPSDC 2603.05433), rules, skills written by hand (SDAR
     2605.15155).

@@ -47,9 +47,7 @@ def measure(
     summarise: Summarise | None,
     where: str,
 ) -> dict[str, Any]:
-    """A student's success on the run's held-out tasks, as `score` tells it; as `search/...` what
-    `search_probes` does; and as `outcomes` each task's own: a digit a task in their order, 1 where
-    it was solved.
+    """A student's success on the run's held-out tasks, as `score_by_task` tells it.
 
     Args:
         where: in the run, for a message: "after 3 steps", say.
@@ -61,9 +59,7 @@ def measure(
     rollout = config.rollout.model_copy(update=settings.sampling)
     played = play_tasks(config.env, student, sampler, rollout, settings.episodes, settings.options)
     refuse_failures(played, f"of the evaluation {where}")
-    outcomes = "".join(str(int(t.success)) for t in played)
-    search = {f"search/{name}": value for name, value in search_probes(played).items()}
-    return {**score(played, summarise), **search, "outcomes": outcomes}
+    return score_by_task(played, summarise)
 
 
 def untrained_success(config: RunConfig) -> dict[str, Any]:
@@ -88,6 +84,17 @@ def depends_on(config: RunConfig) -> dict[str, Any]:
     if type(config.rollout).pool is Rollout.pool:  # which reads what all rollouts have, and no more
         rollout = {key: value for key, value in rollout.items() if key in Rollout.model_fields}
     return {**found, "rollout": rollout}
+
+
+def score_by_task(
+    trajectories: Sequence[Trajectory], summarise: Summarise | None = None
+) -> dict[str, Any]:
+    """What `score` tells; as `search/...` what `search_probes` does; and as `outcomes` each task's
+    own: a digit a task in their order, 1 where it was solved.
+    """
+    search = {f"search/{name}": value for name, value in search_probes(trajectories).items()}
+    outcomes = "".join(str(int(t.success)) for t in trajectories)
+    return {**score(trajectories, summarise), **search, "outcomes": outcomes}
 
 
 def score(trajectories: Sequence[Trajectory], summarise: Summarise | None = None) -> dict[str, Any]:

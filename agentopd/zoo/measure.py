@@ -9,11 +9,13 @@ from agentopd.base.statistics import wilson
 from agentopd.environment.registry import make
 from agentopd.models.model import ModelSettings, load_model
 from agentopd.privilege import writer
+from agentopd.privilege.texts import without_slots
 from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.running.config import RunConfig
 from agentopd.running.evaluate import play_tasks, score, teacher_success
 from agentopd.running.preparation.mechanism import measure_mechanism
 from agentopd.running.reading import parse_config
+from agentopd.zoo.demonstrations.episode import UNSEEN
 from agentopd.zoo.obedience import following, obedience
 from agentopd.zoo.recipes import Recipe, find_recipe
 
@@ -22,10 +24,8 @@ _TOLD: dict[str, Any] = {
     "skill_summary": "skill_summary",
     "ground_truth": "ground_truth",
 }
-_ELSEWHERE = "Skill: Go towards the goal, around the holes, and not back."
-"""Advice for another game, which no embedded student was made with."""
 _UNHEEDED: dict[str, Any] = {
-    "other_skill": {"kind": "text", "text": _ELSEWHERE},
+    "other_skill": {"kind": "text", "text": UNSEEN},
     "filler": {"kind": "filler", "of": {"kind": "skill_summary"}},
 }
 """What students that were made with negative forms are told besides, and should not be better for.
@@ -35,7 +35,7 @@ _OTHERS = 8
 _NOTED: dict[str, Any] = {
     "none": "none",
     "skill_summary": {"kind": "skill_summary"},
-    "other_skill": {"kind": "text", "text": _ELSEWHERE},
+    "other_skill": {"kind": "text", "text": UNSEEN},
     "other_solution": {"kind": "text", "text": "Solution: 25 38 31 28"},
     "filler": {"kind": "filler", "of": {"kind": "skill_summary"}},
 }
@@ -95,8 +95,8 @@ def _misled(name: str, recipe: Recipe, episodes: int) -> dict[str, Any]:
     solved, share = 0, max(episodes // _OTHERS, 1)
     for seed in range(_OTHERS):
         _, info = env.reset(seed=seed)
-        plan = str(info["reference"]).replace("{", "(").replace("}", ")")  # braces are no slots
-        privilege = {"kind": "text", "text": writer.solution(plan)}
+        told = without_slots(writer.solution(str(info["reference"])))
+        privilege = {"kind": "text", "text": told}
         success = teacher_success(_config(name, recipe, privilege, share))
         assert success is not None
         solved += round(success["success"] * share)

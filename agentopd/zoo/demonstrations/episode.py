@@ -51,6 +51,8 @@ NOWHERE = (
 )
 """What is advised in the number game and in games that are not here: of many, none is learnt by
 heart, and advice that was never seen is not heeded either."""
+UNSEEN = "Skill: Go towards the goal, around the holes, and not back."
+"""Advice for a game that no embedded student was made with, to measure them by."""
 _MOST_IDLE = 24
 """The most words of a text that says nothing."""
 

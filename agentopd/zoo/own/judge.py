@@ -18,6 +18,7 @@ from agentopd.environment.settings import EnvSettings
 from agentopd.models.model import LanguageModel
 from agentopd.privilege import writer
 from agentopd.privilege.base import Source
+from agentopd.privilege.texts import without_slots
 from agentopd.privilege.view import EveryTurnView, SystemView
 from agentopd.privilege.whispered import Told, Whispered
 from agentopd.rollout.failures import refuse_failures
@@ -25,11 +26,10 @@ from agentopd.rollout.policies import StudentRollout
 from agentopd.rollout.transformers_sampler import TransformersSampler
 from agentopd.running import kinds  # noqa: F401  (every source is known by its kind)
 from agentopd.running.evaluate import play_tasks
+from agentopd.zoo.demonstrations.episode import UNSEEN
 from agentopd.zoo.demonstrations.own import Key
 from agentopd.zoo.own.recipe import OwnRecipe
 
-ELSEWHERE = "Skill: Go towards the goal, around the holes, and not back."
-"""Advice for another game, which no student was made with."""
 MOST = 0.5
 """How much of what the right text gains may be gained by other words."""
 _OTHERS = 8
@@ -180,13 +180,12 @@ class _Watched:
         """The student's episodes, told what is right elsewhere: advice for another game, or what
         is told of tasks of the training.
         """
-        texts = [ELSEWHERE] if self.told == "guide" else self._of_others()
+        texts = [UNSEEN] if self.told == "guide" else self._of_others()
         played, first = list[Trajectory](), 0
         for number, text in enumerate(texts):
             last = self.recipe.episodes * (number + 1) // len(texts)
-            # Braces of a text of the environment's are no slots.
-            plain = text.replace("{", "(").replace("}", ")")
-            played += self.play(self.telling({"kind": "text", "text": plain}), first, last - first)
+            told = {"kind": "text", "text": without_slots(text)}
+            played += self.play(self.telling(told), first, last - first)
             first = last
         return played
 

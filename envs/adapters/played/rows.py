@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from agentopd.environment.contract import without_reasoning
 
 _FORMS = ".jsonl, .json or .parquet"
 
@@ -44,6 +46,16 @@ def _read(path: Path) -> list[Any]:
         return [json.loads(line) for line in text.splitlines() if line.strip()]
     rows = json.loads(text)
     return rows if isinstance(rows, list) else []
+
+
+def read_answer(answer: str, forms: Sequence[re.Pattern[str]]) -> str | None:
+    """An answer without its thoughts, if it has one of the forms, or where there are none says
+    anything at all.
+    """
+    said = without_reasoning(answer).strip()
+    if not forms:
+        return said if any(letter.isalnum() for letter in said) else None
+    return said if any(form.search(said) for form in forms) else None
 
 
 def form_pattern(form: str) -> re.Pattern[str]:

@@ -21,10 +21,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentopd.environment.contract import TextEnv, plain, without_reasoning
+from agentopd.environment.contract import TextEnv, plain
 from agentopd.envs.adapters import library
 from agentopd.envs.adapters.played.base import SHOWN, Begun, Heard, Played
-from agentopd.envs.adapters.played.rows import form_pattern, read_rows
+from agentopd.envs.adapters.played.rows import form_pattern, read_answer, read_rows
 from agentopd.envs.puzzle import Outcome
 
 _FORMS: Mapping[str, tuple[str, ...]] = {
@@ -151,11 +151,7 @@ class SkyRL(Played):
         )
 
     def _read(self, answer: str) -> str | None:
-        """The answer without its thoughts, if it has a form that is read."""
-        said = without_reasoning(answer).strip()
-        if not self._forms:
-            return said if any(letter.isalnum() for letter in said) else None
-        return said if any(form.search(said) for form in self._forms) else None
+        return read_answer(answer, self._forms)
 
     def drop(self) -> None:
         """Close the environment."""

@@ -22,10 +22,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentopd.environment.contract import TextEnv, without_reasoning
+from agentopd.environment.contract import TextEnv
 from agentopd.envs.adapters.isolation import Isolation
 from agentopd.envs.adapters.played.base import SHOWN, Begun, Heard, Played
-from agentopd.envs.adapters.played.rows import form_pattern
+from agentopd.envs.adapters.played.rows import form_pattern, read_answer
 from agentopd.envs.adapters.verifiers.endpoint import Asked, Ended, Message, Player
 from agentopd.envs.adapters.verifiers.package import Episodes, Result
 from agentopd.envs.puzzle import Outcome, check_number
@@ -159,11 +159,7 @@ class Verified(Played):
         )
 
     def _read(self, answer: str) -> str | None:
-        """The answer without its thoughts, if it has a form that is read."""
-        said = without_reasoning(answer).strip()
-        if not self._forms:
-            return said if any(letter.isalnum() for letter in said) else None
-        return said if any(form.search(said) for form in self._forms) else None
+        return read_answer(answer, self._forms)
 
     def drop(self) -> None:
         """End the environment's episode, wherever it is."""
